@@ -1,0 +1,32 @@
+"""The one exception family that reaches people: its message is what happened and what to do, in a sentence or two."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class FlywheelError(Exception):
+    """A failure explained to the person who reads it; the command line prints it and exits with 1."""
+
+
+class StoreBusyError(FlywheelError):
+    """The database stayed locked by another process for longer than the bounded wait."""
+
+
+@contextmanager
+def explain_disk_errors(where: Path) -> Iterator[None]:
+    """Turn a full or read-only disk under `where` into a `FlywheelError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise FlywheelError(
+                f"The disk that holds {where} is full: nothing was saved. Free some space and run the same command again."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise FlywheelError(
+                f"{error.filename or where} cannot be written ({error.strerror}). "
+                "Choose another home with --home or FLYWHEEL_HOME, or mend the permissions."
+            ) from error
+        raise

@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all: written aside, then renamed."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flywheel.errors import explain_disk_errors
+
+_ASIDE = ".aside-"
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder inside `parent`, gone when the block ends unless `publish` has renamed it.
+
+    What killed processes left behind in `parent` is removed first.
+    """
+    with explain_disk_errors(parent):
+        parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(parent)
+        aside = parent / f"{_ASIDE}{os.getpid()}-{uuid.uuid4().hex}"
+        aside.mkdir()
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def publish(scratch: Path, target: Path) -> None:
+    """Rename a finished scratch folder to `target`; if another process has put it there already, theirs stays."""
+    try:
+        scratch.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write `value` as JSON to `target` by one rename; a reader sees the old file or the new one, never a part."""
+    with explain_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.parent / f"{_ASIDE}{os.getpid()}-{uuid.uuid4().hex}"
+        try:
+            with aside.open("w") as file:
+                json.dump(value, file, indent=1, sort_keys=True)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for leftover in folder.glob(f"{_ASIDE}*-*"):
+        owner = int(leftover.name.removeprefix(_ASIDE).split("-")[0])
+        if not _alive(owner):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

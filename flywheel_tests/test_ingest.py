@@ -1,0 +1,235 @@
+"""Lines in, observations out: every line is accounted for, and nothing is lost or doubled."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from flywheel.errors import FlywheelError, StoreBusyError
+from flywheel.pairs.derive import batch_outcome, count_pairs, derive_pairs
+from flywheel.pairs.ingest import IngestReport, ingest, ingest_files, quarantine_reasons
+from flywheel.pairs.interactions import read_batch
+from flywheel.pairs.store import Store
+from flywheel.settings import Settings
+
+
+def line(a: object, b: object, label: object = 1, **more: object) -> bytes:
+    return json.dumps({"text_a": a, "text_b": b, "label": label, **more}).encode()
+
+
+def write(folder: Path, lines: list[bytes], name: str = "batch.jsonl") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_bytes(b"".join(each + b"\n" for each in lines))
+    return path
+
+
+def rows(store: Store, query: str) -> list[tuple[Any, ...]]:
+    with store.transaction() as db:
+        return db.execute(query).fetchall()
+
+
+def balanced(report: IngestReport) -> bool:
+    return report.accepted + report.duplicates + report.quarantined == report.lines
+
+
+def test_a_malformed_line_is_quarantined_with_file_line_and_reason_and_stops_nothing(store: Store, tmp_path: Path) -> None:
+    lines = [
+        line("how to sync", "sync my files"),
+        b"",
+        b"\xff\xfe broken",
+        b'{"text_a": "cut',
+        b"[1, 2]",
+        line("only one", None),
+        line("a", "b", "maybe"),
+        line("a", "b", float("nan")),
+        line("Same  Text", "same text"),
+        line("a", "b", weight=-1),
+        line("a\0b", "c"),
+        line(" ", "b"),
+        b'{"text_a": "\\ud800", "text_b": "b", "label": 1}',
+        b"[" * 100_000,
+        b'{"text_a": "' + b"x" * 1_100_000 + b'", "text_b": "b", "label": 1}',
+        line("ok", "fine", "different", session={"id": 7}),
+    ]
+    report = ingest_files(store, [write(tmp_path, lines)])[0]
+    assert (report.lines, report.accepted, report.quarantined) == (len(lines), 2, len(lines) - 2)
+    reasons = {number: reason for _, number, reason in quarantine_reasons(store, [report.batch_id])}
+    assert reasons[2] == "the line is blank"
+    assert "not UTF-8" in reasons[3]
+    assert "not JSON" in reasons[4]
+    assert "not an object" in reasons[5]
+    assert "text_b" in reasons[6]
+    assert "'maybe'" in reasons[7]
+    assert "same question" in reasons[9]
+    assert sorted(reasons) == list(range(2, 16))
+    assert rows(store, "SELECT extra FROM observations WHERE extra IS NOT NULL") == [('{"session": {"id": 7}}',)]
+
+
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+some_record = st.fixed_dictionaries(
+    {"text_a": any_json, "text_b": st.text(max_size=12), "label": st.sampled_from([0, 1, "same", 2, None])},
+    optional={"event_id": st.sampled_from(["e1", "e2", 3]), "time": any_json, "kind": any_json, "weight": any_json},
+)
+some_line = st.one_of(
+    st.binary(max_size=60).map(lambda raw: raw.replace(b"\n", b" ")),
+    some_record.map(lambda record: json.dumps(record).encode()),
+)
+
+
+@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=st.lists(some_line, max_size=25))
+@example(lines=[b"\r", b"\r\r"])
+def test_accepted_duplicates_and_quarantined_always_add_up(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes]
+) -> None:
+    folder = tmp_path_factory.mktemp("home")
+    store = Store(folder / "flywheel.duckdb")
+    first = ingest_files(store, [write(folder, lines)])[0]
+    assert first.lines == len(lines)
+    assert balanced(first)
+    before = rows(store, "FROM observations ORDER BY ALL"), rows(store, "FROM quarantine ORDER BY ALL")
+    again = ingest_files(store, [write(folder, lines, "other-name.jsonl")])[0]
+    assert balanced(again)
+    assert again.accepted == 0
+    assert (rows(store, "FROM observations ORDER BY ALL"), rows(store, "FROM quarantine ORDER BY ALL")) == before
+
+
+def test_an_event_is_known_by_its_id_in_whatever_file_it_comes(store: Store, tmp_path: Path) -> None:
+    first = write(tmp_path, [line("a", "b", event_id="e1"), line("c", "d", event_id="e1")], "one.jsonl")
+    second = write(tmp_path, [line("a", "b", event_id="e1"), line("a", "b", event_id="e2")], "two.jsonl")
+    reports = ingest_files(store, [first, second])
+    assert [(r.accepted, r.duplicates) for r in reports] == [(1, 1), (1, 1)]
+
+
+def test_a_pair_is_what_its_observations_add_up_to(store: Store, settings: Settings, tmp_path: Path) -> None:
+    day = [datetime(2026, 1, n, tzinfo=UTC).isoformat() for n in range(1, 9)]
+    report = ingest_files(store, [write(tmp_path, [
+        line("A question", "B question", 1, time=day[1]),
+        line("b  QUESTION", "a question", 0, time=day[2]),
+        line("a question", "b question", 1, time=day[5], kind="implied"),
+        line("c", "d", 1, time=day[1], kind="implied"),
+    ])])[0]  # fmt: skip
+    counts = derive_pairs(store, settings)
+    assert (counts.pairs, counts.conflicting) == (2, 1)
+    assert batch_outcome(store, [report.batch_id]) == (3, 0)
+    found = rows(store, "SELECT label, kind, observations FROM pairs ORDER BY observations")
+    assert found == [(1, "implied", 1), (0, "explicit", 3)]
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence_and_stores_nothing(store: Store, tmp_path: Path) -> None:
+    good = write(tmp_path, [line("a", "b")])
+    with pytest.raises(FlywheelError, match="is not a file"):
+        ingest_files(store, [good, tmp_path / "missing.jsonl"])
+    assert rows(store, "FROM batches") == []
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(store: Store, tmp_path: Path) -> None:
+    path = write(tmp_path, [line("a", "b")])
+    batch = read_batch(path)
+    path.write_bytes(path.read_bytes() + line("c", "d"))
+    with pytest.raises(FlywheelError, match="changed while it was read"):
+        ingest(store, batch)
+    assert rows(store, "FROM observations") == []
+
+
+def test_a_database_that_stays_locked_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "flywheel.duckdb"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import duckdb; c = duckdb.connect({str(path)!r}); print('up', flush=True); input()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as holder:  # fmt: skip
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "up\n"
+        with (
+            pytest.raises(StoreBusyError, match="in use by another process"),
+            Store(path, wait_seconds=0.3).transaction(),
+        ):
+            pass
+        holder.communicate("\n")
+    with Store(path).transaction() as db:
+        assert db.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "flywheel.duckdb").write_bytes(b"not a database" * 1000)
+    with pytest.raises(FlywheelError, match="cannot be opened"), Store(tmp_path / "flywheel.duckdb").transaction():
+        pass
+
+
+def test_a_transaction_that_fails_leaves_nothing_and_frees_the_file(store: Store) -> None:
+    def failing() -> None:
+        with store.transaction() as db:
+            db.execute("INSERT INTO assignments VALUES ('q', 'train')")
+            db.execute("SELECT no_such_column FROM pairs")
+
+    with pytest.raises(duckdb.Error, match="no_such_column"):
+        failing()
+    assert rows(store, "FROM assignments") == []
+
+
+def _ingest_one(home: Path, path: Path) -> None:
+    ingest_files(Store(home / "flywheel.duckdb"), [path])
+
+
+def test_two_processes_that_ingest_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path, [line(f"a{i}", f"b{i}", event_id=f"e{i}") for i in range(n, n + 300)], f"{n}.jsonl")
+        for n in (0, 100, 100, 200)
+    ]
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_ingest_one, args=(tmp_path / "home", path)) for path in paths]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    store = Store(tmp_path / "home" / "flywheel.duckdb")
+    assert rows(store, "SELECT count(*), count(DISTINCT event_id) FROM observations") == [(500, 500)]
+    assert rows(store, "SELECT sum(accepted), count(*) FROM batches") == [(500, 3)]
+
+
+def test_ingest_killed_half_way_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path, [line(f"question {i}", f"other {i}", i % 2) for i in range(60_000)] + [b"bad"])
+    whole = Store(tmp_path / "whole" / "flywheel.duckdb")
+    started = time.monotonic()
+    ingest_files(whole, [path])
+    duration = time.monotonic() - started
+    home = tmp_path / "killed"
+    script = (
+        "from pathlib import Path; from flywheel.pairs.store import Store; from flywheel.pairs.ingest import ingest_files;"
+        "print('up', flush=True);"
+        f"ingest_files(Store(Path({str(home)!r}) / 'flywheel.duckdb'), [Path({str(path)!r})]); print('done', flush=True)"
+    )
+    killed = 0
+    for share in (0.1, 0.5, 0.8, 0.9, 0.95, 1.0):
+        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            try:
+                process.wait(duration * share)
+            except subprocess.TimeoutExpired:
+                os.kill(process.pid, signal.SIGKILL)
+                killed += 1
+    assert killed > 0
+    store = Store(home / "flywheel.duckdb")
+    ingest_files(store, [path])
+    for table in ("observations", "quarantine"):
+        assert rows(store, f"FROM {table} ORDER BY ALL") == rows(whole, f"FROM {table} ORDER BY ALL")
+    assert count_pairs(store).pairs == 0
