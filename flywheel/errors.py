@@ -10,6 +10,10 @@ class FlywheelError(Exception):
     """A failure explained to the person who reads it; the command line prints it and exits with 1."""
 
 
+class UnreadableFileError(FlywheelError):
+    """A file of interactions that cannot be read at all; its neighbours can."""
+
+
 class StoreBusyError(FlywheelError):
     """The database stayed locked by another process for longer than the bounded wait."""
 

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     baseline_url: str = Field("https://api.openai.com/v1", description="Any OpenAI-compatible endpoint.")
     baseline_local: str = Field("all-MiniLM-L6-v2@384", description="Variant that stands in, untuned, without the API.")
 
-    max_broken_share: float = Field(0.05, gt=0, le=1, description="Most of the champion's right pairs a challenger may break.")
+    max_broken_share: float = Field(0.1, gt=0, le=1, description="Most of the champion's right pairs a challenger may break.")
     max_retrieval_loss: float = Field(0.005, ge=0, le=1, description="Most MRR@10 or recall@10 a challenger may lose.")
     retrain_after: int = Field(2_000, gt=0, description="New training pairs that start a retraining run.")
     retrain_variant: str = Field("all-MiniLM-L6-v2@384", description="What a retrain trains while there is no champion.")

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flywheel.errors import FlywheelError, explain_disk_errors
+from flywheel.errors import UnreadableFileError, explain_disk_errors
 from flywheel.pairs.interactions import Batch, Quarantined, parse_line, read_batch
 from flywheel.pairs.store import Store
 
@@ -63,9 +63,9 @@ def ingest_files(store: Store, paths: list[Path]) -> list[IngestReport]:
     """Ingest JSON-lines files, all of them checked to be readable before the first is stored."""
     for path in paths:
         if not path.is_file():
-            raise FlywheelError(f"{path} is not a file. Nothing was ingested; give the path of a .jsonl file.")
+            raise UnreadableFileError(f"{path} is not a file. Nothing was ingested; give the path of a .jsonl file.")
         if path.suffix != ".jsonl":
-            raise FlywheelError(f"{path.name} is not a .jsonl file, the one format that is read. Nothing was ingested.")
+            raise UnreadableFileError(f"{path.name} is not a .jsonl file, the one format read. Nothing of it was stored.")
     return [ingest(store, batch) for batch in [read_batch(path) for path in paths]]
 
 

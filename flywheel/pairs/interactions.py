@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, UnreadableFileError
 from flywheel.pairs.text import digest, normalise, pair_id, question_id
 
 MAX_LINE_BYTES = 1_000_000
@@ -163,7 +163,7 @@ def read_batch(path: Path) -> Batch:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise FlywheelError(f"{path} cannot be read ({error.strerror}). Nothing of it was stored.") from error
+        raise UnreadableFileError(f"{path} cannot be read ({error.strerror}). Nothing of it was stored.") from error
     return Batch(content[:32], "interaction", path.name, _lines(path, content))
 
 

@@ -21,6 +21,7 @@ from flywheel.pairs.text import digest
 from flywheel.settings import Settings
 
 ALL = "all"
+_LATEST = "latest.json"
 _TRAIN_COLUMNS = "pair_id, question_a, question_b, text_a, text_b, label, weight, kind, source"
 _FROZEN_COLUMNS = _TRAIN_COLUMNS + ", component"
 
@@ -117,6 +118,7 @@ def take_snapshot(store: Store, settings: Settings) -> Snapshot:
         summaries = {name: asdict(_summary(folder / f"{name}.parquet")) for name in hashes}
         write_json(folder / "manifest.json", {"snapshot_id": snapshot_id, "test_id": test_id, **summaries})
         publish(folder, settings.snapshots / snapshot_id)
+    write_json(settings.snapshots / _LATEST, snapshot_id)
     return Snapshot.load(settings.snapshots / snapshot_id)
 
 
@@ -170,10 +172,10 @@ def _summary(file: Path) -> SplitSummary:
     )
 
 
-def list_snapshots(settings: Settings) -> list[Snapshot]:
-    """Every snapshot of the home, oldest first."""
-    folders = [path.parent for path in settings.snapshots.glob("*/manifest.json")]
-    return [Snapshot.load(folder) for folder in sorted(folders, key=lambda f: (f / "manifest.json").stat().st_mtime)]
+def latest_snapshot(settings: Settings) -> Snapshot | None:
+    """The snapshot taken last, or None when there is none yet."""
+    pointer = settings.snapshots / _LATEST
+    return Snapshot.load(settings.snapshots / json.loads(pointer.read_text())) if pointer.exists() else None
 
 
 def questions_of(*frames: pd.DataFrame) -> list[str]:

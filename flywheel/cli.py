@@ -1,0 +1,287 @@
+"""`flywheel ...`: thin. Verbs call the functions the assets call; people read stdout, programs read `--json`."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flywheel.errors import FlywheelError
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from flywheel.settings import Settings
+
+Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state (default: data/).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Recipe = Annotated[str, typer.Option("--recipe", help="How weights move: head.")]
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Turn the pairs your users leave behind into an embedding model you own.",
+    epilog="Start with `flywheel demo`, then `flywheel up`.",
+)  # fmt: skip
+champion_app = typer.Typer(no_args_is_help=False, help="The promoted model: show, history, promote, rollback.")
+app.add_typer(champion_app, name="champion")
+
+
+def main() -> None:
+    """Run the command line; a failure that is explained prints its sentence and exits with 1."""
+    try:
+        app()
+    except FlywheelError as error:
+        print(f"flywheel: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("flywheel: stopped; the same command goes on where this one was.", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command()
+def demo(home: Home = None, as_json: Json = False) -> None:
+    """Turn the whole loop once on the starter set: ingest, train, evaluate, promote."""
+    from flywheel import demo as demonstration
+
+    with _session(home) as (settings, instance):
+        demonstration.run(settings, instance, as_json)
+
+
+@app.command()
+def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of interactions (.jsonl).")], home: Home = None,
+           as_json: Json = False) -> None:  # fmt: skip
+    """Store files of user interactions; doing it twice changes nothing."""
+    from dataclasses import asdict
+
+    from flywheel.orchestration import steps
+    from flywheel.pairs.ingest import quarantine_reasons
+
+    settings = _settings(home)
+    summary = steps.ingest_paths(settings, paths)
+    counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int)}
+    if as_json:
+        return _print_json(counts)
+    print(", ".join(f"{value:,} {name}" for name, value in counts.items()))
+    bad = quarantine_reasons(steps.open_store(settings), [report.batch_id for report in summary.files])
+    for file, line, reason in bad[:10]:
+        print(f"  quarantined {file}:{line}: {reason}")
+    if len(bad) > 10:
+        print(f"  ... and {len(bad) - 10:,} more, in the table `quarantine` of {settings.database}")
+    print("Next: flywheel snapshot, then flywheel train VARIANT all")
+
+
+@app.command()
+def snapshot(home: Home = None, as_json: Json = False) -> None:
+    """Export the pairs as they stand, split and frozen, for training and evaluation."""
+    from flywheel.orchestration import steps
+    from flywheel.orchestration.materialise import materialise
+
+    with _session(home) as (settings, instance):
+        materialise(instance, settings, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])
+        taken = steps.current_snapshot(settings)
+    sizes = {"train": taken.train.pairs, "calibration": taken.calibration.pairs, "test": taken.test.pairs}
+    if as_json:
+        return _print_json({"snapshot_id": taken.snapshot_id, **sizes})
+    print(f"snapshot {taken.snapshot_id}: " + ", ".join(f"{n:,} {split}" for split, n in sizes.items()))
+    print("Next: flywheel grid")
+
+
+@app.command()
+def train(variant: Annotated[str, typer.Argument(help="Base model and dimension: all-MiniLM-L6-v2@256.")],
+          size: Annotated[str, typer.Argument(help="Number of training pairs, or all.")],
+          recipe: Recipe = "head", home: Home = None, as_json: Json = False) -> None:  # fmt: skip
+    """Train and evaluate one model."""
+    from flywheel.models.catalogue import Variant
+    from flywheel.orchestration import grid, steps
+    from flywheel.training.job import TrainedModel, check_recipe, check_size
+
+    parsed, size, recipe = Variant.parse(variant), check_size(size), check_recipe(recipe)
+    with _session(home) as (settings, instance):
+        grid.ensure_snapshot(instance, settings)
+        with _bar("encoding questions", as_json) as progress:
+            grid.train_one(instance, settings, parsed, size, recipe, progress)
+        job = steps.training_job(settings, steps.current_snapshot(settings), parsed, size, recipe)
+        model = TrainedModel.load(settings.models / job.job_id)
+        record, _ = steps.evaluate_cell(settings, parsed, size, recipe)
+    result = {
+        "model": str(model.folder),
+        "snapshot_id": job.snapshot_id,
+        "variant": variant,
+        "size": size,
+        "recipe": recipe,
+        "train_pairs": model.train_pairs,
+        "calibration_error": model.calibration_error,
+        "threshold": model.fit.threshold,
+        "error": record.error,
+        "seconds": model.seconds,
+    }
+    if as_json:
+        return _print_json(result)
+    print(f"{variant} | {size}: error {record.error:.1%} on {record.metrics.n:,} test pairs, model in {model.folder}")
+    print("Next: flywheel leaderboard")
+
+
+@app.command(name="grid")
+def grid_command(variant: Annotated[list[str] | None, typer.Option(help="A variant; may be given several times.")] = None,
+                 size: Annotated[list[str] | None, typer.Option(help="A size; may be given several times.")] = None,
+                 recipe: Recipe = "head", home: Home = None, as_json: Json = False) -> None:  # fmt: skip
+    """Train and evaluate many cells: the whole grid, or the variants and sizes given."""
+    from flywheel.models.catalogue import Variant
+    from flywheel.orchestration import grid
+    from flywheel.orchestration.partitions import GRID_VARIANTS, cell_key
+    from flywheel.report import run_grid
+    from flywheel.training.job import SIZES, check_recipe
+
+    variants, sizes = [Variant.parse(text) for text in variant or GRID_VARIANTS], size or list(SIZES)
+    for each in ((v, s) for v in variants for s in sizes):
+        cell_key(*each)
+    with _session(home) as (settings, instance):
+        grid.ensure_snapshot(instance, settings)
+        cells = run_grid(settings, instance, variants, sizes, check_recipe(recipe), as_json)
+    if as_json:
+        _print_json(cells)
+    if any(cell["outcome"] == "failed" for cell in cells):
+        raise FlywheelError("Some cells failed; the reasons stand above. The others are finished.")
+
+
+@app.command()
+def leaderboard(home: Home = None, as_json: Json = False) -> None:
+    """Every evaluated model of the current snapshot beside the baseline."""
+    from flywheel.orchestration import steps
+    from flywheel.report import print_leaderboard
+
+    board = steps.leaderboard(_settings(home))
+    if as_json:
+        return _print_json(board.to_json())
+    print_leaderboard(board)
+
+
+@champion_app.callback(invoke_without_command=True)
+def champion(context: typer.Context, home: Home = None, as_json: Json = False) -> None:
+    """Show the champion when no other verb is given."""
+    if context.invoked_subcommand is None:
+        show(home, as_json)
+
+
+@champion_app.command()
+def show(home: Home = None, as_json: Json = False) -> None:
+    """The champion: where its model lies, its threshold and its figures."""
+    from flywheel.orchestration import steps
+
+    settings = _settings(home)
+    present = steps.registry(settings).current()
+    if present is None or present.champion is None:
+        raise FlywheelError("There is no champion yet; run `flywheel champion promote` once cells are evaluated.")
+    _print_entry(settings, present, as_json)
+
+
+@champion_app.command()
+def history(home: Home = None, as_json: Json = False) -> None:
+    """Every decision and rollback, oldest first."""
+    from dataclasses import asdict
+
+    from flywheel.orchestration import steps
+
+    entries = steps.registry(_settings(home)).history()
+    if as_json:
+        return _print_json([asdict(entry) for entry in entries])
+    for entry in entries:
+        who = entry.verdict.challenger_name if entry.verdict else entry.champion and entry.champion.variant
+        print(f"{entry.number:>4}  {entry.time}  {entry.action:<11}  {who}  {entry.verdict.reason if entry.verdict else ''}")
+    if not entries:
+        print("No decision yet.")
+
+
+@champion_app.command()
+def promote(home: Home = None, as_json: Json = False) -> None:
+    """Judge the best challenger now; it is promoted only if it is provably better."""
+    from flywheel.orchestration import steps
+    from flywheel.orchestration.materialise import materialise
+
+    with _session(home) as (settings, instance):
+        steps.current_snapshot(settings)
+        materialise(instance, settings, ["baseline_scores", "leaderboard", "champion"])
+        _print_entry(settings, steps.registry(settings).history()[-1], as_json)
+
+
+@champion_app.command()
+def rollback(to: Annotated[int | None, typer.Argument(help="Entry of the history; default: the one before.")] = None,
+             home: Home = None, as_json: Json = False) -> None:  # fmt: skip
+    """Restore an earlier champion."""
+    from flywheel.orchestration import steps
+
+    settings = _settings(home)
+    _print_entry(settings, steps.registry(settings).rollback(to), as_json)
+
+
+@app.command()
+def up(home: Home = None, port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000) -> None:
+    """Open the Dagster UI on this home, with sensors and schedule running."""
+    from flywheel.orchestration.server import serve_ui
+
+    with _session(home) as (settings, _):
+        pass
+    sys.exit(serve_ui(settings, port))
+
+
+@app.command()
+def config(home: Home = None, as_json: Json = False) -> None:
+    """Every setting with its value; secrets never stand among them."""
+    settings = _settings(home)
+    values = settings.model_dump(mode="json")
+    if as_json:
+        return _print_json(values)
+    for name, value in values.items():
+        print(f"{name} = {value!r}    # {type(settings).model_fields[name].description or ''}".rstrip(" #"))
+
+
+def _settings(home: Path | None) -> "Settings":
+    from flywheel.settings import load_settings
+
+    return load_settings(home)
+
+
+@contextmanager
+def _session(home: Path | None) -> "Iterator[tuple[Settings, dg.DagsterInstance]]":
+    from flywheel.orchestration.instance import open_instance
+    from flywheel.orchestration.materialise import silence_dagster
+
+    settings = _settings(home)
+    silence_dagster()
+    with open_instance(settings) as instance:
+        yield settings, instance
+
+
+@contextmanager
+def _bar(text: str, to_stderr: bool) -> Iterator[Callable[[int, int], None]]:
+    from flywheel.report import progress_bar
+
+    with progress_bar(text, to_stderr) as progress:
+        yield progress
+
+
+def _print_entry(settings: "Settings", entry: Any, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from flywheel.orchestration.tables import champion_markdown
+
+    if as_json:
+        champion_fields = asdict(entry.champion) if entry.champion else {}
+        folder = {"model": str(settings.models / entry.champion.model)} if entry.champion else {}
+        verdict = asdict(entry.verdict) if entry.verdict else None
+        return _print_json({**champion_fields, **folder, "entry": entry.number, "action": entry.action, "verdict": verdict})
+    print(champion_markdown(entry, entry).replace("**", ""))
+    if entry.champion:
+        print(f"Model folder: {settings.models / entry.champion.model}")
+    return None
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""`flywheel demo`: the whole loop, once, on the starter set, through the same assets that the UI shows."""
+
+import time
+from typing import TYPE_CHECKING
+
+from flywheel.models.catalogue import Variant
+from flywheel.orchestration import grid, steps
+from flywheel.orchestration.materialise import materialise
+from flywheel.orchestration.partitions import GRID_DIMENSIONS
+from flywheel.orchestration.tables import champion_markdown
+from flywheel.pairs.snapshots import latest_snapshot
+from flywheel.report import console, print_leaderboard, run_grid
+from flywheel.training.job import SIZES
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from flywheel.settings import Settings
+
+_BASE = "all-MiniLM-L6-v2"
+
+
+def run(settings: "Settings", instance: "dg.DagsterInstance", as_json: bool) -> None:
+    """Ingest, split, train MiniLM at every size the starter set fills, evaluate, promote, and show what came of it."""
+    import json
+
+    out = console(as_json)
+    started = time.monotonic()
+    out.print(f"flywheel demo: home {settings.home}")
+    out.print(
+        "\n[bold]1. Pairs in[/bold]  questions of a file-sharing service's help desk, labelled same or different, "
+        "and what users left since"
+    )
+    new_files = grid.starter_interactions(settings)
+    if not new_files or latest_snapshot(settings) is None:
+        materialise(instance, settings, ["seed_pairs", "pairs", "snapshot"])  # draws the test pairs before users speak
+    materialise(instance, settings, ["interaction_pairs", "pairs", "snapshot"])
+    counts, taken = steps.refresh(settings), steps.current_snapshot(settings)
+    out.print(
+        f"{counts.seed:,} seed pairs, {counts.interaction:,} interaction pairs "
+        f"({f'{len(new_files)} new files' if new_files else 'no new files, nothing ingested twice'}); "
+        f"{counts.conflicting} with both labels, {counts.embargoed} embargoed because they touch test questions"
+    )
+    out.print(
+        f"snapshot {taken.snapshot_id[:12]}: {taken.train.pairs:,} to train, {taken.calibration.pairs:,} to choose "
+        f"thresholds, {taken.test.pairs:,} for the verdict; no question stands in two of them"
+    )
+    out.print(f"\n[bold]2. Train and evaluate[/bold]  {_BASE}, head on a frozen encoder, every size the data fills")
+    variants = [Variant(_BASE, dim) for dim in GRID_DIMENSIONS[_BASE]]
+    cells = run_grid(settings, instance, variants, SIZES, "head", as_json)
+    baseline = steps.measure_baseline(settings)
+    materialise(instance, settings, ["baseline_scores", "leaderboard"])
+    out.print("\n[bold]3. Verdict[/bold]")
+    materialise(instance, settings, ["champion"])
+    board, present = steps.leaderboard(settings), steps.registry(settings).current()
+    if as_json:
+        print(json.dumps({"cells": cells, "leaderboard": board.to_json()}, indent=1))
+        return
+    print_leaderboard(board, present.champion.model if present and present.champion else None)
+    if baseline.advice:
+        out.print(baseline.advice, style="cyan")
+    latest = steps.registry(settings).history()
+    if latest:
+        out.print("\n" + champion_markdown(latest[-1], present).replace("**", ""))
+    if not any(cell["outcome"] == "trained" for cell in cells):
+        out.print("\nEverything was finished already: no question was encoded and no cell trained a second time.")
+    out.print(f"\nFigure: {settings.home / 'error_versus_size.png'}")
+    if present and present.champion:
+        out.print(f"Model:  {settings.models / present.champion.model}  (loads with SentenceTransformer)")
+    out.print(f"Done in {time.monotonic() - started:.0f} s. Next: [bold]flywheel up[/bold] opens the Dagster UI on this state.")

@@ -1,0 +1,89 @@
+"""The leaderboard of one snapshot: measured rows, published rows, and which cells belong to an older snapshot."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flywheel.evaluation.published import PUBLISHED
+from flywheel.evaluation.records import Evaluation, list_evaluations
+from flywheel.pairs.snapshots import ALL, Snapshot
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Baseline and untuned rows first, then tuned cells by variant and size. `stale` names records of older snapshots."""
+
+    snapshot: Snapshot
+    rows: tuple[Evaluation, ...]
+    stale: frozenset[str]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One dict a row, published rows last; a published row has `published_error`, not `error`."""
+        measured = [
+            {
+                "kind": row.kind,
+                "variant": row.variant,
+                "size": row.size,
+                "recipe": row.recipe,
+                "error": row.error,
+                "ci_low": row.interval.low if row.interval else None,
+                "ci_high": row.interval.high if row.interval else None,
+                "calibrated_error": row.calibrated_error,
+                "mrr_at_10": row.retrieval.mrr_at_10,
+                "n": row.metrics.n,
+                "components": row.components,
+                "stale": row.record_id in self.stale,
+                "record": row.record_id,
+                "test_id": row.test_id,
+            }
+            for row in self.rows
+        ]
+        published = [
+            {
+                "kind": "published",
+                "variant": row.variant,
+                "size": None,
+                "recipe": None,
+                "published_error": row.published_error,
+                "n": row.n,
+                "data": row.data,
+                "note": row.note,
+            }
+            for row in PUBLISHED
+        ]
+        return measured + published
+
+    @property
+    def tuned(self) -> list[Evaluation]:
+        """The trained cells of this very snapshot."""
+        return [row for row in self.rows if row.kind == "tuned" and row.record_id not in self.stale]
+
+    @property
+    def baseline(self) -> Evaluation | None:
+        """The measured baseline: the API's if it was measured, else the local one."""
+        baselines = [row for row in self.rows if row.kind == "baseline"]
+        return baselines[0] if baselines else None
+
+
+def build_leaderboard(snapshot: Snapshot, evaluations: Path) -> Leaderboard:
+    """Gather every record on the snapshot's `test_id`; of a cell trained on several snapshots, the current one's, else the
+    newest."""
+    records = list_evaluations(evaluations, snapshot.test_id)
+    current = [r for r in records if r.snapshot_id == snapshot.snapshot_id or _is_api(r)]
+    cells = {_cell(record) for record in current}
+    older = {_cell(record): record for record in records if record.kind == "tuned" and _cell(record) not in cells}
+    rows = sorted([*current, *older.values()], key=_order)
+    return Leaderboard(snapshot, tuple(rows), frozenset(record.record_id for record in older.values()))
+
+
+def _is_api(record: Evaluation) -> bool:
+    return record.kind == "baseline" and record.contamination is None
+
+
+def _cell(record: Evaluation) -> tuple[str | None, ...]:
+    return record.kind, record.variant, record.size, record.recipe
+
+
+def _order(record: Evaluation) -> tuple[int, bool, str, float]:
+    size = float("inf") if record.size in (ALL, None) else float(record.size or 0)
+    return ("baseline", "untuned", "tuned").index(record.kind), not _is_api(record), record.variant, size

@@ -1,0 +1,86 @@
+"""How well vectors find a question's duplicates among all questions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flywheel.errors import FlywheelError
+
+DEPTH = 10
+# Above the rounding of a float32 dot product: similarities this close are a tie.
+_TIE = 1e-6
+_BLOCK_ELEMENTS = 8_000_000
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """MRR@10 and recall@10, both shares from 0 to 1, over `queries` questions that have a duplicate."""
+
+    mrr_at_10: float
+    recall_at_10: float
+    queries: int
+
+
+def retrieval(vectors: NDArray[np.float32], duplicates: Sequence[tuple[int, int]]) -> Retrieval:
+    """Search every question that has a duplicate among all others by dot product.
+
+    `vectors` (q, d) are of unit length; `duplicates` are pairs of row numbers with label 1, and duplicates of
+    duplicates are duplicates. MRR@10 is the mean of 1 / rank of the first duplicate, 0 beyond rank 10; recall@10 the
+    mean share of a question's duplicates (at most 10 of them) among the first 10. Where a duplicate ties with a
+    question that is none, the duplicate ranks below, so that collapsed vectors find nothing. Raises FlywheelError when
+    a vector is not finite or not of unit length, a row number does not exist, or no question has a duplicate.
+    """
+    _check(vectors, duplicates)
+    groups = _groups(len(vectors), duplicates)
+    queries = [(query, group) for group in groups for query in group]
+    if not queries:
+        raise FlywheelError("No question has a duplicate: retrieval needs at least one pair with label 1.")
+    reciprocal = np.zeros(len(queries))
+    recall = np.zeros(len(queries))
+    rows = max(1, _BLOCK_ELEMENTS // len(vectors))
+    for first in range(0, len(queries), rows):
+        block = queries[first : first + rows]
+        similarities = vectors[[query for query, _ in block]] @ vectors.T
+        for number, ((query, group), row) in enumerate(zip(block, similarities, strict=True), start=first):
+            ranks = _ranks(row, group[group != query], group)
+            reciprocal[number] = 1.0 / ranks[0] if ranks[0] <= DEPTH else 0.0
+            recall[number] = np.count_nonzero(ranks <= DEPTH) / min(len(ranks), DEPTH)
+    return Retrieval(float(reciprocal.mean()), float(recall.mean()), len(queries))
+
+
+def _check(vectors: NDArray[np.float32], duplicates: Sequence[tuple[int, int]]) -> None:
+    lengths = np.linalg.norm(vectors, axis=1)
+    # Written so that a length that is not a number counts as wrong.
+    wrong = int(np.count_nonzero(~(np.abs(lengths - 1.0) < 1e-3)))
+    if wrong:
+        raise FlywheelError(f"{wrong} of {len(vectors)} vectors are not of unit length: normalise them before retrieval.")
+    outside = [pair for pair in duplicates if not all(0 <= row < len(vectors) for row in pair)]
+    if outside:
+        raise FlywheelError(f"The duplicate pair {outside[0]} names a row beyond {len(vectors)} vectors: mend the pairs.")
+
+
+def _groups(questions: int, duplicates: Sequence[tuple[int, int]]) -> list[NDArray[np.intp]]:
+    """Row numbers of each group of two or more duplicates."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    left, right = np.asarray(duplicates, dtype=np.intp).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(questions, questions))
+    _, group = connected_components(graph, directed=False)
+    order = np.argsort(group, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(group[order])) + 1)
+    return [rows for rows in members if len(rows) > 1]
+
+
+def _ranks(similarities: NDArray[np.float32], relevant: NDArray[np.intp], group: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Ranks, from 1, of the relevant rows from the most similar on; exact up to 10, some number above 10 beyond.
+
+    `group`, the relevant rows and the query, is struck out of `similarities` (q,) in place.
+    """
+    found = np.sort(similarities[relevant])[::-1]
+    similarities[group] = -np.inf
+    depth = min(DEPTH, len(similarities))
+    rivals = np.partition(similarities, -depth)[-depth:]
+    return np.arange(1, len(found) + 1) + np.count_nonzero(rivals >= found[:, None] - _TIE, axis=1)

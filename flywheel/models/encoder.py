@@ -1,0 +1,150 @@
+"""A base model as a frozen encoder: loading it, the device it runs on, texts to unit vectors, and the vectors' identity.
+
+An encoder is a Sentence Transformers pipeline of exactly Transformer, Pooling and Normalize, so that a model folder that
+holds these modules gives the same vectors.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flywheel.errors import FlywheelError
+from flywheel.models.catalogue import CATALOGUE, BaseModel
+from flywheel.models.weights import hash_weights, locate_weights
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+_BATCH_SIZE = 64
+
+
+def load_encoder(model: BaseModel, model_paths: Mapping[str, Path], device: str) -> "SentenceTransformer":
+    """Load `model` as Transformer, Pooling, Normalize on `device` (as `resolve_device` takes it), without any network.
+
+    Only `locate_weights` may reach the hub; no code of a repository runs. Raises FlywheelError when the model needs
+    modelling code of its own, when its weights cannot be had, when they do not load, and when modules, pooling or width
+    are not the catalogue's.
+    """
+    check_native(model)
+    place = resolve_device(device)
+    folder = locate_weights(model, model_paths)
+
+    from sentence_transformers import SentenceTransformer
+
+    with quiet_transformers():
+        try:
+            encoder = SentenceTransformer(
+                str(folder),
+                device=place,
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
+        # Damaged files make the library raise nearly anything.
+        except Exception as error:
+            first_line = str(error).split("\n", 1)[0].rstrip(". ")
+            raise FlywheelError(
+                f"{model.name} does not load from {folder} on {place} ({type(error).__name__}: {first_line}). "
+                "Replace the folder with the hub's files, or choose another device if this one lacks memory."
+            ) from error
+    _check_modules(encoder, model, folder)
+    logger.info("Loaded %s from %s on %s.", model.name, folder, place)
+    return encoder.eval()
+
+
+def check_native(model: BaseModel) -> None:
+    """Raise FlywheelError when `model` needs modelling code of its own."""
+    if not model.native:
+        loadable = ", ".join(name for name, known in CATALOGUE.items() if known.native)
+        raise FlywheelError(
+            f"{model.name} needs modelling code that the transformers library lacks, and would load as plain BERT with "
+            f"wrong vectors. Choose one of {loadable}."
+        )
+
+
+def resolve_device(device: str) -> str:
+    """Turn the setting `device` (auto, cpu, cuda, cuda:N or mps) into a device that is here.
+
+    `auto` takes CUDA, then MPS, then the CPU. Raises FlywheelError for any other word and for a device that is missing.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    match = re.fullmatch(r"cpu|mps|cuda(?::(\d{1,4}))?", device)
+    if match is None:
+        raise FlywheelError(f"There is no device {device!r}. Set device to auto, cpu, cuda, cuda:N or mps.")
+    cards = torch.cuda.device_count()
+    if device.startswith("cuda") and int(match[1] or 0) >= cards:
+        raise FlywheelError(f"Device {device} is not here: torch finds {cards} CUDA devices. Set device to auto.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise FlywheelError("Device mps is not here: torch finds no Apple GPU. Set device to auto.")
+    return device
+
+
+def encode(
+    encoder: "SentenceTransformer", texts: Sequence[str], progress: Callable[[int, int], None] | None = None
+) -> np.ndarray:
+    """Embed `texts`: float32 (n, width), unit rows in the order of `texts`.
+
+    Batches go longest first, by characters and then by place: texts of like length share a batch, so that little of it
+    is padding, and the most memory is needed at the start. `progress` hears (texts done, n) after each batch.
+    """
+    vectors = np.empty((len(texts), encoder.get_embedding_dimension() or 0), dtype=np.float32)
+    longest_first = np.argsort([-len(text) for text in texts], kind="stable")
+    for start in range(0, len(texts), _BATCH_SIZE):
+        rows = longest_first[start : start + _BATCH_SIZE]
+        batch = [texts[row] for row in rows]
+        vectors[rows] = encoder.encode(batch, batch_size=_BATCH_SIZE, show_progress_bar=False, convert_to_numpy=True)
+        if progress is not None:
+            progress(start + len(rows), len(texts))
+    return vectors
+
+
+def encoder_id(model: BaseModel, weights: Path) -> str:
+    """Name the vectors that `model` with the weights in folder `weights` gives; fit for a folder's name.
+
+    It is the model's name and the first 12 hex digits of its weights' sha256: other weights never share a cache.
+    """
+    return f"{model.name}-{hash_weights(weights)[:12]}"
+
+
+def _check_modules(encoder: "SentenceTransformer", model: BaseModel, folder: Path) -> None:
+    """Refuse an encoder that is not Transformer, Pooling, Normalize with the catalogue's pooling and width."""
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    match list(encoder):
+        case [Transformer() as transformer, Pooling() as pooling, Normalize()]:
+            found = (pooling.pooling_mode, transformer.get_embedding_dimension(), pooling.embedding_dimension)
+            if found == (model.pooling, model.width, model.width):
+                return
+            what = f"pools by {found[0]} over {found[2]} numbers and its encoder has {found[1]}"
+        case modules:
+            what = f"holds the modules {', '.join(type(module).__name__ for module in modules)}"
+    raise FlywheelError(
+        f"The folder {folder} of {model.name} {what}, where Transformer, Pooling by {model.pooling} over {model.width} "
+        "numbers and Normalize belong. Replace it with the hub's files."
+    )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' progress bar, load report and advice off the terminal; what was set before comes back."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,206 @@
+"""The assets. Each calls one step and says in metadata what a person would look at."""
+
+import base64
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from flywheel.evaluation.records import Evaluation
+from flywheel.orchestration import checks, steps
+from flywheel.orchestration.instance import POOL
+from flywheel.orchestration.partitions import CELLS, parse_cell
+from flywheel.orchestration.resources import Workbench, explained
+from flywheel.orchestration.tables import champion_markdown, interval_text, leaderboard_markdown
+from flywheel.training.train import Listener
+
+OWNERS = ["team:ml"]
+
+
+class RecipeConfig(dg.Config):
+    """Run configuration of a cell."""
+
+    recipe: str = Field("head", description="How weights move: head.")
+
+
+@dg.asset(group_name="ingest", kinds={"duckdb"}, owners=OWNERS)
+def seed_pairs(workbench: Workbench) -> dg.MaterializeResult:
+    """Seed pairs (the starter set or Quora duplicate questions), ingested into DuckDB once."""
+    with explained():
+        report = steps.ingest_seed(workbench.settings())
+    if report is None:
+        return dg.MaterializeResult(metadata={"source": "none (setting `seed`)"})
+    return dg.MaterializeResult(metadata={**asdict(report), "dagster/row_count": report.lines - report.quarantined})
+
+
+@dg.asset(group_name="ingest", kinds={"duckdb"}, owners=OWNERS)
+def interaction_pairs(context: dg.AssetExecutionContext, workbench: Workbench) -> dg.MaterializeResult:
+    """What users left behind: the finished files of the inbox, ingested into DuckDB."""
+    with explained():
+        summary = steps.ingest_inbox(workbench.settings())
+    for sentence in summary.rejected:
+        context.log.warning(sentence)
+    counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int)}
+    rows = [dg.TableRecord({k: v for k, v in asdict(f).items() if k != "batch_id"}) for f in summary.files]
+    return dg.MaterializeResult(
+        metadata={
+            **counts,
+            "files": dg.MetadataValue.table(rows) if rows else "none in the inbox",
+            "rejected_files": len(summary.rejected),
+        }
+    )
+
+
+@dg.asset(
+    group_name="ingest", kinds={"duckdb"}, owners=OWNERS, deps=[seed_pairs, interaction_pairs],
+    check_specs=[checks.LABEL_CONFLICTS],
+)  # fmt: skip
+def pairs(workbench: Workbench) -> dg.MaterializeResult:
+    """Observations added up to labelled pairs, each with its split."""
+    with explained():
+        counts = steps.refresh(workbench.settings())
+    return dg.MaterializeResult(
+        metadata={**asdict(counts), "dagster/row_count": counts.pairs}, check_results=[checks.label_conflicts(counts)]
+    )
+
+
+@dg.asset(
+    group_name="ingest", kinds={"parquet"}, owners=OWNERS, deps=[pairs],
+    check_specs=[checks.NO_LEAKAGE, checks.PRIOR_SHIFT],
+)  # fmt: skip
+def snapshot(workbench: Workbench) -> dg.MaterializeResult:
+    """An immutable export of train, calibration and test; what training and evaluation read."""
+    with explained():
+        taken = steps.snapshot(workbench.settings())
+    return dg.MaterializeResult(
+        metadata={
+            "snapshot_id": taken.snapshot_id,
+            "test_id": taken.test_id,
+            "train_pairs": taken.train.pairs,
+            "calibration_pairs": taken.calibration.pairs,
+            "test_pairs": taken.test.pairs,
+            "interaction_pairs": taken.train.interaction,
+            "dagster/uri": str(taken.folder),
+            "dagster/row_count": taken.train.pairs + taken.calibration.pairs + taken.test.pairs,
+        },
+        check_results=[checks.no_leakage(taken), checks.prior_shift(taken)],
+    )
+
+
+@dg.asset(
+    group_name="train", kinds={"pytorch", "huggingface"}, owners=OWNERS, deps=[snapshot], partitions_def=CELLS, pool=POOL,
+    check_specs=[checks.SERVED_VECTORS],
+)  # fmt: skip
+def finetuned_model(context: dg.AssetExecutionContext, workbench: Workbench, config: RecipeConfig) -> dg.MaterializeResult:
+    """One cell of the experiment: a base model at a dimension, fine-tuned on so many pairs."""
+    settings = workbench.settings()
+    variant, size = parse_cell(context)
+    listener = Listener(
+        encoding=lambda done, of: context.log.info(f"encoded {done:,} of {of:,} texts"),
+        training=lambda done, of: context.log.debug(f"step {done:,} of {of:,}"),
+    )
+    with explained():
+        model = steps.train_cell(settings, variant, size, config.recipe, listener)
+        difference = steps.served_vectors_difference(settings, model)
+    return dg.MaterializeResult(
+        metadata={
+            "calibration_error": model.calibration_error,
+            "threshold": model.fit.threshold,
+            "train_pairs": model.train_pairs,
+            "training_seconds": model.seconds,
+            "reused": model.reused,
+            "snapshot_id": model.job.snapshot_id,
+            "recipe": model.job.recipe,
+            "dagster/uri": str(model.folder),
+        },
+        check_results=[checks.served_vectors(difference)],
+    )
+
+
+@dg.asset(
+    group_name="evaluate", kinds={"openai"}, owners=OWNERS, deps=[snapshot], check_specs=[checks.BASELINE_IS_API],
+)  # fmt: skip
+def baseline_scores(workbench: Workbench) -> dg.MaterializeResult:
+    """What the fine-tunes have to beat: text-embedding-3-small from its cache or the API, else a local untuned model."""
+    with explained():
+        result = steps.measure_baseline(workbench.settings())
+    return dg.MaterializeResult(
+        metadata={**_figures(result.evaluation), "advice": result.advice or "measured on the API"},
+        check_results=[checks.baseline_is_api(result)],
+    )
+
+
+@dg.asset(
+    group_name="evaluate", kinds={"scikitlearn"}, owners=OWNERS, deps=[finetuned_model, baseline_scores],
+    partitions_def=CELLS, check_specs=[checks.ENOUGH_COMPONENTS],
+)  # fmt: skip
+def evaluation(context: dg.AssetExecutionContext, workbench: Workbench, config: RecipeConfig) -> dg.MaterializeResult:
+    """The cell's error rate on unseen test pairs, with its interval, beside the same model untuned."""
+    variant, size = parse_cell(context)
+    with explained():
+        record, _ = steps.evaluate_cell(workbench.settings(), variant, size, config.recipe)
+    return dg.MaterializeResult(metadata=_figures(record), check_results=[checks.enough_components(record)])
+
+
+@dg.asset(group_name="evaluate", kinds={"table", "matplotlib"}, owners=OWNERS, deps=[evaluation, baseline_scores])
+def leaderboard(workbench: Workbench) -> dg.MaterializeResult:
+    """Every evaluated cell of the current snapshot against the baseline: the table and the figure."""
+    settings = workbench.settings()
+    with explained():
+        board = steps.leaderboard(settings)
+        figure = steps.save_figure(settings, board)
+    return dg.MaterializeResult(
+        metadata={
+            "error_versus_size": _image(figure),
+            "board": dg.MetadataValue.md(leaderboard_markdown(board)),
+            "cells": len(board.tuned),
+            "stale_cells": len(board.stale),
+            "snapshot_id": board.snapshot.snapshot_id,
+            "dagster/uri": str(figure),
+        }
+    )
+
+
+@dg.asset(group_name="promote", kinds={"report"}, owners=OWNERS, deps=[leaderboard])
+def champion(workbench: Workbench) -> dg.MaterializeResult:
+    """The promoted model. A challenger takes its place only if it is provably better on the same test pairs."""
+    settings = workbench.settings()
+    with explained():
+        entry, new = steps.decide_champion(settings)
+        figure = steps.save_figure(settings, steps.leaderboard(settings))
+    present = steps.registry(settings).current()
+    return dg.MaterializeResult(
+        metadata={
+            "decision": dg.MetadataValue.md(champion_markdown(entry, present)),
+            "error_versus_size": _image(figure),
+            "outcome": entry.action if new else "no new decision",
+            **({"error": present.champion.error, "model": present.champion.model} if present and present.champion else {}),
+        }
+    )
+
+
+def _image(png: Path) -> dg.MarkdownMetadataValue:
+    image = base64.b64encode(png.read_bytes()).decode()
+    return dg.MetadataValue.md(f"![error rate against training pairs](data:image/png;base64,{image})")
+
+
+def _figures(record: Evaluation) -> dict[str, Any]:
+    return {
+        "error": record.error,
+        "interval_95": interval_text(record) if record.interval else f"none: {record.no_verdict}",
+        "calibrated_error": record.calibrated_error,
+        "average_precision": record.metrics.average_precision,
+        "mrr_at_10": record.retrieval.mrr_at_10,
+        "test_pairs": record.metrics.n,
+        "components": record.components,
+        "test_id": record.test_id,
+        "snapshot_id": record.snapshot_id,
+        "contamination": record.contamination or "unknown",
+    }
+
+
+ALL_ASSETS = [
+    seed_pairs, interaction_pairs, pairs, snapshot, finetuned_model, baseline_scores, evaluation, leaderboard, champion,
+]  # fmt: skip

@@ -1,0 +1,21 @@
+"""One function that puts the definitions together."""
+
+import dagster as dg
+
+from flywheel.orchestration.assets import ALL_ASSETS
+from flywheel.orchestration.jobs import INGEST, RETRAIN
+from flywheel.orchestration.resources import Workbench
+from flywheel.orchestration.sensors import inbox_sensor, retrain_sensor, weekly_schedule
+from flywheel.settings import Settings
+
+
+def build_defs(settings: Settings) -> dg.Definitions:
+    """The definitions for one home. Runs execute in their own process, steps inside it one after the other."""
+    return dg.Definitions(
+        assets=ALL_ASSETS,
+        jobs=[INGEST, RETRAIN],
+        sensors=[inbox_sensor, retrain_sensor],
+        schedules=[weekly_schedule(settings.retrain_cron)],
+        resources={"workbench": Workbench(home=str(settings.home))},
+        executor=dg.in_process_executor,
+    )

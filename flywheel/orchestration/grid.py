@@ -1,0 +1,121 @@
+"""Many cells in one process: what there is to do, and doing it cell by cell so that one failure takes no other with it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import dagster as dg
+
+from flywheel.errors import FlywheelError
+from flywheel.models.catalogue import Variant
+from flywheel.orchestration import steps
+from flywheel.orchestration.materialise import materialise
+from flywheel.orchestration.partitions import cell_key, in_grid
+from flywheel.pairs.snapshots import ALL
+from flywheel.settings import PROJECT, Settings
+from flywheel.training.train import Listener
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell, and what is to be done about it; `reason` says why it is impossible."""
+
+    variant: Variant
+    size: str
+    state: Literal["to do", "done", "impossible"]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class FinishedCell:
+    """What became of a cell: `failure` is the one sentence of a failed one."""
+
+    variant: Variant
+    size: str
+    failure: str | None
+
+
+def plan_cells(
+    instance: dg.DagsterInstance, settings: Settings, variants: Sequence[Variant], sizes: Sequence[str], recipe: str
+) -> list[PlannedCell]:
+    """Look at every cell asked for: finished on this snapshot, to do, or impossible (too little data, no weights)."""
+    snapshot = steps.current_snapshot(settings)
+    recorded = set(instance.get_materialized_partitions(dg.AssetKey("evaluation")))
+    cells = []
+    for variant in variants:
+        no_weights = _why_no_weights(settings, variant)
+        for size in sizes:
+            largest = snapshot.largest_size(settings.interaction_share)
+            if no_weights:
+                cells.append(PlannedCell(variant, size, "impossible", no_weights))
+            elif size != ALL and int(size) > largest:
+                reason = f"size {size} is more than the {largest:,} training pairs there are"
+                cells.append(PlannedCell(variant, size, "impossible", reason))
+            else:
+                done = cell_key(variant, size) in recorded and _is_done(settings, variant, size, recipe)
+                cells.append(PlannedCell(variant, size, "done" if done else "to do"))
+    return cells
+
+
+def run_cells(
+    instance: dg.DagsterInstance, settings: Settings, cells: Sequence[PlannedCell], recipe: str
+) -> Iterator[FinishedCell]:
+    """Train and evaluate the cells that are to do, one run each; yields each as it finishes."""
+    for cell in cells:
+        if cell.state != "to do":
+            continue
+        failure = None
+        try:
+            materialise(instance, settings, ["finetuned_model", "evaluation"], (cell.variant, cell.size), recipe)
+        except FlywheelError as error:
+            failure = str(error)
+        yield FinishedCell(cell.variant, cell.size, failure)
+
+
+def train_one(
+    instance: dg.DagsterInstance, settings: Settings, variant: Variant, size: str, recipe: str,
+    progress: Callable[[int, int], None],
+) -> None:  # fmt: skip
+    """Train and evaluate one cell; one outside the grid is not recorded in Dagster, which has no place for it."""
+    steps.encode_ahead(settings, [variant], [size], progress)
+    if in_grid(variant, size):
+        materialise(instance, settings, ["finetuned_model", "evaluation"], (variant, size), recipe)
+    else:
+        steps.train_cell(settings, variant, size, recipe, Listener(progress, lambda done, of: None))
+        steps.evaluate_cell(settings, variant, size, recipe)
+
+
+def ensure_snapshot(instance: dg.DagsterInstance, settings: Settings) -> None:
+    """Build what a snapshot needs and the snapshot itself, unless there is one."""
+    if not (settings.snapshots / "latest.json").exists():
+        materialise(instance, settings, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])
+
+
+def starter_interactions(settings: Settings) -> list[Path]:
+    """Put the starter set's interaction files that this home has not seen into its inbox; returns them."""
+    import shutil
+
+    done = settings.inbox / "done"
+    new = [
+        file
+        for file in sorted((PROJECT / "data" / "starter").glob("interactions-*.jsonl"))
+        if not list(done.glob(f"*-{file.name}"))
+    ]
+    settings.inbox.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copy2(file, settings.inbox / file.name)) for file in new]
+
+
+def _is_done(settings: Settings, variant: Variant, size: str, recipe: str) -> bool:
+    snapshot = steps.current_snapshot(settings)
+    job_id = steps.training_job(settings, snapshot, variant, size, recipe).job_id
+    return (settings.evaluations / snapshot.test_id / job_id / "evaluation.json").exists()
+
+
+def _why_no_weights(settings: Settings, variant: Variant) -> str:
+    try:
+        vectors = steps.vectors_of(settings, variant)
+        vectors.check_loadable()
+    except FlywheelError as error:
+        return str(error)
+    return ""

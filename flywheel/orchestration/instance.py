@@ -1,0 +1,109 @@
+"""The Dagster instance of a home, and runs whose process is gone."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psutil
+import yaml
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+
+from flywheel.errors import FlywheelError, explain_disk_errors
+from flywheel.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PROCESS_TAG = "flywheel/process"
+POOL = "gpu"
+
+
+def instance_config(state: Path) -> dict[str, Any]:
+    """What `dagster.yaml` says, with all state under `state` (absolute, or relative to the working directory)."""
+    return {
+        "storage": {"sqlite": {"base_dir": str(state / "storage")}},
+        "local_artifact_storage": {
+            "module": "dagster._core.storage.root",
+            "class": "LocalArtifactStorage",
+            "config": {"base_dir": str(state / "artifacts")},
+        },
+        "compute_logs": {
+            "module": "dagster._core.storage.local_compute_log_manager",
+            "class": "LocalComputeLogManager",
+            "config": {"base_dir": str(state / "logs")},
+        },
+        "concurrency": {"runs": {"max_concurrent_runs": 4}, "pools": {"default_limit": 1, "granularity": "op"}},
+        "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 30},
+        "telemetry": {"enabled": False},
+    }
+
+
+def prepare_home(settings: Settings) -> None:
+    """Write `<home>/dagster.yaml` with absolute paths and make Dagster in this process and its children use it."""
+    home = settings.home
+    with explain_disk_errors(home):
+        for folder in (home / "dagster", settings.inbox):
+            folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(instance_config(home / "dagster"), sort_keys=False)
+        target = home / "dagster.yaml"
+        if not target.exists() or target.read_text() != text:
+            target.write_text(text)
+    os.environ["DAGSTER_HOME"] = str(home)
+    os.environ["FLYWHEEL_HOME"] = str(home)
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """The home's instance, with dead runs reaped and the pool's slots set."""
+    prepare_home(settings)
+    instance = dg.DagsterInstance.get()
+    reap_dead_runs(instance)
+    instance.event_log_storage.set_concurrency_slots(POOL, settings.gpu_slots)
+    return instance
+
+
+def check_home(settings: Settings) -> None:
+    """Refuse a Dagster that keeps its state elsewhere than flywheel does.
+
+    Raises FlywheelError when `DAGSTER_HOME` (or, without it, the working directory's `dagster.yaml`) and the home differ.
+    """
+    dagster_home = os.environ.get("DAGSTER_HOME")
+    used = Path(dagster_home).resolve() if dagster_home else Path("data").resolve()
+    if used != settings.home:
+        raise FlywheelError(
+            f"Dagster keeps its state in {used}, but flywheel's home is {settings.home}: one would not see what the other "
+            "did. Start with `flywheel up`, or set DAGSTER_HOME and FLYWHEEL_HOME to the same folder."
+        )
+
+
+def process_tag() -> str:
+    """This process's identity, which no other process on this machine has had: boot time, pid and start time."""
+    process = psutil.Process()
+    return f"{int(psutil.boot_time())}:{process.pid}:{process.create_time():.2f}"
+
+
+def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Report runs whose process is gone as failed and free their pool slots; returns their run ids.
+
+    Dagster's default launcher does not notice a killed process: its run would stay started and hold its slot for ever.
+    """
+    dead = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(IN_PROGRESS_RUN_STATUSES))):
+        tag = run.tags.get(PROCESS_TAG)
+        if tag and not _alive(tag):
+            log.warning("run %s: its process is gone; it is reported as failed", run.run_id)
+            instance.report_run_failed(run, message="The run's process is gone (killed, or out of memory).")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            dead.append(run.run_id)
+    return dead
+
+
+def _alive(tag: str) -> bool:
+    boot, pid, started = tag.split(":")
+    if int(boot) != int(psutil.boot_time()):
+        return False
+    try:
+        process = psutil.Process(int(pid))
+        return f"{process.create_time():.2f}" == started and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

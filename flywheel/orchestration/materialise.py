@@ -1,0 +1,63 @@
+"""Materialising assets in this very process, recorded in the home's Dagster instance like any other run."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import dagster as dg
+
+from flywheel.errors import FlywheelError
+from flywheel.models.catalogue import Variant
+from flywheel.orchestration.assets import ALL_ASSETS
+from flywheel.orchestration.instance import PROCESS_TAG, process_tag
+from flywheel.orchestration.partitions import cell_key
+from flywheel.orchestration.resources import Workbench
+from flywheel.settings import Settings
+
+_QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+def materialise(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    assets: Sequence[str],
+    cell: tuple[Variant, str] | None = None,
+    recipe: str = "head",
+) -> None:
+    """Materialise `assets`, of one cell if they are partitioned, in one run.
+
+    Raises FlywheelError with the one sentence of the step that failed, or with the name of a blocking check.
+    """
+    partitioned = [name for name in assets if name in ("finetuned_model", "evaluation")]
+    config = {"ops": {name: {"config": {"recipe": recipe}} for name in partitioned}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = dg.materialize(
+            ALL_ASSETS,
+            selection=list(assets),
+            instance=instance,
+            resources={"workbench": Workbench(home=str(settings.home))},
+            partition_key=cell_key(*cell) if cell else None,
+            run_config={**_QUIET, **config},
+            tags={PROCESS_TAG: process_tag()},
+            raise_on_error=False,
+        )
+    if not result.success:
+        raise FlywheelError(_reason(result))
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data and data.user_failure_data.description:
+                return data.user_failure_data.description
+            if data.error:
+                cause = data.error.cause or data.error
+                return f"{event.step_key} failed: {cause.message.strip()} (run {result.run_id}; its log is in the UI)"
+    return f"Run {result.run_id} failed; its log is in the UI (`flywheel up`)."
+
+
+def silence_dagster() -> None:
+    """Keep Dagster's own lines off the terminal; they stay in the runs' logs."""
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)

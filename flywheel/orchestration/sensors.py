@@ -1,0 +1,85 @@
+"""Sensors and the schedule: they look, decide in a pure function, and ask for a run."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from flywheel.models.catalogue import Variant
+from flywheel.orchestration.instance import reap_dead_runs
+from flywheel.orchestration.jobs import INGEST, RETRAIN
+from flywheel.orchestration.launching import LAUNCHED_FOR_TAG, Launch, Wait, decide_from_runs, in_flight
+from flywheel.orchestration.partitions import cell_key, in_grid
+from flywheel.orchestration.resources import Workbench
+from flywheel.orchestration.steps import finished_files, open_store, registry
+from flywheel.pairs.retrains import NewPairs, new_pairs
+from flywheel.pairs.snapshots import ALL
+from flywheel.pairs.text import digest
+from flywheel.settings import Settings
+
+RUNNING_SENSOR, RUNNING_SCHEDULE = dg.DefaultSensorStatus.RUNNING, dg.DefaultScheduleStatus.RUNNING
+
+
+@dg.sensor(job=INGEST, minimum_interval_seconds=10, default_status=RUNNING_SENSOR)
+def inbox_sensor(context: dg.SensorEvaluationContext, workbench: Workbench) -> dg.RunRequest | dg.SkipReason:
+    """Ingest the inbox when it holds finished files."""
+    files = finished_files(workbench.settings().inbox)
+    if not files:
+        return dg.SkipReason(f"no finished files in {workbench.settings().inbox}")
+    reap_dead_runs(context.instance)
+    if in_flight(context.instance, INGEST.name):
+        return dg.SkipReason("an ingest run is in flight")
+    state = digest("|".join(_fingerprint(path) for path in files))[:16]
+    return _request(decide_from_runs(context.instance, INGEST.name, state), state, None)
+
+
+def _fingerprint(path: Path) -> str:
+    stat = path.stat()
+    return f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}"
+
+
+@dg.sensor(job=RETRAIN, minimum_interval_seconds=15, default_status=RUNNING_SENSOR)
+def retrain_sensor(context: dg.SensorEvaluationContext, workbench: Workbench) -> dg.RunRequest | dg.SkipReason:
+    """Retrain when enough training pairs have landed since a model was last trained on all of them."""
+    settings = workbench.settings()
+    pairs = new_pairs(open_store(settings))
+    if pairs.new < settings.retrain_after:
+        return dg.SkipReason(f"{pairs.new:,} of {settings.retrain_after:,} new training pairs")
+    return _retrain(context.instance, settings, pairs)
+
+
+def weekly_schedule(cron: str) -> dg.ScheduleDefinition:
+    """The weekly retraining; a week without new pairs needs none."""
+
+    @dg.schedule(
+        name="weekly_retrain", job=RETRAIN, cron_schedule=cron, default_status=RUNNING_SCHEDULE, execution_timezone="UTC"
+    )
+    def weekly_retrain(context: dg.ScheduleEvaluationContext, workbench: Workbench) -> dg.RunRequest | dg.SkipReason:
+        settings = workbench.settings()
+        pairs = new_pairs(open_store(settings))
+        if not pairs.new:
+            return dg.SkipReason("no new training pairs since the last training")
+        return _retrain(context.instance, settings, pairs)
+
+    return weekly_retrain
+
+
+def _retrain(instance: dg.DagsterInstance, settings: Settings, pairs: NewPairs) -> dg.RunRequest | dg.SkipReason:
+    reap_dead_runs(instance)
+    if in_flight(instance, RETRAIN.name):
+        return dg.SkipReason("a retraining run is in flight")
+    variant = retrain_variant(settings)
+    return _request(decide_from_runs(instance, RETRAIN.name, pairs.state), pairs.state, cell_key(variant, ALL))
+
+
+def retrain_variant(settings: Settings) -> Variant:
+    """The champion's variant; the setting `retrain_variant` while there is no champion in the grid."""
+    present = registry(settings).current()
+    if present and present.champion and in_grid(Variant.parse(present.champion.variant), ALL):
+        return Variant.parse(present.champion.variant)
+    return Variant.parse(settings.retrain_variant)
+
+
+def _request(decision: Launch | Wait, state: str, partition: str | None) -> dg.RunRequest | dg.SkipReason:
+    if isinstance(decision, Wait):
+        return dg.SkipReason(decision.reason)
+    return dg.RunRequest(run_key=decision.run_key, partition_key=partition, tags={LAUNCHED_FOR_TAG: state})

@@ -1,0 +1,60 @@
+"""`flywheel up`: Dagster's web server and daemon on one home, started together and stopped together."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from types import FrameType
+
+from filelock import FileLock, Timeout
+
+from flywheel.errors import FlywheelError
+from flywheel.settings import Settings
+
+_HOST = "127.0.0.1"
+
+
+def serve_ui(settings: Settings, port: int) -> int:
+    """Serve until interrupted; returns the exit code.
+
+    Raises FlywheelError when the port is taken or the home is served already (two daemons would corrupt its runs).
+    """
+    with socket.socket() as probe:
+        if probe.connect_ex((_HOST, port)) == 0:
+            raise FlywheelError(f"Port {port} is taken; choose another with `flywheel up --port N`.")
+    lock = FileLock(settings.home / "dagster" / "up.lock", timeout=0)
+    try:
+        with lock:
+            return _serve(settings, port)
+    except Timeout:
+        raise FlywheelError(f"`flywheel up` is running on {settings.home} already; stop it first.") from None
+
+
+def _serve(settings: Settings, port: int) -> int:
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    target = ["-m", "flywheel.definitions"]
+    web = ["dagster_webserver", "-h", _HOST, "-p", str(port), *target, "--dagster-log-level", "warning"]
+    daemon = ["dagster._daemon", "run", *target, "--log-level", "warning"]
+    children = [subprocess.Popen([sys.executable, "-m", *command], env=environment) for command in (web, daemon)]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    print(f"Dagster UI on http://{_HOST}:{port}, home {settings.home}; stop with Ctrl-C", flush=True)
+    try:
+        while all(child.poll() is None for child in children):
+            time.sleep(0.5)
+        return next(child.returncode for child in children if child.returncode is not None) or 1
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        for child in children:
+            child.send_signal(signal.SIGINT)
+        for child in children:
+            try:
+                child.wait(15)
+            except subprocess.TimeoutExpired:
+                child.kill()

@@ -1,0 +1,270 @@
+"""What the assets do, as plain functions on the settings: each reads what the step before it left and returns a result.
+
+Knows no Dagster: assets and the command line call the same functions.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flywheel.errors import FlywheelError, UnreadableFileError, explain_disk_errors
+from flywheel.evaluation.evaluate import api_subject, evaluate, tuned_subject, untuned_subject
+from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
+from flywheel.evaluation.plots import learning_curve
+from flywheel.evaluation.records import Evaluation
+from flywheel.models.api import ApiVectors
+from flywheel.models.catalogue import Variant
+from flywheel.models.folder import served_difference
+from flywheel.models.vectors import Vectors
+from flywheel.pairs.derive import PairCounts, batch_outcome, derive_pairs
+from flywheel.pairs.ingest import IngestReport, ingest, ingest_files
+from flywheel.pairs.retrains import record_training
+from flywheel.pairs.seeds import seed_batch
+from flywheel.pairs.snapshots import ALL, Snapshot, latest_snapshot, questions_of, take_snapshot
+from flywheel.pairs.store import Store
+from flywheel.registry.champions import Entry, Registry, Rules, choose_challenger
+from flywheel.settings import Settings
+from flywheel.training.job import HeadRecipe, TrainedModel, TrainingJob, check_recipe, check_size
+from flywheel.training.train import DIRECTION_PAIRS, Listener, train
+
+log = logging.getLogger(__name__)
+
+_SETTLED_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class IngestSummary:
+    """What became of some files' lines: accepted + duplicates + quarantined = lines; conflicts and embargoed are accepted."""
+
+    lines: int
+    accepted: int
+    duplicates: int
+    quarantined: int
+    conflicts: int
+    embargoed: int
+    files: tuple[IngestReport, ...]
+    rejected: tuple[str, ...] = ()
+
+
+def open_store(settings: Settings) -> Store:
+    """The home's store."""
+    return Store(settings.database)
+
+
+def vectors_of(settings: Settings, variant: Variant) -> Vectors:
+    """The cached vectors of a variant's base model."""
+    return Vectors(variant.model, settings.cache, settings.model_paths, settings.device)
+
+
+def ingest_seed(settings: Settings) -> IngestReport | None:
+    """Ingest the seed pairs the settings ask for; a second time changes nothing."""
+    batch = seed_batch(settings)
+    return ingest(open_store(settings), batch) if batch else None
+
+
+def ingest_paths(settings: Settings, paths: list[Path]) -> IngestSummary:
+    """Ingest files of interactions where they lie."""
+    reports = ingest_files(open_store(settings), paths)
+    derive_pairs(open_store(settings), settings)
+    return _summary(settings, reports, ())
+
+
+def finished_files(inbox: Path) -> list[Path]:
+    """The inbox's files that nobody writes any more: visible, not .tmp or .part, and untouched for two seconds."""
+    if not inbox.is_dir():
+        return []
+    seen = [path for path in sorted(inbox.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    settled = time.time() - _SETTLED_SECONDS
+    return [path for path in seen if path.suffix not in (".tmp", ".part") and path.stat().st_mtime < settled]
+
+
+def ingest_inbox(settings: Settings) -> IngestSummary:
+    """Ingest the inbox's finished files, each then moved to inbox/done, or to inbox/rejected when it cannot be read.
+
+    A kill between storing and moving is harmless: the file is known when it is read again.
+    """
+    reports, rejected = [], []
+    for path in finished_files(settings.inbox):
+        try:
+            report = ingest_files(open_store(settings), [path])[0]
+        except UnreadableFileError as error:
+            log.warning("%s", error)
+            rejected.append(str(error))
+            _move(path, settings.inbox / "rejected" / path.name)
+        else:
+            reports.append(report)
+            _move(path, settings.inbox / "done" / f"{report.batch_id[:12]}-{path.name}")
+    derive_pairs(open_store(settings), settings)
+    return _summary(settings, reports, tuple(rejected))
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(source, target)
+
+
+def _summary(settings: Settings, reports: list[IngestReport], rejected: tuple[str, ...]) -> IngestSummary:
+    fresh = [report.batch_id for report in reports if report.accepted]
+    conflicts, embargoed = batch_outcome(open_store(settings), fresh) if fresh else (0, 0)
+    return IngestSummary(
+        lines=sum(r.lines for r in reports),
+        accepted=sum(r.accepted for r in reports),
+        duplicates=sum(r.duplicates for r in reports),
+        quarantined=sum(r.quarantined for r in reports),
+        conflicts=conflicts,
+        embargoed=embargoed,
+        files=tuple(reports),
+        rejected=rejected,
+    )
+
+
+def refresh(settings: Settings) -> PairCounts:
+    """Derive the pairs from the observations."""
+    return derive_pairs(open_store(settings), settings)
+
+
+def snapshot(settings: Settings) -> Snapshot:
+    """Export the pairs as they stand; equal data gives the same snapshot."""
+    return take_snapshot(open_store(settings), settings)
+
+
+def current_snapshot(settings: Settings) -> Snapshot:
+    """The snapshot taken last. Raises FlywheelError when there is none."""
+    found = latest_snapshot(settings)
+    if found is None:
+        raise FlywheelError("There is no snapshot yet; run `flywheel snapshot`, or materialise the asset `snapshot`.")
+    return found
+
+
+def training_job(settings: Settings, snapshot: Snapshot, variant: Variant, size: str, recipe: str) -> TrainingJob:
+    """The spec of a cell on a snapshot. Raises FlywheelError for an unknown recipe, a wrong size, or missing weights."""
+    return TrainingJob(
+        variant=str(variant),
+        size=check_size(size),
+        recipe=check_recipe(recipe),
+        random_seed=settings.random_seed,
+        interaction_share=settings.interaction_share,
+        snapshot_id=snapshot.snapshot_id,
+        weights=vectors_of(settings, variant).weights_id,
+        head=HeadRecipe(),
+    )
+
+
+def train_cell(settings: Settings, variant: Variant, size: str, recipe: str, listener: Listener) -> TrainedModel:
+    """Train a cell on the current snapshot, or find it finished."""
+    on = current_snapshot(settings)
+    job = training_job(settings, on, variant, size, recipe)
+    model = train(job, on, vectors_of(settings, variant), settings.models, listener)
+    if job.size == ALL:
+        record_training(open_store(settings), on)
+    return model
+
+
+def served_vectors_difference(settings: Settings, model: TrainedModel) -> float:
+    """Largest difference between the vectors the saved folder gives and the ones evaluation uses, on a few questions."""
+    texts = questions_of(current_snapshot(settings).pairs("calibration"))[:32]
+    subject = tuned_subject(model, vectors_of(settings, Variant.parse(model.job.variant)))
+    return served_difference(model.folder, texts, subject.embed(texts))
+
+
+def evaluate_cell(settings: Settings, variant: Variant, size: str, recipe: str) -> tuple[Evaluation, bool]:
+    """Evaluate a trained cell, and the untuned model beside it. Raises FlywheelError when the cell is not trained."""
+    on = current_snapshot(settings)
+    job = training_job(settings, on, variant, size, recipe)
+    vectors = vectors_of(settings, variant)
+    model = TrainedModel.load(settings.models / job.job_id)
+    evaluate(untuned_subject(variant, on, vectors), on, settings.evaluations, settings.min_components)
+    return evaluate(tuned_subject(model, vectors), on, settings.evaluations, settings.min_components)
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """The measured baseline, whether it was there already, and what is missing for the API's."""
+
+    evaluation: Evaluation
+    reused: bool
+    is_api: bool
+    advice: str | None
+
+
+def measure_baseline(settings: Settings) -> BaselineResult:
+    """Evaluate the API where its vectors are cached or a key is set, else the local baseline (setting `baseline`)."""
+    on = current_snapshot(settings)
+    api = ApiVectors(
+        settings.baseline_model, settings.baseline_dimensions, settings.baseline_url, settings.openai_api_key, settings.cache
+    )
+    texts = questions_of(on.pairs("calibration"), on.pairs("test"))
+    use_api = settings.baseline == "openai" or (
+        settings.baseline == "auto" and (settings.openai_api_key is not None or not api.missing(texts))
+    )
+    if use_api:
+        record, reused = evaluate(api_subject(api), on, settings.evaluations, settings.min_components)
+        return BaselineResult(record, reused, True, None)
+    variant = Variant.parse(settings.baseline_local)
+    subject = untuned_subject(variant, on, vectors_of(settings, variant), kind="baseline")
+    record, reused = evaluate(subject, on, settings.evaluations, settings.min_components)
+    advice = (
+        f"The baseline is the untuned {variant}, not {settings.baseline_model}. "
+        "Set OPENAI_API_KEY and materialise `baseline_scores` to measure the API."
+    )
+    return BaselineResult(record, reused, False, advice)
+
+
+def leaderboard(settings: Settings) -> Leaderboard:
+    """The leaderboard of the current snapshot."""
+    return build_leaderboard(current_snapshot(settings), settings.evaluations)
+
+
+def save_figure(settings: Settings, board: Leaderboard) -> Path:
+    """Draw the board's figure to `<home>/error_versus_size.png`."""
+    present = registry(settings).current()
+    champion_id = present.champion.model if present and present.champion else None
+    target = settings.home / "error_versus_size.png"
+    with explain_disk_errors(target):
+        target.write_bytes(learning_curve(board.rows, champion_id))
+    return target
+
+
+def registry(settings: Settings) -> Registry:
+    """The home's champions."""
+    return Registry(settings.registry)
+
+
+def decide_champion(settings: Settings) -> tuple[Entry, bool]:
+    """Judge the challenger with the lowest calibration error against the champion, or the baseline while there is none.
+
+    Returns the history's entry and whether it is new. Raises FlywheelError when there is nothing to judge.
+    """
+    board = leaderboard(settings)
+    present = registry(settings).current()
+    candidates = list(board.tuned)
+    if present and present.champion:
+        champion = TrainedModel.load(settings.models / present.champion.model)
+        vectors = vectors_of(settings, Variant.parse(present.champion.variant))
+        reference, _ = evaluate(tuned_subject(champion, vectors), board.snapshot, settings.evaluations, settings.min_components)
+        candidates.append(reference)
+        if choose_challenger(candidates).record_id == reference.record_id:
+            return present, False
+    elif board.baseline is None:
+        raise FlywheelError("There is no baseline to compare with; materialise `baseline_scores` first.")
+    else:
+        reference = board.baseline
+    rules = Rules(settings.max_broken_share, settings.max_retrieval_loss)
+    return registry(settings).decide(choose_challenger(candidates), reference, settings.evaluations, rules)
+
+
+def encode_ahead(
+    settings: Settings, variants: Sequence[Variant], sizes: Sequence[str], progress: Callable[[int, int], None]
+) -> int:
+    """Encode all that the cells of `variants` x `sizes` and their evaluation will need; returns how many texts were new."""
+    on = current_snapshot(settings)
+    frames = [on.training_pairs(size, settings.random_seed, settings.interaction_share) for size in sizes]
+    texts = questions_of(*frames, on.pairs("train").head(DIRECTION_PAIRS), on.pairs("calibration"), on.pairs("test"))
+    encoded = 0
+    for vectors in {variant.base: vectors_of(settings, variant) for variant in variants}.values():
+        encoded += vectors.missing(texts)
+        vectors.get(texts, progress)
+    return encoded

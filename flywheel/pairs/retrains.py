@@ -1,0 +1,34 @@
+"""How many training pairs have landed since a model was last trained on everything: what the retraining sensor asks."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flywheel.pairs.snapshots import Snapshot
+from flywheel.pairs.store import Store
+
+
+@dataclass(frozen=True)
+class NewPairs:
+    """Training pairs that no training at size `all` has seen, and a key that names this state of the store."""
+
+    new: int
+    state: str
+
+
+def record_training(store: Store, snapshot: Snapshot) -> None:
+    """Remember that a model was trained on all of `snapshot`, whatever becomes of it; once a snapshot."""
+    with store.transaction() as db:
+        db.execute(
+            """INSERT INTO retrains SELECT ?, ?, ?
+               WHERE ? IS DISTINCT FROM (SELECT snapshot_id FROM retrains ORDER BY trained_at DESC LIMIT 1)""",
+            [snapshot.snapshot_id, snapshot.train.pairs, datetime.now(UTC).replace(tzinfo=None), snapshot.snapshot_id],
+        )
+
+
+def new_pairs(store: Store) -> NewPairs:
+    """Count the training pairs that no training at size `all` has seen."""
+    with store.transaction() as db:
+        (now,) = db.execute("SELECT count(*) FROM pairs WHERE split = 'train'").fetchall()[0]
+        last = db.execute("SELECT snapshot_id, train_pairs FROM retrains ORDER BY trained_at DESC LIMIT 1").fetchone()
+    snapshot_id, trained = last or ("none", 0)
+    return NewPairs(max(0, now - trained), f"{snapshot_id[:12]}-{now}")

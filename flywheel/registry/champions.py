@@ -1,0 +1,243 @@
+"""Champions: one challenger a decision, a paired test, one atomic pointer, a history that is only added to."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock
+
+from flywheel.errors import FlywheelError, explain_disk_errors
+from flywheel.evaluation.evaluate import decisions
+from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.statistics import alpha_for, paired_test
+from flywheel.files import write_json
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The promoted model: weights, threshold, snapshot and evaluation as one unit. `model` is a folder name in models/."""
+
+    model: str
+    variant: str
+    size: str
+    recipe: str
+    threshold: float
+    snapshot_id: str
+    test_id: str
+    error: float
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A challenger against a reference (the champion, or the baseline while there is none) on one `test_id`."""
+
+    challenger: str
+    challenger_name: str
+    reference: str
+    reference_name: str
+    test_id: str
+    decision: int
+    difference: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    alpha: float
+    broken_share: float | None
+    mrr_change: float
+    recall_change: float
+    promoted: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the history: a decision, or a rollback. `champion` is who reigns after it; `previous` the entry before."""
+
+    number: int
+    time: str
+    action: Literal["promoted", "kept", "rolled back"]
+    champion: Champion | None
+    previous: int | None
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a challenger must keep to beside winning the test."""
+
+    max_broken_share: float
+    max_retrieval_loss: float
+
+
+class Registry:
+    """The champions of one home, in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def current(self) -> Entry | None:
+        """The entry that made the present champion, or None."""
+        try:
+            number = json.loads((self.folder / "champion.json").read_text())["entry"]
+        except FileNotFoundError:
+            return None
+        return next(entry for entry in self.history() if entry.number == number)
+
+    def history(self) -> list[Entry]:
+        """Every entry, oldest first."""
+        return [_entry(json.loads(file.read_text())) for file in sorted((self.folder / "history").glob("*.json"))]
+
+    def decide(
+        self,
+        challenger: Evaluation,
+        reference: Evaluation,
+        evaluations: Path,
+        rules: Rules,
+    ) -> tuple[Entry, bool]:
+        """Judge the challenger, add the verdict to the history, and swap the pointer if it won.
+
+        Returns the entry and whether it is new: the same two are judged once a `test_id`, so that asking again spends
+        nothing and promotes nobody twice. Raises FlywheelError when the test split carries no verdict.
+        """
+        with self._locked():
+            for entry in self.history():
+                if entry.verdict and _same(entry.verdict, challenger, reference):
+                    return entry, False
+            number = 1 + sum(e.verdict is not None and e.verdict.test_id == challenger.test_id for e in self.history())
+            verdict = judge(challenger, reference, evaluations, rules, number, against_champion=reference.kind == "tuned")
+            if not verdict.promoted:
+                return self._append("kept", None, verdict), True
+            return self._append("promoted", _champion(challenger), verdict), True
+
+    def rollback(self, to: int | None = None) -> Entry:
+        """Restore the champion before the present one, or the one of entry `to`.
+
+        Raises FlywheelError when there is no such champion.
+        """
+        with self._locked():
+            present = self.current()
+            if present is None:
+                raise FlywheelError("There is no champion yet, so there is nothing to roll back.")
+            number = to if to is not None else present.previous
+            target = next((e for e in self.history() if e.number == number and e.champion), None)
+            if target is None:
+                what = "There is no earlier champion" if to is None else f"Entry {to} made no champion"
+                raise FlywheelError(f"{what}; `flywheel champion history` lists them.")
+            return self._append("rolled back", target.champion, None)
+
+    def _append(
+        self, action: Literal["promoted", "kept", "rolled back"], champion: Champion | None, verdict: Verdict | None
+    ) -> Entry:
+        """Write the entry, then swap the pointer: a kill between the two leaves the old champion and a full history."""
+        present = self.current()
+        number = len(self.history()) + 1
+        previous = present.number if present else None
+        entry = Entry(number, datetime.now(UTC).isoformat(timespec="seconds"), action, champion, previous, verdict)
+        write_json(self.folder / "history" / f"{number:06}.json", asdict(entry))
+        if champion:
+            write_json(self.folder / "champion.json", {"entry": number})
+        return entry
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with explain_disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / "lock"):
+                yield
+
+
+def choose_challenger(candidates: Sequence[Evaluation]) -> Evaluation:
+    """The candidate with the lowest error on calibration; ties go to the smaller model. `test` is not looked at.
+
+    Raises FlywheelError when there is none.
+    """
+    tuned = [candidate for candidate in candidates if candidate.kind == "tuned"]
+    if not tuned:
+        raise FlywheelError("No cell of this snapshot has been evaluated; train one with `flywheel train` or `flywheel grid`.")
+    return min(tuned, key=lambda c: (c.calibration_error, int(c.variant.split("@")[1]), c.train_pairs or 0, c.record_id))
+
+
+def judge(
+    challenger: Evaluation, reference: Evaluation, evaluations: Path, rules: Rules, decision: int, against_champion: bool
+) -> Verdict:
+    """Compare the two on the same test pairs, each at its own calibrated threshold; changes nothing.
+
+    Raises FlywheelError when they were scored on different pairs or the split carries no verdict.
+    """
+    if challenger.test_id != reference.test_id:
+        raise FlywheelError(
+            f"{challenger.name} was scored on test {challenger.test_id} and {reference.name} on {reference.test_id}: "
+            "score both on one snapshot."
+        )
+    if challenger.no_verdict:
+        raise FlywheelError(f"No verdict is possible: {challenger.no_verdict}. Ingest more pairs.")
+    ours, theirs = decisions(evaluations, challenger), decisions(evaluations, reference)
+    test = paired_test(ours["wrong"].to_numpy(), theirs["wrong"].to_numpy(), ours["component"].to_numpy())
+    right = ~theirs["wrong"]
+    broken = float((ours["wrong"] & right).sum() / max(1, right.sum())) if against_champion else None
+    mrr = challenger.retrieval.mrr_at_10 - reference.retrieval.mrr_at_10
+    recall = challenger.retrieval.recall_at_10 - reference.retrieval.recall_at_10
+    alpha = alpha_for(decision)
+    against = []
+    if test.p_value > alpha:
+        against.append(f"not provably better (p = {test.p_value:.3g}, needed {alpha:.3g})")
+    if broken is not None and broken >= rules.max_broken_share:
+        against.append(f"breaks {broken:.1%} of the pairs {reference.name} had right, allowed {rules.max_broken_share:.1%}")
+    if min(mrr, recall) < -rules.max_retrieval_loss:
+        against.append(f"retrieval got worse (MRR@10 {mrr:+.3f}, recall@10 {recall:+.3f})")
+    reason = "; ".join(against) or f"fewer errors (p = {test.p_value:.3g}, needed {alpha:.3g}) and retrieval kept"
+    return Verdict(
+        challenger=challenger.record_id,
+        challenger_name=challenger.name,
+        reference=reference.record_id,
+        reference_name=reference.name,
+        test_id=challenger.test_id,
+        decision=decision,
+        difference=test.difference,
+        ci_low=test.interval.low,
+        ci_high=test.interval.high,
+        p_value=test.p_value,
+        alpha=alpha,
+        broken_share=broken,
+        mrr_change=mrr,
+        recall_change=recall,
+        promoted=not against,
+        reason=reason,
+    )
+
+
+def _same(verdict: Verdict, challenger: Evaluation, reference: Evaluation) -> bool:
+    judged = verdict.challenger, verdict.reference, verdict.test_id
+    return judged == (challenger.record_id, reference.record_id, challenger.test_id)
+
+
+def _champion(evaluation: Evaluation) -> Champion:
+    assert evaluation.size is not None
+    assert evaluation.recipe is not None
+    interval = evaluation.calibrated_interval
+    return Champion(
+        model=evaluation.record_id,
+        variant=evaluation.variant,
+        size=evaluation.size,
+        recipe=evaluation.recipe,
+        threshold=evaluation.calibrated_threshold,
+        snapshot_id=evaluation.snapshot_id,
+        test_id=evaluation.test_id,
+        error=evaluation.calibrated_error,
+        ci_low=interval.low if interval else None,
+        ci_high=interval.high if interval else None,
+        n=evaluation.metrics.n,
+    )
+
+
+def _entry(record: dict[str, Any]) -> Entry:
+    champion, verdict = record["champion"], record["verdict"]
+    nested = {"champion": Champion(**champion) if champion else None, "verdict": Verdict(**verdict) if verdict else None}
+    return Entry(**{**record, **nested})

@@ -1,0 +1,112 @@
+"""What the command line shows: progress bars, the grid's plan, the leaderboard as a table."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from flywheel.evaluation.leaderboard import Leaderboard
+from flywheel.evaluation.published import PUBLISHED
+from flywheel.orchestration.tables import interval_text, percent
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from flywheel.models.catalogue import Variant
+    from flywheel.settings import Settings
+
+
+def console(to_stderr: bool) -> Console:
+    """Where people read: stdout, or stderr while a program reads stdout."""
+    return Console(stderr=to_stderr, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(text: str, to_stderr: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar that hears (done, of); it appears with the first call."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console(to_stderr)) as bars:
+        task = None
+
+        def update(done: int, of: int) -> None:
+            nonlocal task
+            if task is None:
+                task = bars.add_task(text, total=of)
+            bars.update(task, completed=done, total=of)
+
+        yield update
+
+
+def run_grid(
+    settings: "Settings", instance: "dg.DagsterInstance", variants: Sequence["Variant"], sizes: Sequence[str], recipe: str,
+    as_json: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Show the plan, encode what is missing, run the cells with a bar; returns one dict a cell with its outcome."""
+    from flywheel.orchestration import grid, steps
+
+    out = console(as_json)
+    plan = grid.plan_cells(instance, settings, variants, sizes, recipe)
+    to_do = [cell for cell in plan if cell.state == "to do"]
+    done = sum(cell.state == "done" for cell in plan)
+    impossible = [cell for cell in plan if cell.state == "impossible"]
+    out.print(f"{len(to_do)} cells to train, {done} already finished, {len(impossible)} that cannot be filled")
+    for reason in dict.fromkeys(cell.reason for cell in impossible if not cell.reason.startswith("size ")):
+        out.print(f"  cannot: {reason}", style="dim")
+    if to_do:
+        with progress_bar("encoding questions", as_json) as progress:
+            todo_sizes = list(dict.fromkeys(cell.size for cell in to_do))
+            new = steps.encode_ahead(settings, list(dict.fromkeys(c.variant for c in to_do)), todo_sizes, progress)
+        out.print(f"{new:,} questions encoded, every other one was cached" if new else "every question was cached already")
+    outcomes: dict[tuple[Variant, str], tuple[str, str]] = {
+        (cell.variant, cell.size): (cell.state, cell.reason) for cell in plan
+    }
+    if to_do:
+        with progress_bar("training and evaluating cells", as_json) as progress:
+            progress(0, len(to_do))
+            for i, cell in enumerate(grid.run_cells(instance, settings, to_do, recipe), start=1):
+                outcomes[cell.variant, cell.size] = ("failed", cell.failure) if cell.failure else ("trained", "")
+                progress(i, len(to_do))
+    for (variant, size), (outcome, reason) in outcomes.items():
+        if outcome == "failed":
+            print(f"  failed: {variant} | {size}: {reason}", file=sys.stderr)
+    return [
+        {"variant": str(variant), "size": size, "outcome": outcome, "reason": reason}
+        for (variant, size), (outcome, reason) in outcomes.items()
+    ]
+
+
+def print_leaderboard(board: Leaderboard, champion_id: str | None = None) -> None:
+    """The board as a table, with the published figures apart from the measured ones."""
+    out = console(False)
+    table = Table(
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+        title=f"Error rate on {board.snapshot.test.pairs:,} unseen test pairs, lower is better",
+        title_justify="left",
+    )
+    for name in ("model", "train pairs", "error", "95 % interval", "MRR@10", ""):
+        table.add_column(name, justify="left" if name in ("model", "") else "right", no_wrap=True)
+    for row in board.rows:
+        label = None if row.kind == "tuned" else row.kind
+        note = "champion" if row.record_id == champion_id else "older snapshot" if row.record_id in board.stale else ""
+        table.add_row(
+            row.variant, label or f"{row.train_pairs:,}" + (" (all)" if row.size == "all" else ""), percent(row.error),
+            interval_text(row), f"{row.retrieval.mrr_at_10:.3f}", note,
+            style="bold green" if note == "champion" else "cyan" if row.kind == "baseline" else "dim" if note else None,
+        )  # fmt: skip
+    out.print(table)
+    if any(row.rough for row in board.rows):
+        out.print(
+            f"Rough: {board.snapshot.test.components} components in test; from 100 on the intervals are firm.", style="dim"
+        )
+    for published in PUBLISHED:
+        out.print(
+            f"Published elsewhere, on other pairs, so not comparable: {published.variant} "
+            f"{percent(published.published_error)} on {published.n:,} {published.data}.",
+            style="dim",
+        )

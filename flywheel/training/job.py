@@ -1,0 +1,133 @@
+"""What a training job is (a spec with an identity) and what comes of it (a finished model folder)."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flywheel.errors import FlywheelError
+from flywheel.evaluation.thresholds import ScoreFit
+from flywheel.pairs.snapshots import ALL
+from flywheel.pairs.text import digest
+
+RECIPES = ("head",)
+SIZES = (*(str(100 * 2**k) for k in range(11)), ALL)
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """How a Dense head is trained on frozen vectors. The learning rate falls linearly to 0 after a tenth of warm-up.
+
+    `ranking_weight` is the share of the ranking loss beside the pair loss; it keeps retrieval from getting worse while
+    pair decisions get better.
+    """
+
+    learning_rate: float = 1e-3
+    epochs: int = 10
+    batch_size: int = 64
+    ranking_weight: float = 0.2
+    ranking_scale: float = 20.0
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Everything that decides a training's result; two equal jobs are one. `weights` names the encoder's exact weights."""
+
+    variant: str
+    size: str
+    recipe: str
+    random_seed: int
+    interaction_share: float
+    snapshot_id: str
+    weights: str
+    head: HeadRecipe
+
+    @property
+    def job_id(self) -> str:
+        """The name of the output: equal specs share it."""
+        return digest(self.to_json())
+
+    def to_json(self) -> str:
+        """The spec as JSON, the same text for equal specs."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainingJob":
+        """Read a spec. Raises FlywheelError when it is none."""
+        try:
+            fields = json.loads(text)
+            return cls(**{**fields, "head": HeadRecipe(**fields["head"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise FlywheelError(f"This is not a training job: {error}.") from error
+
+
+def check_size(size: str) -> str:
+    """`size` itself. Raises FlywheelError unless it is a positive whole number or `all`."""
+    if size != ALL and not (size.isascii() and size.isdecimal() and int(size) > 0):
+        raise FlywheelError(f"{size!r} is not a size; give a number of pairs such as 400, or `all`.")
+    return size if size == ALL else str(int(size))
+
+
+def check_recipe(recipe: str) -> str:
+    """`recipe` itself. Raises FlywheelError for an unknown one."""
+    if recipe not in RECIPES:
+        raise FlywheelError(f"There is no recipe {recipe!r}; this version has {', '.join(RECIPES)}.")
+    return recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A linear map to the output dimension: `weight` (dim, width), `bias` (dim,), both float32."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def apply(self, vectors: np.ndarray) -> np.ndarray:
+        """Unit vectors (n, dim) of unit encoder vectors (n, width)."""
+        projected = vectors @ self.weight.T + self.bias
+        return projected / np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), 1e-12)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A finished model folder and the figures in its `flywheel.json`.
+
+    `fit` turns scores into probabilities and holds the threshold that ships, from `calibration`; `own_fit` is taken out
+    of fold from the job's own pairs, up to 1,600 of them. `reused` says that nothing was trained this time.
+    """
+
+    folder: Path
+    job: TrainingJob
+    fit: ScoreFit
+    own_fit: ScoreFit | None
+    calibration_error: float
+    train_pairs: int
+    seconds: float
+    reused: bool = False
+
+    @classmethod
+    def load(cls, folder: Path) -> "TrainedModel":
+        """Read a model folder's `flywheel.json`. Raises FlywheelError when there is none."""
+        try:
+            record: dict[str, Any] = json.loads((folder / "flywheel.json").read_text())
+        except (OSError, ValueError) as error:
+            raise FlywheelError(f"{folder} holds no model of flywheel; train it with `flywheel train`.") from error
+        return cls(
+            folder=folder,
+            job=TrainingJob.from_json(json.dumps(record["job"])),
+            fit=_fit(record["fit"]),
+            own_fit=_fit(record["own_fit"]) if record["own_fit"] else None,
+            calibration_error=record["calibration_error"],
+            train_pairs=record["train_pairs"],
+            seconds=record["seconds"],
+        )
+
+    def as_reused(self) -> "TrainedModel":
+        """The same model, marked as found instead of made."""
+        return replace(self, reused=True)
+
+
+def _fit(record: dict[str, Any]) -> ScoreFit:
+    return ScoreFit(**{**record, "coefficients": tuple(record["coefficients"])})

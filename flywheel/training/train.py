@@ -1,0 +1,147 @@
+"""The pure function of training: (job, snapshot) -> model folder. Reads `train` and `calibration`, never `test`."""
+
+import hashlib
+import logging
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flywheel.errors import FlywheelError
+from flywheel.evaluation.thresholds import ScoreFit, fit_scores
+from flywheel.files import publish, scratch_folder, write_json
+from flywheel.models.catalogue import Variant
+from flywheel.models.folder import write_head_model
+from flywheel.models.vectors import Progress, Vectors
+from flywheel.pairs.snapshots import Snapshot, questions_of
+from flywheel.training.head import PairVectors, folds_by_component, own_components, train_head, untuned_head
+from flywheel.training.job import Head, TrainedModel, TrainingJob
+
+log = logging.getLogger(__name__)
+
+OWN_THRESHOLD_PAIRS = 1_600
+DIRECTION_PAIRS = 10_000
+OWN_SCORES = "own_scores.parquet"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who hears how far a training is: (done, of) for texts encoded and for training steps."""
+
+    encoding: Progress
+    training: Progress
+
+
+def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener) -> TrainedModel:
+    """Train `job`, or give back its finished output; the folder appears whole under `models` or not at all.
+
+    Raises FlywheelError for a size beyond the data, a missing calibration split, weights that are not to be had, or a
+    training that diverges.
+    """
+    target = models / job.job_id
+    if (target / "flywheel.json").exists():
+        return TrainedModel.load(target).as_reused()
+    calibration = snapshot.pairs("calibration")
+    if calibration.empty:
+        raise FlywheelError(
+            "There is no calibration split yet, so no threshold can be chosen: the pairs form too few components. "
+            "Ingest more pairs and run `flywheel snapshot`."
+        )
+    pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
+    vectors.get(questions_of(pairs, calibration), listener.encoding)
+    started = time.perf_counter()
+    arrays = PairVectors(
+        left=vectors.get(list(pairs["text_a"])),
+        right=vectors.get(list(pairs["text_b"])),
+        labels=pairs["label"].to_numpy(),
+        weights=pairs["weight"].to_numpy(),
+        components=own_components(list(pairs["question_a"]), list(pairs["question_b"])),
+    )
+    start = untuned_start(snapshot, vectors, Variant.parse(job.variant).dim)
+    head = train_head(start, arrays, job.head, job.random_seed, listener.training)
+    own = _own_scores(start, arrays, job, listener) if len(pairs) <= OWN_THRESHOLD_PAIRS else None
+    seconds = time.perf_counter() - started
+    scores = _score(head, vectors, calibration)
+    fit = fit_scores(scores, calibration["label"].to_numpy())
+    with scratch_folder(models) as folder:
+        shared = vectors.cache_folder / vectors.weights_id / "model.safetensors"
+        write_head_model(folder, vectors.weights, head.weight, head.bias, shared)
+        if own is not None:
+            own.to_parquet(folder / OWN_SCORES)
+        record = {
+            "job": asdict(job),
+            "fit": asdict(fit),
+            "own_fit": _own_fit(own),
+            "threshold": fit.threshold,
+            "calibration_error": float(((scores >= fit.threshold) != calibration["label"]).mean()),
+            "calibration_pairs": len(calibration),
+            "train_pairs": len(pairs),
+            "seconds": seconds,
+            "vectors_sha256": hashlib.sha256(arrays.left.tobytes() + arrays.right.tobytes()).hexdigest(),
+            "versions": {name: version(name) for name in ("torch", "sentence-transformers", "transformers", "numpy")},
+        }
+        write_json(folder / "flywheel.json", record)
+        (folder / "README.md").write_text(_card(job, record))
+        publish(folder, target)
+    return TrainedModel.load(target)
+
+
+def _card(job: TrainingJob, record: dict[str, Any]) -> str:
+    """The model card: what it is, how to use it, what was measured on calibration."""
+    model = Variant.parse(job.variant).model
+    return f"""---
+library_name: sentence-transformers
+base_model: {model.hub_id}
+license: {model.licence.lower()}
+pipeline_tag: sentence-similarity
+---
+# {job.variant}, fine-tuned by flywheel
+
+`{model.hub_id}` with a linear head of {Variant.parse(job.variant).dim} dimensions, trained on {record["train_pairs"]}
+labelled pairs: recipe `{job.recipe}`, size `{job.size}`, random seed {job.random_seed}, snapshot
+`{job.snapshot_id}`.
+
+    from sentence_transformers import SentenceTransformer
+    model = SentenceTransformer("path/to/this/folder")
+    vectors = model.encode(["how do I reset my password"])
+
+Two texts mean the same when the cosine of their vectors is at least **{record["threshold"]:.4f}**, the point where a logistic
+fit on {record["calibration_pairs"]} calibration pairs crosses one half. Error rate on those pairs, which chose the threshold:
+{record["calibration_error"]:.2%}. Figures on unseen pairs stand in the evaluation records, not here.
+
+What the base model had seen: {model.contamination}
+"""
+
+
+def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Head:
+    """The untuned model at `dim`, from the questions of the first training pairs (their labels are not looked at)."""
+    pairs = snapshot.pairs("train").head(DIRECTION_PAIRS)
+    return untuned_head(vectors.get(questions_of(pairs)), dim)
+
+
+def _score(head: Head, vectors: Vectors, pairs: pd.DataFrame) -> np.ndarray:
+    return (head.apply(vectors.get(list(pairs["text_a"]))) * head.apply(vectors.get(list(pairs["text_b"])))).sum(1)
+
+
+def _own_scores(start: Head, pairs: PairVectors, job: TrainingJob, listener: Listener) -> pd.DataFrame:
+    """Score every pair by a head that has not seen its component: `score, label, component`."""
+    scores = np.empty(len(pairs.labels))
+    for seen, held_out in folds_by_component(pairs.components):
+        head = train_head(start, pairs.take(seen), job.head, job.random_seed, listener.training)
+        scores[held_out] = (head.apply(pairs.left[held_out]) * head.apply(pairs.right[held_out])).sum(1)
+    return pd.DataFrame({"score": scores, "label": pairs.labels, "component": pairs.components})
+
+
+def _own_fit(own: pd.DataFrame | None) -> dict[str, object] | None:
+    if own is None:
+        return None
+    try:
+        fit: ScoreFit = fit_scores(own["score"].to_numpy(), own["label"].to_numpy())
+    except FlywheelError as error:  # too few pairs of their own for a threshold: the shared one is used
+        log.warning("No threshold from the cell's own pairs: %s", error)
+        return None
+    return asdict(fit)

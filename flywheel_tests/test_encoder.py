@@ -1,0 +1,162 @@
+"""An encoder is exactly its model folder, refuses what is not the catalogue's, and keeps the order of texts."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from flywheel.errors import FlywheelError
+from flywheel.models.catalogue import CATALOGUE
+from flywheel.models.encoder import encode, encoder_id, load_encoder, resolve_device
+from flywheel.models.weights import locate_weights
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MINILM = CATALOGUE["all-MiniLM-L6-v2"]
+TEXTS = ["How do I learn Python?", "", "ß ☃ 日本語", "Why is the sky blue? " * 80, "What is the best way to learn Python?"]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> "SentenceTransformer":
+    """MiniLM on the CPU."""
+    return load_encoder(MINILM, {}, "cpu")
+
+
+@pytest.fixture
+def minilm_copy(tmp_path: Path) -> Path:
+    """A folder with MiniLM's files, the weights linked, that a test may spoil."""
+    source, copy = locate_weights(MINILM, {}), tmp_path / "copy"
+    for path in source.rglob("*"):
+        target = copy / path.relative_to(source)
+        if path.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".json":
+                target.write_bytes(path.read_bytes())
+            else:
+                target.symlink_to(path)
+    return copy
+
+
+def test_vectors_are_those_of_a_saved_model_folder(encoder: "SentenceTransformer", tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    encoder.save_pretrained(str(tmp_path / "folder"))
+    from_folder = SentenceTransformer(str(tmp_path / "folder"), device="cpu")
+    one_by_one = np.stack([from_folder.encode(text, show_progress_bar=False) for text in TEXTS])
+    np.testing.assert_allclose(encode(encoder, TEXTS), one_by_one, atol=2e-6)
+
+
+def test_vectors_are_the_normalised_mean_of_the_token_states(encoder: "SentenceTransformer") -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = locate_weights(MINILM, {})
+    tokens = AutoTokenizer.from_pretrained(folder)(TEXTS[0], return_tensors="pt")
+    with torch.inference_mode():
+        mean = AutoModel.from_pretrained(folder)(**tokens).last_hidden_state[0].mean(dim=0).numpy()
+    np.testing.assert_allclose(encode(encoder, TEXTS[:1])[0], mean / np.linalg.norm(mean), atol=2e-6)
+
+
+def test_rows_are_unit_float32_in_the_order_of_the_texts(encoder: "SentenceTransformer") -> None:
+    texts = [f"{'word ' * (place * 7 % 23)}{place}" for place in range(150)]
+    vectors = encode(encoder, texts)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (150, 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(vectors[::-1], encode(encoder, texts[::-1]), atol=2e-6)
+    assert np.array_equal(vectors, encode(encoder, texts))
+
+
+def test_duplicates_share_their_meaning_and_paraphrases_are_close(encoder: "SentenceTransformer") -> None:
+    vectors = encode(encoder, TEXTS)
+    assert vectors[0] @ vectors[4] > 0.8 > 0.3 > vectors[0] @ vectors[3]
+
+
+def test_no_texts_give_no_rows_of_the_right_width(encoder: "SentenceTransformer") -> None:
+    assert encode(encoder, []).shape == (0, 384)
+
+
+def test_progress_counts_up_to_the_number_of_texts(encoder: "SentenceTransformer") -> None:
+    heard: list[tuple[int, int]] = []
+    encode(encoder, ["a"] * 150, lambda done, total: heard.append((done, total)))
+    assert len(heard) > 1
+    assert [done for done, _ in heard] == sorted({done for done, _ in heard})
+    assert heard[-1] == (150, 150)
+    assert {total for _, total in heard} == {150}
+
+
+def test_loading_and_encoding_write_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    encode(load_encoder(MINILM, {}, "cpu"), ["a text"])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_loading_leaves_the_librarys_own_logging_as_it_was() -> None:
+    from transformers.utils import logging
+
+    before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
+    load_encoder(MINILM, {}, "cpu")
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_a_model_that_needs_its_own_code_is_refused_with_those_that_do_not() -> None:
+    with pytest.raises(FlywheelError, match=r"jina-embeddings-v2-small-en needs modelling code.*all-MiniLM-L6-v2"):
+        load_encoder(CATALOGUE["jina-embeddings-v2-small-en"], {}, "cpu")
+
+
+def test_a_folder_with_another_pooling_is_refused(minilm_copy: Path) -> None:
+    config = minilm_copy / "1_Pooling" / "config.json"
+    settings = {**json.loads(config.read_text()), "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    config.write_text(json.dumps(settings))
+    with pytest.raises(FlywheelError, match=r"pools by cls over 384 .*Pooling by mean over 384"):
+        load_encoder(MINILM, {MINILM.name: minilm_copy}, "cpu")
+
+
+def test_a_folder_without_normalize_is_refused(minilm_copy: Path) -> None:
+    modules = minilm_copy / "modules.json"
+    modules.write_text(json.dumps(json.loads(modules.read_text())[:2]))
+    with pytest.raises(FlywheelError, match="holds the modules Transformer, Pooling, where"):
+        load_encoder(MINILM, {MINILM.name: minilm_copy}, "cpu")
+
+
+def test_a_folder_that_asks_for_foreign_code_is_refused(minilm_copy: Path) -> None:
+    modules = minilm_copy / "modules.json"
+    modules.write_text(modules.read_text().replace("sentence_transformers.models.Pooling", "json.JSONEncoder"))
+    with pytest.raises(FlywheelError, match="does not load"):
+        load_encoder(MINILM, {MINILM.name: minilm_copy}, "cpu")
+
+
+def test_another_width_than_the_catalogues_is_refused() -> None:
+    with pytest.raises(FlywheelError, match=r"384 numbers and its encoder has 384, .* over 512"):
+        load_encoder(replace(MINILM, width=512), {}, "cpu")
+
+
+def test_a_damaged_folder_is_refused(minilm_copy: Path) -> None:
+    (minilm_copy / "config.json").write_text('{"model_type":')
+    with pytest.raises(FlywheelError, match=r"does not load from .*copy"):
+        load_encoder(MINILM, {MINILM.name: minilm_copy}, "cpu")
+
+
+def test_auto_finds_a_device_that_can_be_asked_for_by_name() -> None:
+    assert resolve_device(resolve_device("auto")) == resolve_device("auto")
+    assert resolve_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu:0", "cuda:00000"])
+def test_a_device_that_is_no_device_is_refused_with_the_known_ones(device: str) -> None:
+    with pytest.raises(FlywheelError, match="auto, cpu, cuda, cuda:N or mps"):
+        resolve_device(device)
+
+
+def test_a_card_that_is_not_there_is_refused_with_the_number_of_cards() -> None:
+    with pytest.raises(FlywheelError, match=r"cuda:999 is not here: torch finds \d+ CUDA devices"):
+        resolve_device("cuda:999")
+
+
+def test_the_identity_of_vectors_names_the_model_and_its_weights(tmp_path: Path) -> None:
+    assert encoder_id(MINILM, locate_weights(MINILM, {})) == "all-MiniLM-L6-v2-53aa51172d14"
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    assert encoder_id(MINILM, tmp_path) != encoder_id(MINILM, locate_weights(MINILM, {}))
