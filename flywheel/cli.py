@@ -1,6 +1,7 @@
 """`flywheel ...`: thin. Verbs call the functions the assets call; people read stdout, programs read `--json`."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, disk_is_full
 
 if TYPE_CHECKING:
-    import dagster as dg
-
+    from flywheel.orchestration.instance import Session
     from flywheel.settings import Settings
 
 Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state (default: data/).")]
@@ -39,6 +39,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("flywheel: stopped; the same command goes on where this one was.", file=sys.stderr)
         sys.exit(130)
+    except Exception:
+        home = Path(os.environ.get("FLYWHEEL_HOME", "data"))  # sessions set it to the home they work on
+        if not disk_is_full(home):
+            raise
+        print(f"flywheel: The disk that holds {home} is full. Free some space and run the same command again.", file=sys.stderr)
+        sys.exit(1)
 
 
 @app.command()
@@ -46,8 +52,8 @@ def demo(home: Home = None, as_json: Json = False) -> None:
     """Turn the whole loop once on the starter set: ingest, train, evaluate, promote."""
     from flywheel import demo as demonstration
 
-    with _session(home) as (settings, instance):
-        demonstration.run(settings, instance, as_json)
+    with _session(home) as session:
+        demonstration.run(session, as_json)
 
 
 @app.command()
@@ -79,9 +85,9 @@ def snapshot(home: Home = None, as_json: Json = False) -> None:
     from flywheel.orchestration import steps
     from flywheel.orchestration.materialise import materialise
 
-    with _session(home) as (settings, instance):
-        materialise(instance, settings, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])
-        taken = steps.current_snapshot(settings)
+    with _session(home) as session:
+        materialise(session, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])
+        taken = steps.current_snapshot(session.settings)
     sizes = {"train": taken.train.pairs, "calibration": taken.calibration.pairs, "test": taken.test.pairs}
     if as_json:
         return _print_json({"snapshot_id": taken.snapshot_id, **sizes})
@@ -99,10 +105,11 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
     from flywheel.training.job import TrainedModel, check_recipe, check_size
 
     parsed, size, recipe = Variant.parse(variant), check_size(size), check_recipe(recipe)
-    with _session(home) as (settings, instance):
-        grid.ensure_snapshot(instance, settings)
+    with _session(home) as session:
+        grid.ensure_snapshot(session)
+        settings = session.settings
         with _bar("encoding questions", as_json) as progress:
-            grid.train_one(instance, settings, parsed, size, recipe, progress)
+            grid.train_one(session, parsed, size, recipe, progress)
         job = steps.training_job(settings, steps.current_snapshot(settings), parsed, size, recipe)
         model = TrainedModel.load(settings.models / job.job_id)
         record, _ = steps.evaluate_cell(settings, parsed, size, recipe)
@@ -138,9 +145,9 @@ def grid_command(variant: Annotated[list[str] | None, typer.Option(help="A varia
     variants, sizes = [Variant.parse(text) for text in variant or GRID_VARIANTS], size or list(SIZES)
     for each in ((v, s) for v in variants for s in sizes):
         cell_key(*each)
-    with _session(home) as (settings, instance):
-        grid.ensure_snapshot(instance, settings)
-        cells = run_grid(settings, instance, variants, sizes, check_recipe(recipe), as_json)
+    with _session(home) as session:
+        grid.ensure_snapshot(session)
+        cells = run_grid(session, variants, sizes, check_recipe(recipe), as_json)
     if as_json:
         _print_json(cells)
     if any(cell["outcome"] == "failed" for cell in cells):
@@ -153,10 +160,11 @@ def leaderboard(home: Home = None, as_json: Json = False) -> None:
     from flywheel.orchestration import steps
     from flywheel.report import print_leaderboard
 
-    board = steps.leaderboard(_settings(home))
+    settings = _settings(home)
+    board = steps.leaderboard(settings)
     if as_json:
         return _print_json(board.to_json())
-    print_leaderboard(board)
+    print_leaderboard(board, steps.champion_id(settings))
 
 
 @champion_app.callback(invoke_without_command=True)
@@ -201,9 +209,10 @@ def promote(home: Home = None, as_json: Json = False) -> None:
     from flywheel.orchestration import steps
     from flywheel.orchestration.materialise import materialise
 
-    with _session(home) as (settings, instance):
+    with _session(home) as session:
+        settings = session.settings
         steps.current_snapshot(settings)
-        materialise(instance, settings, ["baseline_scores", "leaderboard", "champion"])
+        materialise(session, ["baseline_scores", "leaderboard", "champion"])
         _print_entry(settings, steps.registry(settings).history()[-1], as_json)
 
 
@@ -222,8 +231,8 @@ def up(home: Home = None, port: Annotated[int, typer.Option(help="Port of the Da
     """Open the Dagster UI on this home, with sensors and schedule running."""
     from flywheel.orchestration.server import serve_ui
 
-    with _session(home) as (settings, _):
-        pass
+    with _session(home) as session:
+        settings = session.settings
     sys.exit(serve_ui(settings, port))
 
 
@@ -245,14 +254,14 @@ def _settings(home: Path | None) -> "Settings":
 
 
 @contextmanager
-def _session(home: Path | None) -> "Iterator[tuple[Settings, dg.DagsterInstance]]":
-    from flywheel.orchestration.instance import open_instance
+def _session(home: Path | None) -> "Iterator[Session]":
+    from flywheel.orchestration.instance import open_session
     from flywheel.orchestration.materialise import silence_dagster
 
     settings = _settings(home)
     silence_dagster()
-    with open_instance(settings) as instance:
-        yield settings, instance
+    with open_session(settings) as session:
+        yield session
 
 
 @contextmanager

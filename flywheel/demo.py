@@ -13,17 +13,16 @@ from flywheel.report import console, print_leaderboard, run_grid
 from flywheel.training.job import SIZES
 
 if TYPE_CHECKING:
-    import dagster as dg
-
-    from flywheel.settings import Settings
+    from flywheel.orchestration.instance import Session
 
 _BASE = "all-MiniLM-L6-v2"
 
 
-def run(settings: "Settings", instance: "dg.DagsterInstance", as_json: bool) -> None:
+def run(session: "Session", as_json: bool) -> None:
     """Ingest, split, train MiniLM at every size the starter set fills, evaluate, promote, and show what came of it."""
     import json
 
+    settings = session.settings
     out = console(as_json)
     started = time.monotonic()
     out.print(f"flywheel demo: home {settings.home}")
@@ -33,8 +32,8 @@ def run(settings: "Settings", instance: "dg.DagsterInstance", as_json: bool) -> 
     )
     new_files = grid.starter_interactions(settings)
     if not new_files or latest_snapshot(settings) is None:
-        materialise(instance, settings, ["seed_pairs", "pairs", "snapshot"])  # draws the test pairs before users speak
-    materialise(instance, settings, ["interaction_pairs", "pairs", "snapshot"])
+        materialise(session, ["seed_pairs", "pairs", "snapshot"])  # draws the test pairs before users speak
+    materialise(session, ["interaction_pairs", "pairs", "snapshot"])
     counts, taken = steps.refresh(settings), steps.current_snapshot(settings)
     out.print(
         f"{counts.seed:,} seed pairs, {counts.interaction:,} interaction pairs "
@@ -47,16 +46,16 @@ def run(settings: "Settings", instance: "dg.DagsterInstance", as_json: bool) -> 
     )
     out.print(f"\n[bold]2. Train and evaluate[/bold]  {_BASE}, head on a frozen encoder, every size the data fills")
     variants = [Variant(_BASE, dim) for dim in GRID_DIMENSIONS[_BASE]]
-    cells = run_grid(settings, instance, variants, SIZES, "head", as_json)
+    cells = run_grid(session, variants, SIZES, "head", as_json)
     baseline = steps.measure_baseline(settings)
-    materialise(instance, settings, ["baseline_scores", "leaderboard"])
+    materialise(session, ["baseline_scores", "leaderboard"])
     out.print("\n[bold]3. Verdict[/bold]")
-    materialise(instance, settings, ["champion"])
+    materialise(session, ["champion"])
     board, present = steps.leaderboard(settings), steps.registry(settings).current()
     if as_json:
         print(json.dumps({"cells": cells, "leaderboard": board.to_json()}, indent=1))
         return
-    print_leaderboard(board, present.champion.model if present and present.champion else None)
+    print_leaderboard(board, steps.champion_id(settings))
     if baseline.advice:
         out.print(baseline.advice, style="cyan")
     latest = steps.registry(settings).history()

@@ -1,6 +1,7 @@
 """The one exception family that reaches people: its message is what happened and what to do, in a sentence or two."""
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,12 @@ class UnreadableFileError(FlywheelError):
 
 class StoreBusyError(FlywheelError):
     """The database stayed locked by another process for longer than the bounded wait."""
+
+
+def disk_is_full(path: Path) -> bool:
+    """Whether less than a mebibyte is left where `path` lies, so that any failed write there has this cause."""
+    place = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(place).free < 2**20
 
 
 @contextmanager

@@ -15,10 +15,8 @@ from flywheel.evaluation.published import PUBLISHED
 from flywheel.orchestration.tables import interval_text, percent
 
 if TYPE_CHECKING:
-    import dagster as dg
-
     from flywheel.models.catalogue import Variant
-    from flywheel.settings import Settings
+    from flywheel.orchestration.instance import Session
 
 
 def console(to_stderr: bool) -> Console:
@@ -43,14 +41,13 @@ def progress_bar(text: str, to_stderr: bool) -> Iterator[Callable[[int, int], No
 
 
 def run_grid(
-    settings: "Settings", instance: "dg.DagsterInstance", variants: Sequence["Variant"], sizes: Sequence[str], recipe: str,
-    as_json: bool,
-) -> list[dict[str, Any]]:  # fmt: skip
+    session: "Session", variants: Sequence["Variant"], sizes: Sequence[str], recipe: str, as_json: bool
+) -> list[dict[str, Any]]:
     """Show the plan, encode what is missing, run the cells with a bar; returns one dict a cell with its outcome."""
     from flywheel.orchestration import grid, steps
 
     out = console(as_json)
-    plan = grid.plan_cells(instance, settings, variants, sizes, recipe)
+    plan = grid.plan_cells(session, variants, sizes, recipe)
     to_do = [cell for cell in plan if cell.state == "to do"]
     done = sum(cell.state == "done" for cell in plan)
     impossible = [cell for cell in plan if cell.state == "impossible"]
@@ -60,7 +57,7 @@ def run_grid(
     if to_do:
         with progress_bar("encoding questions", as_json) as progress:
             todo_sizes = list(dict.fromkeys(cell.size for cell in to_do))
-            new = steps.encode_ahead(settings, list(dict.fromkeys(c.variant for c in to_do)), todo_sizes, progress)
+            new = steps.encode_ahead(session.settings, list(dict.fromkeys(c.variant for c in to_do)), todo_sizes, progress)
         out.print(f"{new:,} questions encoded, every other one was cached" if new else "every question was cached already")
     outcomes: dict[tuple[Variant, str], tuple[str, str]] = {
         (cell.variant, cell.size): (cell.state, cell.reason) for cell in plan
@@ -68,7 +65,7 @@ def run_grid(
     if to_do:
         with progress_bar("training and evaluating cells", as_json) as progress:
             progress(0, len(to_do))
-            for i, cell in enumerate(grid.run_cells(instance, settings, to_do, recipe), start=1):
+            for i, cell in enumerate(grid.run_cells(session, to_do, recipe), start=1):
                 outcomes[cell.variant, cell.size] = ("failed", cell.failure) if cell.failure else ("trained", "")
                 progress(i, len(to_do))
     for (variant, size), (outcome, reason) in outcomes.items():
@@ -80,7 +77,7 @@ def run_grid(
     ]
 
 
-def print_leaderboard(board: Leaderboard, champion_id: str | None = None) -> None:
+def print_leaderboard(board: Leaderboard, champion_id: str | None) -> None:
     """The board as a table, with the published figures apart from the measured ones."""
     out = console(False)
     table = Table(

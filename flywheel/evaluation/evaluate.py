@@ -112,7 +112,7 @@ def _record(subject: Subject, snapshot: Snapshot, calibration: pd.DataFrame, tes
         size=job.size if job else None,
         recipe=job.recipe if job else None,
         random_seed=job.random_seed if job else None,
-        snapshot_id=snapshot.snapshot_id,
+        snapshot_id=job.snapshot_id if job else snapshot.snapshot_id,
         test_id=snapshot.test_id,
         error=error_rate(tested.scores, tested.labels, own_threshold),
         interval=own_interval,

@@ -27,6 +27,7 @@ class Evaluation:
     `error` spends only the labels the model was given: its threshold comes out of fold from the model's own pairs up to
     1,600 of them, beyond that (and for models without training) from `calibration`. `calibrated_error` always has the
     threshold from `calibration`, the one that ships. `no_verdict` says why there is no interval.
+    `snapshot_id` is the one it was trained on.
     """
 
     record_id: str
@@ -93,6 +94,7 @@ def load_evaluation(folder: Path) -> Evaluation | None:
 
 
 def list_evaluations(evaluations: Path, test_id: str) -> list[Evaluation]:
-    """Every record of one test split."""
-    found = (load_evaluation(file.parent) for file in sorted((evaluations / test_id).glob("*/evaluation.json")))
+    """Every record of one test split, oldest first."""
+    files = sorted((evaluations / test_id).glob("*/evaluation.json"), key=lambda file: (file.stat().st_mtime_ns, file))
+    found = (load_evaluation(file.parent) for file in files)
     return [record for record in found if record is not None]

@@ -30,7 +30,11 @@ class Vectors:
 
     @cached_property
     def weights(self) -> Path:
-        """The folder of the base model's weights. Raises FlywheelError when they are not to be had."""
+        """The folder of the base model's weights.
+
+        Raises FlywheelError when the model cannot be used here: no weights, wrong ones, or no code for it.
+        """
+        check_native(self.model)
         return locate_weights(self.model, self.model_paths)
 
     @cached_property
@@ -45,11 +49,6 @@ class Vectors:
     @cached_property
     def _encoder(self) -> "SentenceTransformer":
         return load_encoder(self.model, self.model_paths, self.device)
-
-    def check_loadable(self) -> None:
-        """Raise FlywheelError when this base model cannot be used here: no weights, wrong ones, or no code for it."""
-        check_native(self.model)
-        _ = self.weights
 
     def missing(self, texts: Sequence[str]) -> int:
         """How many distinct texts would have to be encoded."""

@@ -99,7 +99,7 @@ def finetuned_model(context: dg.AssetExecutionContext, workbench: Workbench, con
     variant, size = parse_cell(context)
     listener = Listener(
         encoding=lambda done, of: context.log.info(f"encoded {done:,} of {of:,} texts"),
-        training=lambda done, of: context.log.debug(f"step {done:,} of {of:,}"),
+        training=lambda done, of: context.log.info(f"step {done:,} of {of:,}"),
     )
     with explained():
         model = steps.train_cell(settings, variant, size, config.recipe, listener)
@@ -191,6 +191,7 @@ def _figures(record: Evaluation) -> dict[str, Any]:
         "error": record.error,
         "interval_95": interval_text(record) if record.interval else f"none: {record.no_verdict}",
         "calibrated_error": record.calibrated_error,
+        **{f"error_{source.source}": source.error for source in record.by_source},
         "average_precision": record.metrics.average_precision,
         "mrr_at_10": record.retrieval.mrr_at_10,
         "test_pairs": record.metrics.n,

@@ -10,6 +10,7 @@ import dagster as dg
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration import steps
+from flywheel.orchestration.instance import Session
 from flywheel.orchestration.materialise import materialise
 from flywheel.orchestration.partitions import cell_key, in_grid
 from flywheel.pairs.snapshots import ALL
@@ -36,19 +37,18 @@ class FinishedCell:
     failure: str | None
 
 
-def plan_cells(
-    instance: dg.DagsterInstance, settings: Settings, variants: Sequence[Variant], sizes: Sequence[str], recipe: str
-) -> list[PlannedCell]:
+def plan_cells(session: Session, variants: Sequence[Variant], sizes: Sequence[str], recipe: str) -> list[PlannedCell]:
     """Look at every cell asked for: finished on this snapshot, to do, or impossible (too little data, no weights)."""
+    settings = session.settings
     snapshot = steps.current_snapshot(settings)
-    recorded = set(instance.get_materialized_partitions(dg.AssetKey("evaluation")))
+    recorded = set(session.instance.get_materialized_partitions(dg.AssetKey("evaluation")))
     cells = []
+    no_weights = {v.base: _why_no_weights(settings, v) for v in {v.base: v for v in variants}.values()}
     for variant in variants:
-        no_weights = _why_no_weights(settings, variant)
         for size in sizes:
             largest = snapshot.largest_size(settings.interaction_share)
-            if no_weights:
-                cells.append(PlannedCell(variant, size, "impossible", no_weights))
+            if no_weights[variant.base]:
+                cells.append(PlannedCell(variant, size, "impossible", no_weights[variant.base]))
             elif size != ALL and int(size) > largest:
                 reason = f"size {size} is more than the {largest:,} training pairs there are"
                 cells.append(PlannedCell(variant, size, "impossible", reason))
@@ -58,38 +58,34 @@ def plan_cells(
     return cells
 
 
-def run_cells(
-    instance: dg.DagsterInstance, settings: Settings, cells: Sequence[PlannedCell], recipe: str
-) -> Iterator[FinishedCell]:
+def run_cells(session: Session, cells: Sequence[PlannedCell], recipe: str) -> Iterator[FinishedCell]:
     """Train and evaluate the cells that are to do, one run each; yields each as it finishes."""
     for cell in cells:
         if cell.state != "to do":
             continue
         failure = None
         try:
-            materialise(instance, settings, ["finetuned_model", "evaluation"], (cell.variant, cell.size), recipe)
+            materialise(session, ["finetuned_model", "evaluation"], (cell.variant, cell.size), recipe)
         except FlywheelError as error:
             failure = str(error)
         yield FinishedCell(cell.variant, cell.size, failure)
 
 
-def train_one(
-    instance: dg.DagsterInstance, settings: Settings, variant: Variant, size: str, recipe: str,
-    progress: Callable[[int, int], None],
-) -> None:  # fmt: skip
+def train_one(session: Session, variant: Variant, size: str, recipe: str, progress: Callable[[int, int], None]) -> None:
     """Train and evaluate one cell; one outside the grid is not recorded in Dagster, which has no place for it."""
+    settings = session.settings
     steps.encode_ahead(settings, [variant], [size], progress)
     if in_grid(variant, size):
-        materialise(instance, settings, ["finetuned_model", "evaluation"], (variant, size), recipe)
+        materialise(session, ["finetuned_model", "evaluation"], (variant, size), recipe)
     else:
         steps.train_cell(settings, variant, size, recipe, Listener(progress, lambda done, of: None))
         steps.evaluate_cell(settings, variant, size, recipe)
 
 
-def ensure_snapshot(instance: dg.DagsterInstance, settings: Settings) -> None:
+def ensure_snapshot(session: Session) -> None:
     """Build what a snapshot needs and the snapshot itself, unless there is one."""
-    if not (settings.snapshots / "latest.json").exists():
-        materialise(instance, settings, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])
+    if not (session.settings.snapshots / "latest.json").exists():
+        materialise(session, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])
 
 
 def starter_interactions(settings: Settings) -> list[Path]:
@@ -114,8 +110,7 @@ def _is_done(settings: Settings, variant: Variant, size: str, recipe: str) -> bo
 
 def _why_no_weights(settings: Settings, variant: Variant) -> str:
     try:
-        vectors = steps.vectors_of(settings, variant)
-        vectors.check_loadable()
+        _ = steps.vectors_of(settings, variant).weights
     except FlywheelError as error:
         return str(error)
     return ""

@@ -2,6 +2,9 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,9 @@ def instance_config(state: Path) -> dict[str, Any]:
         },
         "concurrency": {"runs": {"max_concurrent_runs": 4}, "pools": {"default_limit": 1, "granularity": "op"}},
         "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 30},
+        "python_logs": {"python_log_level": "INFO"},
         "telemetry": {"enabled": False},
+        "nux": {"enabled": False},
     }
 
 
@@ -53,13 +58,22 @@ def prepare_home(settings: Settings) -> None:
     os.environ["FLYWHEEL_HOME"] = str(home)
 
 
-def open_instance(settings: Settings) -> dg.DagsterInstance:
+@dataclass(frozen=True)
+class Session:
+    """A home at work: its settings and its Dagster instance."""
+
+    settings: Settings
+    instance: dg.DagsterInstance
+
+
+@contextmanager
+def open_session(settings: Settings) -> Iterator[Session]:
     """The home's instance, with dead runs reaped and the pool's slots set."""
     prepare_home(settings)
-    instance = dg.DagsterInstance.get()
-    reap_dead_runs(instance)
-    instance.event_log_storage.set_concurrency_slots(POOL, settings.gpu_slots)
-    return instance
+    with dg.DagsterInstance.get() as instance:
+        reap_dead_runs(instance)
+        instance.event_log_storage.set_concurrency_slots(POOL, settings.gpu_slots)
+        yield Session(settings, instance)
 
 
 def check_home(settings: Settings) -> None:

@@ -2,8 +2,6 @@
 
 import dagster as dg
 
-from flywheel.orchestration.partitions import CELLS
-
 INGEST = dg.define_asset_job(
     "ingest", selection=dg.AssetSelection.assets("interaction_pairs", "pairs"), description="Take in the inbox."
 )
@@ -12,6 +10,5 @@ RETRAIN = dg.define_asset_job(
     selection=dg.AssetSelection.assets(
         "snapshot", "baseline_scores", "finetuned_model", "evaluation", "leaderboard", "champion"
     ),
-    partitions_def=CELLS,
     description="Export the pairs, train the champion's variant on all of them, evaluate, and promote it if it is better.",
 )

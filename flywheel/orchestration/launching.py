@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 LAUNCHED_FOR_TAG = "flywheel/launched_for"
 MAX_ATTEMPTS = 3
@@ -29,7 +29,7 @@ def decide(state: str, statuses: Sequence[dg.DagsterRunStatus]) -> Launch | Wait
 
     One in flight or a success means wait; failures are tried again, three times in all.
     """
-    if any(status in IN_PROGRESS_RUN_STATUSES or status == dg.DagsterRunStatus.QUEUED for status in statuses):
+    if any(status not in FINISHED_STATUSES for status in statuses):
         return Wait("a run for this is in flight")
     if dg.DagsterRunStatus.SUCCESS in statuses:
         return Wait("a run for this has succeeded")
@@ -45,6 +45,6 @@ def decide_from_runs(instance: dg.DagsterInstance, job: str, state: str) -> Laun
 
 
 def in_flight(instance: dg.DagsterInstance, job: str) -> bool:
-    """Whether a run of `job` is queued or running."""
-    statuses = [*IN_PROGRESS_RUN_STATUSES, dg.DagsterRunStatus.QUEUED]
-    return bool(instance.get_runs(dg.RunsFilter(job_name=job, statuses=statuses), limit=1))
+    """Whether a run of `job` has not ended yet."""
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+    return bool(instance.get_runs(dg.RunsFilter(job_name=job, statuses=unfinished), limit=1))

@@ -9,17 +9,15 @@ import dagster as dg
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration.assets import ALL_ASSETS
-from flywheel.orchestration.instance import PROCESS_TAG, process_tag
+from flywheel.orchestration.instance import PROCESS_TAG, Session, process_tag
 from flywheel.orchestration.partitions import cell_key
 from flywheel.orchestration.resources import Workbench
-from flywheel.settings import Settings
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def materialise(
-    instance: dg.DagsterInstance,
-    settings: Settings,
+    session: Session,
     assets: Sequence[str],
     cell: tuple[Variant, str] | None = None,
     recipe: str = "head",
@@ -35,8 +33,8 @@ def materialise(
         result = dg.materialize(
             ALL_ASSETS,
             selection=list(assets),
-            instance=instance,
-            resources={"workbench": Workbench(home=str(settings.home))},
+            instance=session.instance,
+            resources={"workbench": Workbench(home=str(session.settings.home))},
             partition_key=cell_key(*cell) if cell else None,
             run_config={**_QUIET, **config},
             tags={PROCESS_TAG: process_tag()},

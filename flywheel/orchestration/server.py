@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from types import FrameType
 
 from filelock import FileLock, Timeout
@@ -37,24 +38,34 @@ def _serve(settings: Settings, port: int) -> int:
     target = ["-m", "flywheel.definitions"]
     web = ["dagster_webserver", "-h", _HOST, "-p", str(port), *target, "--dagster-log-level", "warning"]
     daemon = ["dagster._daemon", "run", *target, "--log-level", "warning"]
-    children = [subprocess.Popen([sys.executable, "-m", *command], env=environment) for command in (web, daemon)]
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    # Handlers before children: a background shell ignores SIGINT, and children would inherit that and never stop.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    children = [
+        subprocess.Popen([sys.executable, "-m", *command], env=environment, start_new_session=True) for command in (web, daemon)
+    ]
     print(f"Dagster UI on http://{_HOST}:{port}, home {settings.home}; stop with Ctrl-C", flush=True)
     try:
         while all(child.poll() is None for child in children):
             time.sleep(0.5)
         return next(child.returncode for child in children if child.returncode is not None) or 1
     except KeyboardInterrupt:
+        print("stopping", flush=True)
         return 0
     finally:
         for child in children:
-            child.send_signal(signal.SIGINT)
+            _signal_group(child, signal.SIGINT)
         for child in children:
             try:
-                child.wait(15)
+                child.wait(20)
             except subprocess.TimeoutExpired:
-                child.kill()
+                _signal_group(child, signal.SIGKILL)
+
+
+def _signal_group(child: "subprocess.Popen[bytes]", number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, number)

@@ -218,13 +218,19 @@ def leaderboard(settings: Settings) -> Leaderboard:
     return build_leaderboard(current_snapshot(settings), settings.evaluations)
 
 
+def champion_id(settings: Settings) -> str | None:
+    """The champion's model folder name, or None."""
+    present = registry(settings).current()
+    return present.champion.model if present and present.champion else None
+
+
 def save_figure(settings: Settings, board: Leaderboard) -> Path:
     """Draw the board's figure to `<home>/error_versus_size.png`."""
-    present = registry(settings).current()
-    champion_id = present.champion.model if present and present.champion else None
     target = settings.home / "error_versus_size.png"
     with explain_disk_errors(target):
-        target.write_bytes(learning_curve(board.rows, champion_id))
+        target.write_bytes(
+            learning_curve([row for row in board.rows if row.record_id not in board.stale], champion_id(settings))
+        )
     return target
 
 

@@ -16,6 +16,8 @@ from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.statistics import alpha_for, paired_test
 from flywheel.files import write_json
 
+Action = Literal["promoted", "kept", "rolled back"]
+
 
 @dataclass(frozen=True)
 class Champion:
@@ -58,11 +60,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the history: a decision, or a rollback. `champion` is who reigns after it; `previous` the entry before."""
+    """A line of the history: a decision or a rollback, whom it made `champion`, and the `previous` champion's entry."""
 
     number: int
     time: str
-    action: Literal["promoted", "kept", "rolled back"]
+    action: Action
     champion: Champion | None
     previous: int | None
     verdict: Verdict | None
@@ -94,30 +96,36 @@ class Registry:
         """Every entry, oldest first."""
         return [_entry(json.loads(file.read_text())) for file in sorted((self.folder / "history").glob("*.json"))]
 
-    def decide(
-        self,
-        challenger: Evaluation,
-        reference: Evaluation,
-        evaluations: Path,
-        rules: Rules,
-    ) -> tuple[Entry, bool]:
+    def decide(self, challenger: Evaluation, reference: Evaluation, evaluations: Path, rules: Rules) -> tuple[Entry, bool]:
         """Judge the challenger, add the verdict to the history, and swap the pointer if it won.
 
         Returns the entry and whether it is new: the same two are judged once a `test_id`, so that asking again spends
-        nothing and promotes nobody twice. Raises FlywheelError when the test split carries no verdict.
+        nothing and promotes nobody twice; it ends a promotion that was killed before the swap. Raises FlywheelError when
+        the test split carries no verdict, or the reference no longer reigns.
         """
         with self._locked():
-            for entry in self.history():
+            history = self.history()
+            for entry in history:
                 if entry.verdict and _same(entry.verdict, challenger, reference):
+                    if entry.champion and not any(later.champion for later in history[entry.number :]):
+                        write_json(self.folder / "champion.json", {"entry": entry.number})
                     return entry, False
-            number = 1 + sum(e.verdict is not None and e.verdict.test_id == challenger.test_id for e in self.history())
+            present = self.current()
+            reigning = present.champion.model if present and present.champion else None
+            if reigning != (reference.record_id if reference.kind == "tuned" else None):
+                raise FlywheelError(
+                    f"{challenger.name} was to be compared with {reference.name}, but the champion has changed meanwhile: "
+                    "run `flywheel champion promote` again."
+                )
+            number = 1 + sum(e.verdict is not None and e.verdict.test_id == challenger.test_id for e in history)
             verdict = judge(challenger, reference, evaluations, rules, number, against_champion=reference.kind == "tuned")
+            previous = present.number if present else None
             if not verdict.promoted:
-                return self._append("kept", None, verdict), True
-            return self._append("promoted", _champion(challenger), verdict), True
+                return self._append("kept", None, verdict, previous), True
+            return self._append("promoted", _champion(challenger), verdict, previous), True
 
     def rollback(self, to: int | None = None) -> Entry:
-        """Restore the champion before the present one, or the one of entry `to`.
+        """Restore the champion before the present one, each time one further back, or the one of entry `to`.
 
         Raises FlywheelError when there is no such champion.
         """
@@ -130,15 +138,11 @@ class Registry:
             if target is None:
                 what = "There is no earlier champion" if to is None else f"Entry {to} made no champion"
                 raise FlywheelError(f"{what}; `flywheel champion history` lists them.")
-            return self._append("rolled back", target.champion, None)
+            return self._append("rolled back", target.champion, None, target.previous)
 
-    def _append(
-        self, action: Literal["promoted", "kept", "rolled back"], champion: Champion | None, verdict: Verdict | None
-    ) -> Entry:
+    def _append(self, action: Action, champion: Champion | None, verdict: Verdict | None, previous: int | None) -> Entry:
         """Write the entry, then swap the pointer: a kill between the two leaves the old champion and a full history."""
-        present = self.current()
         number = len(self.history()) + 1
-        previous = present.number if present else None
         entry = Entry(number, datetime.now(UTC).isoformat(timespec="seconds"), action, champion, previous, verdict)
         write_json(self.folder / "history" / f"{number:06}.json", asdict(entry))
         if champion:

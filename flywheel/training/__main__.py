@@ -24,7 +24,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         settings = load_settings()
-        job = TrainingJob.from_json(arguments.job.read_text())
+        job = TrainingJob.from_json(arguments.job.read_bytes())
         vectors = Vectors(Variant.parse(job.variant).model, arguments.cache, settings.model_paths, settings.device)
         if vectors.weights_id != job.weights:
             raise FlywheelError(f"The job names the weights {job.weights}, but {vectors.weights_id} lie here.")

@@ -87,7 +87,7 @@ def train_head(start: Head, pairs: PairVectors, recipe: HeadRecipe, random_seed:
                 step += 1
             progress(step, steps)
     head = Head(weight.detach().numpy(), bias.detach().numpy())
-    if len(label) > 1 and head.apply(pairs.left).std(axis=0).max() < 1e-4:
+    if len(label) > 1 and head.apply(np.concatenate([pairs.left, pairs.right])).std(axis=0).max() < 1e-4:
         raise FlywheelError("All vectors collapsed to one point: lower the learning rate. No model was saved.")
     return head
 

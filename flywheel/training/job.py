@@ -3,9 +3,10 @@
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.thresholds import ScoreFit
@@ -14,6 +15,7 @@ from flywheel.pairs.text import digest
 
 RECIPES = ("head",)
 SIZES = (*(str(100 * 2**k) for k in range(11)), ALL)
+_AS_DECLARED = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True)
@@ -24,22 +26,26 @@ class HeadRecipe:
     pair decisions get better.
     """
 
-    learning_rate: float = 1e-3
-    epochs: int = 10
-    batch_size: int = 64
-    ranking_weight: float = 0.2
-    ranking_scale: float = 20.0
+    __pydantic_config__ = _AS_DECLARED
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    epochs: Annotated[int, Field(gt=0)] = 10
+    batch_size: Annotated[int, Field(gt=0)] = 64
+    ranking_weight: Annotated[float, Field(ge=0)] = 0.2
+    ranking_scale: Annotated[float, Field(gt=0)] = 20.0
 
 
 @dataclass(frozen=True)
 class TrainingJob:
     """Everything that decides a training's result; two equal jobs are one. `weights` names the encoder's exact weights."""
 
+    __pydantic_config__ = _AS_DECLARED
+
     variant: str
     size: str
     recipe: str
     random_seed: int
-    interaction_share: float
+    interaction_share: Annotated[float, Field(ge=0, lt=1)]
     snapshot_id: str
     weights: str
     head: HeadRecipe
@@ -54,13 +60,14 @@ class TrainingJob:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> "TrainingJob":
-        """Read a spec. Raises FlywheelError when it is none."""
+    def from_json(cls, text: str | bytes) -> "TrainingJob":
+        """Read a spec. Raises FlywheelError naming every field that is missing, unknown or out of range."""
         try:
-            fields = json.loads(text)
-            return cls(**{**fields, "head": HeadRecipe(**fields["head"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise FlywheelError(f"This is not a training job: {error}.") from error
+            job = TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'spec'}: {e['msg']}" for e in error.errors())
+            raise FlywheelError(f"This is not a training job: {wrong}.") from error
+        return replace(job, size=check_size(job.size), recipe=check_recipe(job.recipe))
 
 
 def check_size(size: str) -> str:
@@ -109,20 +116,20 @@ class TrainedModel:
 
     @classmethod
     def load(cls, folder: Path) -> "TrainedModel":
-        """Read a model folder's `flywheel.json`. Raises FlywheelError when there is none."""
+        """Read a model folder's `flywheel.json`. Raises FlywheelError when there is none or it is damaged."""
         try:
             record: dict[str, Any] = json.loads((folder / "flywheel.json").read_text())
-        except (OSError, ValueError) as error:
+            return cls(
+                folder=folder,
+                job=TrainingJob.from_json(json.dumps(record["job"])),
+                fit=_fit(record["fit"]),
+                own_fit=_fit(record["own_fit"]) if record["own_fit"] else None,
+                calibration_error=record["calibration_error"],
+                train_pairs=record["train_pairs"],
+                seconds=record["seconds"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise FlywheelError(f"{folder} holds no model of flywheel; train it with `flywheel train`.") from error
-        return cls(
-            folder=folder,
-            job=TrainingJob.from_json(json.dumps(record["job"])),
-            fit=_fit(record["fit"]),
-            own_fit=_fit(record["own_fit"]) if record["own_fit"] else None,
-            calibration_error=record["calibration_error"],
-            train_pairs=record["train_pairs"],
-            seconds=record["seconds"],
-        )
 
     def as_reused(self) -> "TrainedModel":
         """The same model, marked as found instead of made."""

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.thresholds import ScoreFit, fit_scores
+from flywheel.evaluation.thresholds import MIN_LABELS, ScoreFit, fit_scores
 from flywheel.files import publish, scratch_folder, write_json
 from flywheel.models.catalogue import Variant
 from flywheel.models.folder import write_head_model
@@ -52,7 +52,7 @@ def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, 
             "Ingest more pairs and run `flywheel snapshot`."
         )
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
-    vectors.get(questions_of(pairs, calibration), listener.encoding)
+    vectors.get(questions_of(pairs, calibration, _direction_pairs(snapshot)), listener.encoding)
     started = time.perf_counter()
     arrays = PairVectors(
         left=vectors.get(list(pairs["text_a"])),
@@ -63,7 +63,7 @@ def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, 
     )
     start = untuned_start(snapshot, vectors, Variant.parse(job.variant).dim)
     head = train_head(start, arrays, job.head, job.random_seed, listener.training)
-    own = _own_scores(start, arrays, job, listener) if len(pairs) <= OWN_THRESHOLD_PAIRS else None
+    own = _own_scores(start, arrays, job) if MIN_LABELS <= len(pairs) <= OWN_THRESHOLD_PAIRS else None
     seconds = time.perf_counter() - started
     scores = _score(head, vectors, calibration)
     fit = fit_scores(scores, calibration["label"].to_numpy())
@@ -119,19 +119,22 @@ What the base model had seen: {model.contamination}
 
 def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Head:
     """The untuned model at `dim`, from the questions of the first training pairs (their labels are not looked at)."""
-    pairs = snapshot.pairs("train").head(DIRECTION_PAIRS)
-    return untuned_head(vectors.get(questions_of(pairs)), dim)
+    return untuned_head(vectors.get(questions_of(_direction_pairs(snapshot))), dim)
+
+
+def _direction_pairs(snapshot: Snapshot) -> pd.DataFrame:
+    return snapshot.pairs("train").head(DIRECTION_PAIRS)
 
 
 def _score(head: Head, vectors: Vectors, pairs: pd.DataFrame) -> np.ndarray:
     return (head.apply(vectors.get(list(pairs["text_a"]))) * head.apply(vectors.get(list(pairs["text_b"])))).sum(1)
 
 
-def _own_scores(start: Head, pairs: PairVectors, job: TrainingJob, listener: Listener) -> pd.DataFrame:
+def _own_scores(start: Head, pairs: PairVectors, job: TrainingJob) -> pd.DataFrame:
     """Score every pair by a head that has not seen its component: `score, label, component`."""
     scores = np.empty(len(pairs.labels))
     for seen, held_out in folds_by_component(pairs.components):
-        head = train_head(start, pairs.take(seen), job.head, job.random_seed, listener.training)
+        head = train_head(start, pairs.take(seen), job.head, job.random_seed, lambda done, of: None)
         scores[held_out] = (head.apply(pairs.left[held_out]) * head.apply(pairs.right[held_out])).sum(1)
     return pd.DataFrame({"score": scores, "label": pairs.labels, "component": pairs.components})
 
@@ -141,7 +144,7 @@ def _own_fit(own: pd.DataFrame | None) -> dict[str, object] | None:
         return None
     try:
         fit: ScoreFit = fit_scores(own["score"].to_numpy(), own["label"].to_numpy())
-    except FlywheelError as error:  # too few pairs of their own for a threshold: the shared one is used
+    except FlywheelError as error:  # one label only among them: the shared threshold is used
         log.warning("No threshold from the cell's own pairs: %s", error)
         return None
     return asdict(fit)

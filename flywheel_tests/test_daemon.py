@@ -1,0 +1,115 @@
+"""The real web server and daemon: a file dropped in the inbox becomes an ingest run, a retrain run, a new evaluation."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flywheel.pairs.snapshots import latest_snapshot
+from flywheel.settings import load_settings
+from flywheel_tests.conftest import copy_home
+
+CELL = "all|all-MiniLM-L6-v2@384"
+RUNS = "{ runsOrError(filter: {pipelineName: %s}) { ... on Runs { results { status tags { key value } } } } }"
+EVALUATIONS = """{ assetOrError(assetKey: {path: ["evaluation"]}) { ... on Asset {
+    assetMaterializations(partitions: [%s]) { runId metadataEntries { label ... on TextMetadataEntry { text } } } } } }"""
+
+
+class Server:
+    """`flywheel up` on a home, asked through its GraphQL API."""
+
+    def __init__(self, home: Path, log: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.log = log
+        environment = {**os.environ, "FLYWHEEL_RETRAIN_AFTER": "50"}
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flywheel.cli", "up", "--home", str(home), "--port", str(self.port)],
+                stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+            )  # fmt: skip
+
+    def ask(self, query: str) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=20) as response:
+            data: dict[str, Any] = json.load(response)["data"]
+        return data
+
+    def runs(self, job: str) -> list[str]:
+        results = self.ask(RUNS % json.dumps(job))["runsOrError"]["results"]
+        return [run["status"] for run in results]
+
+    def evaluated_snapshots(self) -> list[str]:
+        found = self.ask(EVALUATIONS % json.dumps(CELL))["assetOrError"]["assetMaterializations"]
+        return [entry["text"] for each in found for entry in each["metadataEntries"] if entry["label"] == "snapshot_id"]
+
+    def wait_until(self, what: str, holds: Callable[[], bool], seconds: float = 180) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"the server stopped:\n{self.log.read_text()}"
+            try:
+                if holds():
+                    return
+            except OSError:
+                pass  # not listening yet
+            time.sleep(0.5)
+        pytest.fail(f"{what} within {seconds:.0f} s:\n{self.log.read_text()[-3000:]}")
+
+    def stop(self) -> int:
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(60)
+
+
+@pytest.fixture
+def server(demo: tuple[Path, object], tmp_path: Path) -> Iterator[Server]:
+    running = Server(copy_home(demo[0], tmp_path / "home"), tmp_path / "up.log")
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.stop()
+
+
+def test_a_file_in_the_inbox_is_ingested_retrains_and_is_evaluated(server: Server, tmp_path: Path) -> None:
+    settings = load_settings(tmp_path / "home")
+    before = latest_snapshot(settings)
+    assert before is not None
+    server.wait_until("the web server answers", lambda: server.runs("ingest") == [])
+    assert server.evaluated_snapshots() == [before.snapshot_id]
+
+    known = sorted(set(before.pairs("train")["text_a"]))[:120]
+    aside = tmp_path / "feedback.jsonl"
+    aside.write_text("\n".join(json.dumps({"text_a": f"{t} any idea?", "text_b": t, "label": 1}) for t in known))
+    aside.rename(settings.inbox / "feedback.jsonl")
+
+    server.wait_until("one ingest run succeeds", lambda: server.runs("ingest") == ["SUCCESS"])
+    server.wait_until("one retrain run succeeds", lambda: server.runs("retrain") == ["SUCCESS"])
+    after = latest_snapshot(settings)
+    assert after is not None
+    assert after.train.pairs == before.train.pairs + 120
+    assert after.test_id == before.test_id
+    assert sorted(server.evaluated_snapshots()) == sorted([before.snapshot_id, after.snapshot_id])
+    assert not (settings.inbox / "feedback.jsonl").exists()
+
+    second = subprocess.run(
+        [sys.executable, "-m", "flywheel.cli", "up", "--home", str(settings.home), "--port", "0"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert second.returncode == 1
+    assert "running on" in second.stderr
+    assert server.stop() == 0
+    log = server.log.read_text()
+    for noise in ("DEBUG", "Warning", "telemetry", "Traceback"):
+        assert noise not in log

@@ -1,0 +1,139 @@
+"""The whole loop through the command line, on the starter set, in a temporary home."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flywheel.orchestration.instance import open_session
+from flywheel.pairs.snapshots import latest_snapshot
+from flywheel.settings import load_settings
+from flywheel_tests.conftest import copy_home, flywheel
+
+Demo = tuple[Path, subprocess.CompletedProcess[str]]
+
+
+def test_the_demo_ends_with_a_table_a_figure_a_champion_and_what_to_type_next(demo: Demo) -> None:
+    home, run = demo
+    assert run.returncode == 0, run.stderr
+    for said in ("baseline", "untuned", "95 % interval", "Champion:", "error_versus_size.png", "flywheel up"):
+        assert said in run.stdout
+    assert "not text-embedding-3-small" in run.stdout
+    assert "Published elsewhere" in run.stdout
+    assert (home / "error_versus_size.png").read_bytes().startswith(b"\x89PNG")
+    for noise in ("DEBUG", "telemetry", "Warning", "warning", "Traceback"):
+        assert noise not in run.stdout + run.stderr
+
+
+def test_the_untuned_baseline_is_well_above_five_percent_and_the_champion_provably_below_it(demo: Demo) -> None:
+    home, _ = demo
+    board = json.loads(flywheel("leaderboard", "--json", "--home", home).stdout)
+    (baseline,) = [row for row in board if row["kind"] == "baseline"]
+    assert baseline["error"] > 0.1
+    assert [row for row in board if row["kind"] == "published" and "error" not in row and row["published_error"] > 0]
+    champion = json.loads(flywheel("champion", "show", "--json", "--home", home).stdout)
+    assert champion["error"] < baseline["error"]
+    assert champion["verdict"]["p_value"] < champion["verdict"]["alpha"]
+    assert champion["verdict"]["ci_high"] < 0
+    assert Path(champion["model"], "model.safetensors").exists()
+
+
+def test_dagster_shows_the_cells_the_data_fills_and_leaves_the_others_empty(demo: Demo) -> None:
+    home, _ = demo
+    with open_session(load_settings(home)) as session:
+        instance = session.instance
+        from dagster import AssetKey, DagsterRunStatus, RunsFilter
+
+        cells = instance.get_materialized_partitions(AssetKey("evaluation"))
+        sizes = ("100", "200", "400", "800", "1600", "3200", "all")
+        assert cells == {f"{size}|all-MiniLM-L6-v2@{dim}" for size in sizes for dim in (256, 384)}
+        assert instance.get_materialized_partitions(AssetKey("finetuned_model")) == cells
+        assert not instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.FAILURE]))
+        for name in ("seed_pairs", "interaction_pairs", "pairs", "snapshot", "baseline_scores", "leaderboard", "champion"):
+            assert instance.get_latest_materialization_event(AssetKey(name)) is not None, name
+
+
+def test_a_second_demo_does_no_work_twice_and_says_so(demo: Demo, tmp_path: Path) -> None:
+    home = copy_home(demo[0], tmp_path / "again")
+    files = {path.relative_to(home): path.stat().st_mtime_ns for path in home.glob("models/**/*") if path.is_file()}
+    shards = sorted(home.glob("cache/**/*.npy"))
+    history = flywheel("champion", "history", "--json", "--home", home).stdout
+    run = flywheel("demo", "--home", home)
+    assert run.returncode == 0, run.stderr
+    assert "0 cells to train, 14 already finished" in run.stdout
+    assert "nothing ingested twice" in run.stdout
+    assert "no question was encoded and no cell trained a second time" in run.stdout
+    assert {path.relative_to(home): path.stat().st_mtime_ns for path in home.glob("models/**/*") if path.is_file()} == files
+    assert sorted(home.glob("cache/**/*.npy")) == shards
+    assert flywheel("champion", "history", "--json", "--home", home).stdout == history
+
+
+def test_new_interactions_move_the_snapshot_and_mark_older_cells_stale(demo: Demo, tmp_path: Path) -> None:
+    home = copy_home(demo[0], tmp_path / "moved")
+    before = latest_snapshot(load_settings(home))
+    assert before is not None
+    known = list(before.pairs("train")["text_a"])
+    new = tmp_path / "new.jsonl"
+    new.write_text("\n".join(json.dumps({"text_a": f"{t} please", "text_b": t, "label": 1}) for t in known[:40]))
+    counts = json.loads(flywheel("ingest", new, "--json", "--home", home).stdout)
+    assert counts["lines"] == counts["accepted"] + counts["duplicates"] + counts["quarantined"] == 40
+    assert set(counts) == {"lines", "accepted", "duplicates", "quarantined", "conflicts", "embargoed"}
+    snapshot = json.loads(flywheel("snapshot", "--json", "--home", home).stdout)
+    assert snapshot["snapshot_id"] != before.snapshot_id
+    assert snapshot["train"] == before.train.pairs + counts["accepted"]
+    trained = json.loads(flywheel("train", "all-MiniLM-L6-v2@64", "200", "--json", "--home", home).stdout)
+    assert trained["snapshot_id"] == snapshot["snapshot_id"]
+    assert 0 < trained["calibration_error"] < 0.5
+    board = json.loads(flywheel("leaderboard", "--json", "--home", home).stdout)
+    stale = {(row["variant"], row["size"]): row["stale"] for row in board if row["kind"] == "tuned"}
+    assert stale["all-MiniLM-L6-v2@64", "200"] is False
+    assert stale["all-MiniLM-L6-v2@256", "200"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["train", "no-such-model@256", "100"], 1, "no base model 'no-such-model'"),
+        (["train", "all-MiniLM-L6-v2@4096", "100"], 1, "384"),
+        (["train", "all-MiniLM-L6-v2@256", "102400"], 1, "102400 seed pairs, but `train` holds 4106"),
+        (["train", "all-MiniLM-L6-v2@256", "many"], 1, "'many' is not a size"),
+        (["train", "all-MiniLM-L6-v2@256", "100", "--recipe", "magic"], 1, "no recipe 'magic'"),
+        (["train", "bge-base-en-v1.5@256", "100"], 1, "model_paths"),
+        (["train", "jina-embeddings-v2-small-en@256", "100"], 1, "modelling code"),
+        (["ingest", "missing.jsonl"], 1, "is not a file"),
+        (["champion", "rollback"], 1, "no earlier champion"),
+        (["grid", "--size", "123"], 1, "no cell of the grid"),
+        (["train"], 2, "Missing argument"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(demo: Demo, tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    before = sorted(demo[0].glob("models/*")), sorted(demo[0].glob("evaluations/*/*"))
+    run = flywheel(*arguments, "--home", demo[0])
+    assert run.returncode == code
+    assert said in " ".join(run.stderr.replace("│", " ").split())
+    assert "Traceback" not in run.stderr
+    if code == 1:
+        assert len(run.stderr.strip().splitlines()) == 1
+    assert (sorted(demo[0].glob("models/*")), sorted(demo[0].glob("evaluations/*/*"))) == before
+
+
+def test_the_api_baseline_without_a_key_says_what_to_do(demo: Demo, tmp_path: Path) -> None:
+    home = copy_home(demo[0], tmp_path / "keyless")
+    run = flywheel("champion", "promote", "--home", home, FLYWHEEL_BASELINE="openai")
+    assert run.returncode == 1
+    assert "OPENAI_API_KEY" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_wrong_settings_are_named(tmp_path: Path) -> None:
+    run = flywheel("config", "--home", tmp_path, FLYWHEEL_TEST_SHARE="2")
+    assert run.returncode == 1
+    assert "test_share" in run.stderr
+
+
+def test_help_and_config_never_show_the_key(tmp_path: Path) -> None:
+    run = flywheel("config", "--json", "--home", tmp_path, OPENAI_API_KEY="sk-very-secret")
+    assert json.loads(run.stdout)["retrain_after"] == 2000
+    assert "sk-very-secret" not in run.stdout + run.stderr
