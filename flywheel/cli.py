@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -14,6 +14,7 @@ from flywheel.errors import FlywheelError, disk_is_full
 
 if TYPE_CHECKING:
     from flywheel.orchestration.instance import Session
+    from flywheel.registry.champions import Entry
     from flywheel.settings import Settings
 
 Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state (default: data/).")]
@@ -34,17 +35,27 @@ def main() -> None:
     try:
         app()
     except FlywheelError as error:
-        print(f"flywheel: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("flywheel: stopped; the same command goes on where this one was.", file=sys.stderr)
-        sys.exit(130)
+        _fail(str(error), 1)
     except Exception:
         home = Path(os.environ.get("FLYWHEEL_HOME", "data"))  # sessions set it to the home they work on
-        if not disk_is_full(home):
-            raise
-        print(f"flywheel: The disk that holds {home} is full. Free some space and run the same command again.", file=sys.stderr)
-        sys.exit(1)
+        if disk_is_full(home):
+            _fail(f"The disk that holds {home} is full. Free some space and run the same command again.", 1)
+        if home.exists() and not os.access(home, os.W_OK):
+            _fail(f"{home} cannot be written. Choose another home with --home or FLYWHEEL_HOME.", 1)
+        raise
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    print(f"flywheel: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on where this one was.", 130)
 
 
 @app.command()
@@ -157,11 +168,13 @@ def grid_command(variant: Annotated[list[str] | None, typer.Option(help="A varia
 @app.command()
 def leaderboard(home: Home = None, as_json: Json = False) -> None:
     """Every evaluated model of the current snapshot beside the baseline."""
-    from flywheel.orchestration import steps
+    from flywheel.orchestration import grid, steps
     from flywheel.report import print_leaderboard
 
-    settings = _settings(home)
-    board = steps.leaderboard(settings)
+    with _session(home) as session:
+        settings = session.settings
+        grid.ensure_baseline(session)
+        board = steps.leaderboard(settings)
     if as_json:
         return _print_json(board.to_json())
     print_leaderboard(board, steps.champion_id(settings))
@@ -206,14 +219,15 @@ def history(home: Home = None, as_json: Json = False) -> None:
 @champion_app.command()
 def promote(home: Home = None, as_json: Json = False) -> None:
     """Judge the best challenger now; it is promoted only if it is provably better."""
-    from flywheel.orchestration import steps
+    from flywheel.orchestration import grid, steps
     from flywheel.orchestration.materialise import materialise
 
     with _session(home) as session:
         settings = session.settings
-        steps.current_snapshot(settings)
-        materialise(session, ["baseline_scores", "leaderboard", "champion"])
-        _print_entry(settings, steps.registry(settings).history()[-1], as_json)
+        grid.ensure_baseline(session)
+        materialise(session, ["leaderboard", "champion"])
+        entry = next(entry for entry in reversed(steps.registry(settings).history()) if entry.verdict)
+    _print_entry(settings, entry, as_json)
 
 
 @champion_app.command()
@@ -223,11 +237,11 @@ def rollback(to: Annotated[int | None, typer.Argument(help="Entry of the history
     from flywheel.orchestration import steps
 
     settings = _settings(home)
-    _print_entry(settings, steps.registry(settings).rollback(to), as_json)
+    _print_entry(settings, steps.rollback(settings, to), as_json)
 
 
 @app.command()
-def up(home: Home = None, port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000) -> None:
+def up(home: Home = None, port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Dagster UI.")] = 3000) -> None:
     """Open the Dagster UI on this home, with sensors and schedule running."""
     from flywheel.orchestration.server import serve_ui
 
@@ -260,7 +274,7 @@ def _session(home: Path | None) -> "Iterator[Session]":
 
     settings = _settings(home)
     silence_dagster()
-    with open_session(settings) as session:
+    with _interruptible(), open_session(settings) as session:
         yield session
 
 
@@ -272,19 +286,23 @@ def _bar(text: str, to_stderr: bool) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
-def _print_entry(settings: "Settings", entry: Any, as_json: bool) -> None:
+def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:
+    """Show an entry of the history and who is champion now."""
     from dataclasses import asdict
 
+    from flywheel.orchestration import steps
     from flywheel.orchestration.tables import champion_markdown
 
+    present = steps.registry(settings).current()
+    champion = present.champion if present else None
+    folder = str(settings.models / champion.model) if champion else None
     if as_json:
-        champion_fields = asdict(entry.champion) if entry.champion else {}
-        folder = {"model": str(settings.models / entry.champion.model)} if entry.champion else {}
+        fields = {**asdict(champion), "model": folder} if champion else {"model": None}
         verdict = asdict(entry.verdict) if entry.verdict else None
-        return _print_json({**champion_fields, **folder, "entry": entry.number, "action": entry.action, "verdict": verdict})
-    print(champion_markdown(entry, entry).replace("**", ""))
-    if entry.champion:
-        print(f"Model folder: {settings.models / entry.champion.model}")
+        return _print_json({**fields, "entry": entry.number, "action": entry.action, "verdict": verdict})
+    print(champion_markdown(entry, present).replace("**", ""))
+    if folder:
+        print(f"Model folder: {folder}")
     return None
 
 

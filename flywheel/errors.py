@@ -35,7 +35,7 @@ def explain_disk_errors(where: Path) -> Iterator[None]:
             raise FlywheelError(
                 f"The disk that holds {where} is full: nothing was saved. Free some space and run the same command again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
             raise FlywheelError(
                 f"{error.filename or where} cannot be written ({error.strerror}). "
                 "Choose another home with --home or FLYWHEEL_HOME, or mend the permissions."

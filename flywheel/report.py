@@ -52,8 +52,8 @@ def run_grid(
     done = sum(cell.state == "done" for cell in plan)
     impossible = [cell for cell in plan if cell.state == "impossible"]
     out.print(f"{len(to_do)} cells to train, {done} already finished, {len(impossible)} that cannot be filled")
-    for reason in dict.fromkeys(cell.reason for cell in impossible if not cell.reason.startswith("size ")):
-        out.print(f"  cannot: {reason}", style="dim")
+    for reason in dict.fromkeys(cell.reason for cell in impossible):
+        out.print(f"  {reason}", style="dim")
     if to_do:
         with progress_bar("encoding questions", as_json) as progress:
             todo_sizes = list(dict.fromkeys(cell.size for cell in to_do))
@@ -86,17 +86,20 @@ def print_leaderboard(board: Leaderboard, champion_id: str | None) -> None:
         title=f"Error rate on {board.snapshot.test.pairs:,} unseen test pairs, lower is better",
         title_justify="left",
     )
-    for name in ("model", "train pairs", "error", "95 % interval", "MRR@10", ""):
-        table.add_column(name, justify="left" if name in ("model", "") else "right", no_wrap=True)
+    for name in ("", "model", "train pairs", "error", "95 % interval", "shared", "MRR@10"):
+        table.add_column(name, justify="left" if name in ("", "model") else "right", no_wrap=True)
     for row in board.rows:
-        label = None if row.kind == "tuned" else row.kind
-        note = "champion" if row.record_id == champion_id else "older snapshot" if row.record_id in board.stale else ""
+        pairs = row.kind if row.kind != "tuned" else f"{row.train_pairs:,}" + (" (all)" if row.size == "all" else "")
+        mark = "★" if row.record_id == champion_id else "old" if row.record_id in board.stale else ""
+        style = "bold green" if mark == "★" else "cyan" if row.kind == "baseline" else "dim" if mark else None
         table.add_row(
-            row.variant, label or f"{row.train_pairs:,}" + (" (all)" if row.size == "all" else ""), percent(row.error),
-            interval_text(row), f"{row.retrieval.mrr_at_10:.3f}", note,
-            style="bold green" if note == "champion" else "cyan" if row.kind == "baseline" else "dim" if note else None,
+            mark, row.variant, pairs, percent(row.error), interval_text(row), percent(row.calibrated_error),
+            f"{row.retrieval.mrr_at_10:.3f}", style=style,
         )  # fmt: skip
     out.print(table)
+    out.print("error: the threshold spends only the model's own labels up to 1,600 pairs; shared: all calibration labels.")
+    if any(row.kind == "tuned" for row in board.rows):
+        out.print("★ champion" + ("; old: trained on an older snapshot" if board.stale else ""))
     if any(row.rough for row in board.rows):
         out.print(
             f"Rough: {board.snapshot.test.components} components in test; from 100 on the intervals are firm.", style="dim"

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from flywheel.errors import FlywheelError
@@ -55,6 +55,16 @@ class Settings(BaseSettings):
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return value.expanduser().resolve() if value is not None else None
+
+    @model_validator(mode="after")
+    def _shares(self) -> "Settings":
+        for test, calibration in (
+            (self.test_share, self.calibration_share),
+            (self.interaction_test_share, self.interaction_calibration_share),
+        ):
+            if test + calibration >= 1:
+                raise ValueError("test and calibration shares leave nothing to train on")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -107,10 +117,13 @@ def load_settings(home: Path | None = None) -> Settings:
 
     Raises FlywheelError naming every setting that is wrong.
     """
+    known = {f"FLYWHEEL_{name.upper()}" for name in Settings.model_fields}
+    if unknown := sorted(name for name in os.environ if name.startswith("FLYWHEEL_") and name not in known):
+        raise FlywheelError(f"{', '.join(unknown)} is no setting; `flywheel config` lists them all.")
     try:
         return Settings() if home is None else Settings(home=home)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise FlywheelError(f"Settings are wrong: {wrong}. Mend flywheel.toml or the FLYWHEEL_* variables.") from error
     except ValueError as error:
-        raise FlywheelError(f"flywheel.toml cannot be read: {error}. Mend the file or remove it.") from error
+        raise FlywheelError(f"flywheel.toml or a FLYWHEEL_* variable cannot be read: {error}.") from error

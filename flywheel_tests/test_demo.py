@@ -1,7 +1,11 @@
 """The whole loop through the command line, on the starter set, in a temporary home."""
 
 import json
+import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -127,10 +131,70 @@ def test_the_api_baseline_without_a_key_says_what_to_do(demo: Demo, tmp_path: Pa
     assert "Traceback" not in run.stderr
 
 
+def test_ctrl_c_stops_and_the_same_command_goes_on(demo: Demo, tmp_path: Path) -> None:
+    home = copy_home(demo[0], tmp_path / "interrupted")
+    shutil.rmtree(home / "models")
+    shutil.rmtree(home / "evaluations")
+    command = [sys.executable, "-m", "flywheel.cli", "grid", "--variant", "all-MiniLM-L6-v2@256", "--home", str(home)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        while not list(home.glob("models/*/flywheel.json")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on" in errors
+    assert 0 < len(list(home.glob("models/*/flywheel.json"))) < 7
+    assert flywheel(*command[3:]).returncode == 0
+    assert len(list(home.glob("models/*/flywheel.json"))) == 7
+
+
+def test_the_demo_spends_no_money_whatever_key_lies_about(demo: Demo, tmp_path: Path) -> None:
+    home = copy_home(demo[0], tmp_path / "keyed")
+    run = flywheel("demo", "--home", home, OPENAI_API_KEY="sk-live", FLYWHEEL_BASELINE_URL="http://127.0.0.1:9/v1")
+    assert run.returncode == 0, run.stderr
+    assert "not text-embedding-3-small" in run.stdout
+
+
+def test_promote_shows_the_reigning_champion(demo: Demo, tmp_path: Path) -> None:
+    home = copy_home(demo[0], tmp_path / "promoting")
+    shown = json.loads(flywheel("champion", "show", "--json", "--home", home).stdout)
+    promoted = json.loads(flywheel("champion", "promote", "--json", "--home", home).stdout)
+    assert promoted["model"] == shown["model"]
+
+
+@pytest.mark.parametrize("damage", ["{}", "not json"])
+def test_a_damaged_snapshot_is_one_sentence_and_made_anew(demo: Demo, tmp_path: Path, damage: str) -> None:
+    home = copy_home(demo[0], tmp_path / "damaged")
+    (manifest,) = [
+        path for path in home.glob("snapshots/*/manifest.json")
+        if path.parent.name == json.loads((home / "snapshots" / "latest.json").read_text())
+    ]  # fmt: skip
+    manifest.write_text(damage)
+    run = flywheel("leaderboard", "--home", home)
+    assert run.returncode == 1
+    assert "flywheel snapshot" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert flywheel("snapshot", "--home", home).returncode == 0
+    assert flywheel("leaderboard", "--home", home).returncode == 0
+
+
+@pytest.mark.parametrize("verb", [["demo"], ["snapshot"], ["leaderboard"], ["up"]])
+def test_a_home_that_is_a_file_is_one_sentence(tmp_path: Path, verb: list[str]) -> None:
+    (tmp_path / "file").touch()
+    run = flywheel(*verb, "--home", tmp_path / "file")
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert "--home" in run.stderr
+
+
 def test_wrong_settings_are_named(tmp_path: Path) -> None:
     run = flywheel("config", "--home", tmp_path, FLYWHEEL_TEST_SHARE="2")
     assert run.returncode == 1
     assert "test_share" in run.stderr
+    run = flywheel("config", "--home", tmp_path, FLYWHEEL_NOSUCH="2")
+    assert run.returncode == 1
+    assert "FLYWHEEL_NOSUCH is no setting" in run.stderr
 
 
 def test_help_and_config_never_show_the_key(tmp_path: Path) -> None:

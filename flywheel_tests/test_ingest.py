@@ -78,6 +78,23 @@ def test_a_malformed_line_is_quarantined_with_file_line_and_reason_and_stops_not
     assert rows(store, "SELECT extra FROM observations WHERE extra IS NOT NULL") == [('{"session": {"id": 7}}',)]
 
 
+def test_a_line_that_no_calendar_or_encoding_holds_is_quarantined_too(store: Store, tmp_path: Path) -> None:
+    lines = [
+        line("a", "b", time="9999-12-31T23:59:59-05:00"),
+        line("a", "b", time="0001-01-01T00:00:00+05:00"),
+        line("a", "b", time="2999-01-01"),
+        line("a", "b", event_id="\ud800"),
+        line("\u200b", "b"),
+    ]
+    report = ingest_files(store, [write(tmp_path, lines)])[0]
+    assert (report.accepted, report.quarantined) == (0, len(lines))
+
+
+def test_events_with_a_blank_id_are_not_taken_for_the_same(store: Store, tmp_path: Path) -> None:
+    report = ingest_files(store, [write(tmp_path, [line(f"a{i}", "b", event_id=" ") for i in range(5)])])[0]
+    assert (report.accepted, report.duplicates) == (5, 0)
+
+
 any_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -142,7 +159,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence_and_stores_nothing(store: St
 
 def test_a_file_that_changes_while_it_is_read_is_refused(store: Store, tmp_path: Path) -> None:
     path = write(tmp_path, [line("a", "b")])
-    batch = read_batch(path)
+    batch = read_batch(path, path.name)
     path.write_bytes(path.read_bytes() + line("c", "d"))
     with pytest.raises(FlywheelError, match="changed while it was read"):
         ingest(store, batch)

@@ -51,6 +51,10 @@ def test_the_code_location_refuses_another_dagster_home(settings: Settings, monk
     monkeypatch.setenv("DAGSTER_HOME", "/somewhere/else")
     with pytest.raises(FlywheelError, match=r"/somewhere/else.*flywheel up"):
         check_home(settings)
+    monkeypatch.delenv("DAGSTER_HOME")
+    monkeypatch.chdir("/")
+    with pytest.raises(FlywheelError, match="Dagster would forget everything"):
+        check_home(settings)
 
 
 def test_every_asset_keeps_its_spec(settings: Settings) -> None:
@@ -143,8 +147,8 @@ def test_the_retrain_sensor_counts_new_pairs_fires_once_and_not_after_a_lost_cha
     store = steps.open_store(settings)
     steps.ingest_paths(settings, [write(tmp_path, [line(f"a{i}", f"b{i}") for i in range(100)])])
     trained = steps.snapshot(settings)
-    record_training(store, trained)
-    record_training(store, trained)
+    record_training(store, trained.snapshot_id)
+    record_training(store, trained.snapshot_id)
     assert new_pairs(store).new == 0
     steps.ingest_paths(settings, [write(tmp_path, [line(f"a{i}", f"c{i}") for i in range(100)], "more.jsonl")])
     counted = new_pairs(store).new
@@ -159,7 +163,7 @@ def test_the_retrain_sensor_counts_new_pairs_fires_once_and_not_after_a_lost_cha
         tags = {LAUNCHED_FOR_TAG: request.tags[LAUNCHED_FOR_TAG]}
         create_run_for_test(instance, "retrain", tags=tags, status=dg.DagsterRunStatus.STARTED)
         assert "in flight" in str(_tick(retrain_sensor, settings, instance))
-    record_training(store, steps.snapshot(settings))  # the retrain has trained, and its challenger lost
+    record_training(store, steps.snapshot(settings).snapshot_id)  # the retrain has trained, and its challenger lost
     with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLYWHEEL_RETRAIN_AFTER", "50")
         assert _tick(retrain_sensor, settings, instance) == "0 of 50 new training pairs"
@@ -169,7 +173,8 @@ def test_a_run_whose_process_is_gone_is_reported_failed_and_its_slot_is_free(set
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         import psutil
 
-        tag = f"{int(psutil.boot_time())}:{process.pid}:{psutil.Process(process.pid).create_time():.2f}"
+        host, boot, _, _ = process_tag().split("|")
+        tag = f"{host}|{boot}|{process.pid}|{psutil.Process(process.pid).create_time():.0f}"
         with open_session(settings) as session:
             instance = session.instance
             started = dg.DagsterRunStatus.STARTED
@@ -204,6 +209,18 @@ def test_an_unreadable_file_in_the_inbox_is_set_aside_and_the_others_are_taken(s
     assert [path.name for path in (settings.inbox / "rejected").iterdir()] == ["page.html"]
     assert len(list((settings.inbox / "done").glob("*-good.jsonl"))) == 1
     assert steps.finished_files(settings.inbox) == []
+
+
+def test_a_file_that_takes_a_name_again_is_another_file_and_a_claim_is_taken_up_again(settings: Settings) -> None:
+    for text in ("one", "two"):
+        _settled(write(settings.inbox, [line(text, "b")], "feedback.jsonl"))
+        steps.ingest_inbox(settings)
+    _settled(write(settings.inbox / "work", [line("three", "b")], "0123456789ab-feedback.jsonl"))  # a killed run's claim
+    assert steps.waiting_files(settings.inbox)
+    assert steps.ingest_inbox(settings).files[0].file == "feedback.jsonl"
+    assert steps.waiting_files(settings.inbox) == []
+    assert len(list((settings.inbox / "done").iterdir())) == 3
+    assert steps.refresh(settings).pairs == 3
 
 
 def test_quora_pairs_come_from_a_local_file_in_either_shape(settings: Settings, tmp_path: Path) -> None:

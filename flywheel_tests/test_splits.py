@@ -102,6 +102,17 @@ def test_pairs_wait_while_they_are_too_few_to_be_drawn(store: Store, settings: S
     assert derive_pairs(store, settings).waiting == 20
 
 
+def test_implied_pairs_never_fill_a_draw() -> None:
+    rows = [(2 * i, 2 * i + 1, "interaction", "implied") for i in range(300)]
+    splits = assign_splits(frame(rows), {}, frozenset(), RULES)["split"]
+    assert set(splits) == {"train"}
+    few = [(1000 + 2 * i, 1001 + 2 * i, "interaction", "explicit") for i in range(10)]
+    pairs = frame(rows + few)
+    drawn = pairs[assign_splits(pairs, {}, frozenset(), RULES)["split"].isin(FROZEN)]
+    assert set(drawn["kind"]) == {"explicit"}
+    assert len(drawn) == 4
+
+
 @pytest.fixture
 def starter(store: Store, settings: Settings) -> Snapshot:
     batch = seed_batch(settings)

@@ -13,7 +13,7 @@ from flywheel.evaluation.statistics import (
     error_rate,
     is_rough,
     paired_test,
-    verdict_possible,
+    why_no_verdict,
 )
 from flywheel.evaluation.thresholds import fit_scores
 
@@ -132,14 +132,14 @@ def test_no_interval_where_either_side_carries_no_verdict() -> None:
 
 
 def test_verdict_needs_40_components_and_none_above_a_twentieth_of_the_pairs() -> None:
-    assert verdict_possible(np.arange(40)) is None
-    assert verdict_possible(np.arange(39)) == "39 components are fewer than the 40 a verdict needs"
-    assert verdict_possible(np.arange(39), minimum=39) is None
+    assert why_no_verdict(np.arange(40)) is None
+    assert why_no_verdict(np.arange(39)) == "39 components are fewer than the 40 a verdict needs"
+    assert why_no_verdict(np.arange(39), minimum=39) is None
     exactly = np.concatenate([np.zeros(5), np.arange(1, 96)])
-    assert verdict_possible(exactly) is None
+    assert why_no_verdict(exactly) is None
     above = np.concatenate([np.zeros(6), np.arange(1, 95)])
-    assert verdict_possible(above) == "one component holds 6.0% of the pairs, more than the 5% a verdict allows"
-    assert verdict_possible(np.array([], dtype=int)) == "0 components are fewer than the 40 a verdict needs"
+    assert why_no_verdict(above) == "one component holds 6.0% of the pairs, more than the 5% a verdict allows"
+    assert why_no_verdict(np.array([], dtype=int)) == "0 components are fewer than the 40 a verdict needs"
 
 
 def test_below_100_components_is_rough() -> None:

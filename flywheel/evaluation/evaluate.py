@@ -12,7 +12,7 @@ from flywheel.errors import FlywheelError
 from flywheel.evaluation.metrics import pair_metrics
 from flywheel.evaluation.records import Evaluation, SourceError, evaluation_folder, load_evaluation
 from flywheel.evaluation.retrieval import Retrieval, retrieval
-from flywheel.evaluation.statistics import LabelledScores, error_interval, error_rate, is_rough, verdict_possible
+from flywheel.evaluation.statistics import LabelledScores, error_interval, error_rate, is_rough, why_no_verdict
 from flywheel.evaluation.thresholds import fit_scores
 from flywheel.files import publish, scratch_folder, write_json
 from flywheel.models.api import ApiVectors
@@ -22,7 +22,7 @@ from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots import Snapshot, questions_of
 from flywheel.pairs.text import digest
 from flywheel.training.job import Head, TrainedModel
-from flywheel.training.train import OWN_SCORES, untuned_start
+from flywheel.training.train import OWN_SCORES, OWN_THRESHOLD_PAIRS, untuned_start
 
 SCORES = "scores.parquet"
 Embed = Callable[[list[str]], np.ndarray]
@@ -99,11 +99,14 @@ def _record(subject: Subject, snapshot: Snapshot, calibration: pd.DataFrame, tes
     threshold = fit_scores(shared.scores, shared.labels).threshold
     interval = error_interval(shared, tested, minimum=minimum)
     calibrated_error = error_rate(tested.scores, tested.labels, threshold)
-    own, own_threshold, own_interval = None, threshold, interval
+    own_threshold, own_interval, own_note = threshold, interval, None
     if subject.model is not None and subject.model.own_fit is not None:
         own = _labelled(pd.read_parquet(subject.model.folder / OWN_SCORES))
         own_threshold = subject.model.own_fit.threshold
         own_interval = error_interval(own, tested, minimum=minimum)
+        own_note = why_no_verdict(own.components, minimum)
+    elif subject.model is not None and subject.model.train_pairs <= OWN_THRESHOLD_PAIRS:
+        own_interval, own_note = None, "its own pairs are too few for a threshold; the shared one is shown"
     job = subject.model.job if subject.model else None
     return Evaluation(
         record_id=subject.record_id,
@@ -129,7 +132,8 @@ def _record(subject: Subject, snapshot: Snapshot, calibration: pd.DataFrame, tes
         ),
         components=test["component"].nunique(),
         rough=is_rough(tested.components),
-        no_verdict=verdict_possible(tested.components, minimum) or verdict_possible(shared.components, minimum),
+        no_verdict=why_no_verdict(tested.components, minimum) or why_no_verdict(shared.components, minimum),
+        own_note=own_note,
         contamination=subject.contamination,
         train_pairs=subject.model.train_pairs if subject.model else None,
         train_seconds=subject.model.seconds if subject.model else None,

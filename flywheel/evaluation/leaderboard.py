@@ -29,6 +29,7 @@ class Leaderboard:
                 "ci_low": row.interval.low if row.interval else None,
                 "ci_high": row.interval.high if row.interval else None,
                 "calibrated_error": row.calibrated_error,
+                "by_source": {source.source: {"error": source.error, "n": source.n} for source in row.by_source},
                 "mrr_at_10": row.retrieval.mrr_at_10,
                 "n": row.metrics.n,
                 "components": row.components,
@@ -57,12 +58,6 @@ class Leaderboard:
     def tuned(self) -> list[Evaluation]:
         """The trained cells of this very snapshot."""
         return [row for row in self.rows if row.kind == "tuned" and row.record_id not in self.stale]
-
-    @property
-    def baseline(self) -> Evaluation | None:
-        """The measured baseline: the API's if it was measured, else the local one."""
-        baselines = [row for row in self.rows if row.kind == "baseline"]
-        return baselines[0] if baselines else None
 
 
 def build_leaderboard(snapshot: Snapshot, evaluations: Path) -> Leaderboard:

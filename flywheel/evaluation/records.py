@@ -26,7 +26,8 @@ class Evaluation:
 
     `error` spends only the labels the model was given: its threshold comes out of fold from the model's own pairs up to
     1,600 of them, beyond that (and for models without training) from `calibration`. `calibrated_error` always has the
-    threshold from `calibration`, the one that ships. `no_verdict` says why there is no interval.
+    threshold from `calibration`, the one that ships. `no_verdict` says why the test split carries no verdict, `own_note` what
+    kept the model's own pairs from giving a threshold or an interval.
     `snapshot_id` is the one it was trained on.
     """
 
@@ -51,6 +52,7 @@ class Evaluation:
     components: int
     rough: bool
     no_verdict: str | None
+    own_note: str | None
     contamination: str | None
     train_pairs: int | None
     train_seconds: float | None

@@ -73,7 +73,7 @@ def alpha_for(decision: int) -> float:
     return FALSE_PROMOTIONS * 6.0 / (np.pi**2 * decision**2)
 
 
-def verdict_possible(components: NDArray[np.generic], minimum: int = MIN_COMPONENTS) -> str | None:
+def why_no_verdict(components: NDArray[np.generic], minimum: int = MIN_COMPONENTS) -> str | None:
     """None when pairs with these component ids (n,) carry an interval and a verdict, else the reason in words."""
     sizes = np.unique(components, return_counts=True)[1]
     if len(sizes) < minimum:
@@ -116,7 +116,7 @@ def error_interval(
     the error rate; the interval lies between the 2.5th and the 97.5th percentile. Raises FlywheelError where
     `calibration` cannot carry a threshold.
     """
-    if verdict_possible(calibration.components, minimum) or verdict_possible(test.components, minimum):
+    if why_no_verdict(calibration.components, minimum) or why_no_verdict(test.components, minimum):
         return None
     rng = np.random.default_rng(seed)
     thresholds = fit_thresholds(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.files import write_json
+from flywheel.files import scratch_folder, write_json
 from flywheel.models.encoder import quiet_transformers
 from flywheel.models.weights import WEIGHTS_FILE
 
@@ -72,9 +72,9 @@ def _link(source: Path, shared: Path, target: Path) -> None:
     """Put the file of `source` at `target`, by a hard link to a copy in `shared` if possible, else by copying."""
     if not shared.exists():
         shared.parent.mkdir(parents=True, exist_ok=True)
-        aside = shared.with_name(f"{shared.name}.{os.getpid()}")
-        shutil.copyfile(source, aside)
-        os.replace(aside, shared)
+        with scratch_folder(shared.parent) as scratch:
+            shutil.copyfile(source, scratch / shared.name)
+            os.replace(scratch / shared.name, shared)
     try:
         os.link(shared, target)
     except OSError:

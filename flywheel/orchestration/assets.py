@@ -189,7 +189,7 @@ def _image(png: Path) -> dg.MarkdownMetadataValue:
 def _figures(record: Evaluation) -> dict[str, Any]:
     return {
         "error": record.error,
-        "interval_95": interval_text(record) if record.interval else f"none: {record.no_verdict}",
+        "interval_95": interval_text(record) if record.interval else f"none: {record.no_verdict or record.own_note}",
         "calibrated_error": record.calibrated_error,
         **{f"error_{source.source}": source.error for source in record.by_source},
         "average_precision": record.metrics.average_precision,

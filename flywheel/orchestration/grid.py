@@ -50,7 +50,7 @@ def plan_cells(session: Session, variants: Sequence[Variant], sizes: Sequence[st
             if no_weights[variant.base]:
                 cells.append(PlannedCell(variant, size, "impossible", no_weights[variant.base]))
             elif size != ALL and int(size) > largest:
-                reason = f"size {size} is more than the {largest:,} training pairs there are"
+                reason = f"sizes above {largest:,}, the seed pairs in `train`, cannot be filled"
                 cells.append(PlannedCell(variant, size, "impossible", reason))
             else:
                 done = cell_key(variant, size) in recorded and _is_done(settings, variant, size, recipe)
@@ -86,6 +86,12 @@ def ensure_snapshot(session: Session) -> None:
     """Build what a snapshot needs and the snapshot itself, unless there is one."""
     if not (session.settings.snapshots / "latest.json").exists():
         materialise(session, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])
+
+
+def ensure_baseline(session: Session) -> None:
+    """Build the snapshot and measure the baseline on it, unless both are there."""
+    ensure_snapshot(session)
+    materialise(session, ["baseline_scores"])
 
 
 def starter_interactions(settings: Settings) -> list[Path]:

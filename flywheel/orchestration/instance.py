@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 PROCESS_TAG = "flywheel/process"
 POOL = "gpu"
+_CLOCK_STEP_SECONDS = 60.0
 
 
 def instance_config(state: Path) -> dict[str, Any]:
@@ -53,7 +55,9 @@ def prepare_home(settings: Settings) -> None:
         text = yaml.safe_dump(instance_config(home / "dagster"), sort_keys=False)
         target = home / "dagster.yaml"
         if not target.exists() or target.read_text() != text:
-            target.write_text(text)
+            aside = home / f".dagster.yaml.{os.getpid()}"
+            aside.write_text(text)
+            aside.replace(target)
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["FLYWHEEL_HOME"] = str(home)
 
@@ -64,6 +68,10 @@ class Session:
 
     settings: Settings
     instance: dg.DagsterInstance
+
+    def with_settings(self, **changed: Any) -> "Session":
+        """The same home with some settings changed, for what runs in this process."""
+        return Session(self.settings.model_copy(update=changed), self.instance)
 
 
 @contextmanager
@@ -82,6 +90,11 @@ def check_home(settings: Settings) -> None:
     Raises FlywheelError when `DAGSTER_HOME` (or, without it, the working directory's `dagster.yaml`) and the home differ.
     """
     dagster_home = os.environ.get("DAGSTER_HOME")
+    if not dagster_home and not Path("dagster.yaml").exists():
+        raise FlywheelError(
+            "DAGSTER_HOME is not set and there is no dagster.yaml here, so Dagster would forget everything. "
+            "Start with `flywheel up`, or run `dagster dev` in flywheel's own folder."
+        )
     used = Path(dagster_home).resolve() if dagster_home else Path("data").resolve()
     if used != settings.home:
         raise FlywheelError(
@@ -91,9 +104,14 @@ def check_home(settings: Settings) -> None:
 
 
 def process_tag() -> str:
-    """This process's identity, which no other process on this machine has had: boot time, pid and start time."""
+    """This process's identity, which no other process has had: host, boot, pid and start time."""
     process = psutil.Process()
-    return f"{int(psutil.boot_time())}:{process.pid}:{process.create_time():.2f}"
+    return f"{socket.gethostname()}|{_boot_id()}|{process.pid}|{process.create_time():.0f}"
+
+
+def _boot_id() -> str:
+    kernel = Path("/proc/sys/kernel/random/boot_id")
+    return kernel.read_text().strip() if kernel.exists() else f"{psutil.boot_time():.0f}"
 
 
 def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -113,11 +131,16 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def _alive(tag: str) -> bool:
-    boot, pid, started = tag.split(":")
-    if int(boot) != int(psutil.boot_time()):
+    """Whether the process of a tag lives; one on another host cannot be asked and counts as alive."""
+    host, boot, pid, started = tag.split("|")
+    if host != socket.gethostname():
+        return True
+    if boot != _boot_id():
         return False
     try:
         process = psutil.Process(int(pid))
-        return f"{process.create_time():.2f}" == started and process.status() != psutil.STATUS_ZOMBIE
+        # Start times are told relative to the wall clock, which may have been set since.
+        same = abs(process.create_time() - float(started)) < _CLOCK_STEP_SECONDS
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

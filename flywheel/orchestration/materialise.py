@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 
 import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
 
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
@@ -34,12 +35,14 @@ def materialise(
             ALL_ASSETS,
             selection=list(assets),
             instance=session.instance,
-            resources={"workbench": Workbench(home=str(session.settings.home))},
+            resources={"workbench": Workbench(home=str(session.settings.home), baseline=session.settings.baseline)},
             partition_key=cell_key(*cell) if cell else None,
             run_config={**_QUIET, **config},
             tags={PROCESS_TAG: process_tag()},
             raise_on_error=False,
         )
+    if any(event.is_step_failure and _is_interrupt(event.step_failure_data.error) for event in result.all_events):
+        raise KeyboardInterrupt
     if not result.success:
         raise FlywheelError(_reason(result))
 
@@ -54,6 +57,10 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
                 cause = data.error.cause or data.error
                 return f"{event.step_key} failed: {cause.message.strip()} (run {result.run_id}; its log is in the UI)"
     return f"Run {result.run_id} failed; its log is in the UI (`flywheel up`)."
+
+
+def _is_interrupt(error: SerializableErrorInfo | None) -> bool:
+    return error is not None and error.cls_name == "DagsterExecutionInterruptedError"
 
 
 def silence_dagster() -> None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+from pydantic import Field
 
 from flywheel.errors import FlywheelError
 from flywheel.orchestration.instance import PROCESS_TAG, process_tag
@@ -15,6 +16,7 @@ class Workbench(dg.ConfigurableResource):
     """The home whose settings the assets follow; read anew by every run."""
 
     home: str
+    baseline: str = Field(default="", description="Overrides the setting `baseline` unless empty.")
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Say in the run's tags which process it is, so that a killed one can be told from a slow one."""
@@ -23,7 +25,8 @@ class Workbench(dg.ConfigurableResource):
 
     def settings(self) -> Settings:
         """The settings of the home."""
-        return load_settings(Path(self.home))
+        settings = load_settings(Path(self.home))
+        return settings.model_copy(update={"baseline": self.baseline}) if self.baseline else settings
 
 
 @contextmanager

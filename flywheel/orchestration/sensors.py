@@ -4,13 +4,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from flywheel.models.catalogue import Variant
 from flywheel.orchestration.instance import reap_dead_runs
 from flywheel.orchestration.jobs import INGEST, RETRAIN
 from flywheel.orchestration.launching import LAUNCHED_FOR_TAG, Launch, Wait, decide_from_runs, in_flight
 from flywheel.orchestration.partitions import cell_key, in_grid
 from flywheel.orchestration.resources import Workbench
-from flywheel.orchestration.steps import finished_files, open_store, registry
+from flywheel.orchestration.steps import open_store, retrain_variant, waiting_files
 from flywheel.pairs.retrains import NewPairs, new_pairs
 from flywheel.pairs.snapshots import ALL
 from flywheel.pairs.text import digest
@@ -22,7 +21,7 @@ RUNNING_SENSOR, RUNNING_SCHEDULE = dg.DefaultSensorStatus.RUNNING, dg.DefaultSch
 @dg.sensor(job=INGEST, minimum_interval_seconds=10, default_status=RUNNING_SENSOR)
 def inbox_sensor(context: dg.SensorEvaluationContext, workbench: Workbench) -> dg.RunRequest | dg.SkipReason:
     """Ingest the inbox when it holds finished files."""
-    files = finished_files(workbench.settings().inbox)
+    files = waiting_files(workbench.settings().inbox)
     if not files:
         return dg.SkipReason(f"no finished files in {workbench.settings().inbox}")
     reap_dead_runs(context.instance)
@@ -68,15 +67,9 @@ def _retrain(instance: dg.DagsterInstance, settings: Settings, pairs: NewPairs) 
     if in_flight(instance, RETRAIN.name):
         return dg.SkipReason("a retraining run is in flight")
     variant = retrain_variant(settings)
+    if not in_grid(variant, ALL):
+        return dg.SkipReason(f"the champion's variant {variant} is not in the grid; train it by hand")
     return _request(decide_from_runs(instance, RETRAIN.name, pairs.state), pairs.state, cell_key(variant, ALL))
-
-
-def retrain_variant(settings: Settings) -> Variant:
-    """The champion's variant; the setting `retrain_variant` while there is no champion in the grid."""
-    present = registry(settings).current()
-    if present and present.champion and in_grid(Variant.parse(present.champion.variant), ALL):
-        return Variant.parse(present.champion.variant)
-    return Variant.parse(settings.retrain_variant)
 
 
 def _request(decision: Launch | Wait, state: str, partition: str | None) -> dg.RunRequest | dg.SkipReason:

@@ -43,7 +43,7 @@ def _serve(settings: Settings, port: int) -> int:
         raise KeyboardInterrupt
 
     # Handlers before children: a background shell ignores SIGINT, and children would inherit that and never stop.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     children = [
         subprocess.Popen([sys.executable, "-m", *command], env=environment, start_new_session=True) for command in (web, daemon)

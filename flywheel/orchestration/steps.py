@@ -4,11 +4,14 @@ Knows no Dagster: assets and the command line call the same functions.
 """
 
 import logging
-import shutil
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from flywheel.errors import FlywheelError, UnreadableFileError, explain_disk_errors
 from flywheel.evaluation.evaluate import api_subject, evaluate, tuned_subject, untuned_subject
@@ -81,29 +84,47 @@ def finished_files(inbox: Path) -> list[Path]:
     return [path for path in seen if path.suffix not in (".tmp", ".part") and path.stat().st_mtime < settled]
 
 
+def waiting_files(inbox: Path) -> list[Path]:
+    """What the next ingest will take: finished files, and those that a killed run had claimed."""
+    return [*finished_files(inbox), *sorted((inbox / "work").glob("*"))]
+
+
 def ingest_inbox(settings: Settings) -> IngestSummary:
     """Ingest the inbox's finished files, each then moved to inbox/done, or to inbox/rejected when it cannot be read.
 
-    A kill between storing and moving is harmless: the file is known when it is read again.
+    A file is claimed first, by a rename into inbox/work: what a producer puts in its place meanwhile is another file, and
+    two runs never take the same one. A claim that a killed run left is taken up again; storing a file twice is harmless.
     """
-    reports, rejected = [], []
-    for path in finished_files(settings.inbox):
-        try:
-            report = ingest_files(open_store(settings), [path])[0]
-        except UnreadableFileError as error:
-            log.warning("%s", error)
-            rejected.append(str(error))
-            _move(path, settings.inbox / "rejected" / path.name)
-        else:
-            reports.append(report)
-            _move(path, settings.inbox / "done" / f"{report.batch_id[:12]}-{path.name}")
-    derive_pairs(open_store(settings), settings)
+    inbox = settings.inbox
+    with explain_disk_errors(inbox), _lock(inbox / ".lock"):
+        for path in finished_files(inbox):
+            _move(path, inbox / "work" / f"{uuid.uuid4().hex[:12]}-{path.name}")
+        reports, rejected = [], []
+        for path in sorted((inbox / "work").glob("*")):
+            name = path.name.partition("-")[2]
+            try:
+                report = ingest_files(open_store(settings), [path], [name])[0]
+            except UnreadableFileError as error:
+                log.warning("%s", error)
+                rejected.append(str(error))
+                _move(path, inbox / "rejected" / path.name)
+            else:
+                reports.append(report)
+                _move(path, inbox / "done" / f"{report.batch_id[:12]}-{name}")
+        derive_pairs(open_store(settings), settings)
     return _summary(settings, reports, tuple(rejected))
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
 
 
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(source, target)
+    source.rename(target)
 
 
 def _summary(settings: Settings, reports: list[IngestReport], rejected: tuple[str, ...]) -> IngestSummary:
@@ -158,8 +179,8 @@ def train_cell(settings: Settings, variant: Variant, size: str, recipe: str, lis
     on = current_snapshot(settings)
     job = training_job(settings, on, variant, size, recipe)
     model = train(job, on, vectors_of(settings, variant), settings.models, listener)
-    if job.size == ALL:
-        record_training(open_store(settings), on)
+    if job.size == ALL and variant == retrain_variant(settings):
+        record_training(open_store(settings), on.snapshot_id)
     return model
 
 
@@ -213,6 +234,20 @@ def measure_baseline(settings: Settings) -> BaselineResult:
     return BaselineResult(record, reused, False, advice)
 
 
+def retrain_variant(settings: Settings) -> Variant:
+    """What a retraining run trains: the champion's variant, or the setting `retrain_variant` while there is none."""
+    present = registry(settings).current()
+    return Variant.parse(present.champion.variant if present and present.champion else settings.retrain_variant)
+
+
+def rollback(settings: Settings, to: int | None) -> Entry:
+    """Restore an earlier champion whose model folder is there (see `Registry.rollback`)."""
+    target = registry(settings).rollback_target(to)
+    assert target.champion is not None
+    TrainedModel.load(settings.models / target.champion.model)
+    return registry(settings).rollback(target.number)
+
+
 def leaderboard(settings: Settings) -> Leaderboard:
     """The leaderboard of the current snapshot."""
     return build_leaderboard(current_snapshot(settings), settings.evaluations)
@@ -254,10 +289,8 @@ def decide_champion(settings: Settings) -> tuple[Entry, bool]:
         candidates.append(reference)
         if choose_challenger(candidates).record_id == reference.record_id:
             return present, False
-    elif board.baseline is None:
-        raise FlywheelError("There is no baseline to compare with; materialise `baseline_scores` first.")
     else:
-        reference = board.baseline
+        reference = measure_baseline(settings).evaluation
     rules = Rules(settings.max_broken_share, settings.max_retrieval_loss)
     return registry(settings).decide(choose_challenger(candidates), reference, settings.evaluations, rules)
 

@@ -59,14 +59,20 @@ def ingest(store: Store, batch: Batch) -> IngestReport:
         return _commit(store, batch, lines, observations, quarantine)
 
 
-def ingest_files(store: Store, paths: list[Path]) -> list[IngestReport]:
-    """Ingest JSON-lines files, all of them checked to be readable before the first is stored."""
+def ingest_files(store: Store, paths: list[Path], names: list[str] | None = None) -> list[IngestReport]:
+    """Ingest JSON-lines files, all of them checked to be readable before the first is stored.
+
+    `names` says what the store calls them, if not by their own names.
+    """
     for path in paths:
         if not path.is_file():
             raise UnreadableFileError(f"{path} is not a file. Nothing was ingested; give the path of a .jsonl file.")
         if path.suffix != ".jsonl":
             raise UnreadableFileError(f"{path.name} is not a .jsonl file, the one format read. Nothing of it was stored.")
-    return [ingest(store, batch) for batch in [read_batch(path) for path in paths]]
+    return [
+        ingest(store, batch)
+        for batch in [read_batch(p, n) for p, n in zip(paths, names or [path.name for path in paths], strict=True)]
+    ]
 
 
 def _stage(batch: Batch, observations: Path, quarantine: Path) -> int:

@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from flywheel.pairs.text import digest, normalise, pair_id, question_id
 
 MAX_LINE_BYTES = 1_000_000
 MAX_TEXT_CHARACTERS = 10_000
+_CLOCK_TOLERANCE = timedelta(days=1)
 _LABELS: dict[Any, int] = {"same": 1, "different": 0, "1": 1, "0": 0, "true": 1, "false": 0}
 
 
@@ -27,7 +28,17 @@ def _label(value: Any) -> int:
 
 
 def _identifier(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    """Numbers count as text; a blank identifier is none, so that events without one are not taken for the same."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return (text.strip() or None) if isinstance(text, str) else text
+
+
+def _checked_unicode(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is no text") from None
+    return value
 
 
 Identifier = Annotated[str | None, BeforeValidator(_identifier), Field(max_length=200)]
@@ -47,17 +58,18 @@ class Interaction(BaseModel):
     kind: Literal["explicit", "implied"] = "explicit"
     weight: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
 
+    @field_validator("event_id", "user")
+    @classmethod
+    def _encodable(cls, value: str | None) -> str | None:
+        return value if value is None else _checked_unicode(value)
+
     @field_validator("text_a", "text_b")
     @classmethod
     def _text(cls, value: str) -> str:
         if len(value) > MAX_TEXT_CHARACTERS:
             raise ValueError(f"has {len(value)} characters; at most {MAX_TEXT_CHARACTERS} are kept")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError("holds half of a surrogate pair, which is no text") from None
-        text = normalise(value)
-        if not text:
+        text = normalise(_checked_unicode(value))
+        if not any(c.isprintable() and not c.isspace() for c in text):
             raise ValueError("is empty")
         return text
 
@@ -66,7 +78,13 @@ class Interaction(BaseModel):
     def _utc(cls, value: datetime | None) -> datetime | None:
         if value is None:
             return None
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).replace(tzinfo=None)
+        try:
+            moment = (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
+        except OverflowError:
+            raise ValueError(f"is {value}, which no calendar holds") from None
+        if moment > datetime.now(UTC) + _CLOCK_TOLERANCE:
+            raise ValueError(f"is {value}, which has not come yet")  # it would be the newest word on its pair for ever
+        return moment.replace(tzinfo=None)
 
     @model_validator(mode="after")
     def _two_texts(self) -> "Interaction":
@@ -157,14 +175,14 @@ def _reason(error: dict[str, Any]) -> str:
     return f"{field} {error['msg'].removeprefix('Value error, ')}".strip()
 
 
-def read_batch(path: Path) -> Batch:
-    """A JSON-lines file as a batch of interactions. Raises FlywheelError if the file cannot be read."""
+def read_batch(path: Path, name: str) -> Batch:
+    """A JSON-lines file as a batch that the store calls `name`. Raises UnreadableFileError when it cannot be read."""
     try:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UnreadableFileError(f"{path} cannot be read ({error.strerror}). Nothing of it was stored.") from error
-    return Batch(content[:32], "interaction", path.name, _lines(path, content))
+    return Batch(content[:32], "interaction", name, _lines(path, content))
 
 
 def _lines(path: Path, content: str) -> Iterator[bytes]:

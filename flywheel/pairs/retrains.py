@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from flywheel.pairs.snapshots import Snapshot
 from flywheel.pairs.store import Store
 
 
@@ -15,13 +14,14 @@ class NewPairs:
     state: str
 
 
-def record_training(store: Store, snapshot: Snapshot) -> None:
-    """Remember that a model was trained on all of `snapshot`, whatever becomes of it; once a snapshot."""
+def record_training(store: Store, snapshot_id: str) -> None:
+    """Remember that a model was trained on all of a snapshot, whatever becomes of it; once a snapshot."""
     with store.transaction() as db:
         db.execute(
-            """INSERT INTO retrains SELECT ?, ?, ?
-               WHERE ? IS DISTINCT FROM (SELECT snapshot_id FROM retrains ORDER BY trained_at DESC LIMIT 1)""",
-            [snapshot.snapshot_id, snapshot.train.pairs, datetime.now(UTC).replace(tzinfo=None), snapshot.snapshot_id],
+            """INSERT INTO retrains SELECT snapshot_id, train_pairs, ? FROM snapshots
+               WHERE snapshot_id = ?
+               AND snapshot_id IS DISTINCT FROM (SELECT snapshot_id FROM retrains ORDER BY trained_at DESC LIMIT 1)""",
+            [datetime.now(UTC).replace(tzinfo=None), snapshot_id],
         )
 
 

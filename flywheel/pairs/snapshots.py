@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel.errors import FlywheelError
@@ -53,14 +55,25 @@ class Snapshot:
         """Read a snapshot's manifest. Raises FlywheelError when the folder holds none."""
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
-        except (OSError, ValueError) as error:
-            raise FlywheelError(f"{folder} holds no snapshot; run `flywheel snapshot`.") from error
-        splits = {name: SplitSummary(**manifest[name]) for name in ("train", *FROZEN)}
-        return cls(folder, manifest["snapshot_id"], manifest["test_id"], **splits)
+            splits = {name: SplitSummary(**manifest[name]) for name in ("train", *FROZEN)}
+            return cls(folder, manifest["snapshot_id"], manifest["test_id"], **splits)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FlywheelError(f"{folder} holds no whole snapshot; run `flywheel snapshot`, which makes it anew.") from error
 
     def pairs(self, split: str) -> pd.DataFrame:
-        """The pairs of `train`, `calibration` or `test`, ordered by pair id."""
-        return pd.read_parquet(self.folder / f"{split}.parquet")
+        """The pairs of `train`, `calibration` or `test`, ordered by pair id. Raises FlywheelError for a damaged file."""
+        file = self.folder / f"{split}.parquet"
+        try:
+            return pd.read_parquet(file)
+        except (OSError, pa.ArrowException) as error:
+            raise FlywheelError(f"{file} is damaged ({error}). Remove {self.folder} and run `flywheel snapshot`.") from error
+
+    def shared_questions(self) -> int:
+        """How many questions stand in more than one split: 0, or the snapshot leaks."""
+        train, calibration, test = (
+            set(frame["question_a"]) | set(frame["question_b"]) for frame in (self.pairs(name) for name in ("train", *FROZEN))
+        )
+        return len((train & calibration) | (train & test) | (calibration & test))
 
     def training_pairs(self, size: str, random_seed: int, interaction_share: float) -> pd.DataFrame:
         """The first `size` training pairs; a smaller size is always a prefix of a larger one.
@@ -110,16 +123,32 @@ def take_snapshot(store: Store, settings: Settings) -> Snapshot:
     """
     with scratch_folder(settings.snapshots) as folder:
         with store.transaction() as db:
-            _freeze(db, refresh_pairs(db, settings))
+            splits = refresh_pairs(db, settings)
+            _freeze(db, splits)
             _export(db, folder, settings)
         hashes = {name: _content_hash(folder / f"{name}.parquet") for name in ("train", *FROZEN)}
         test_id = digest("|".join(hashes[name] for name in FROZEN))
         snapshot_id = digest(f"{hashes['train']}|{test_id}")
         summaries = {name: asdict(_summary(folder / f"{name}.parquet")) for name in hashes}
         write_json(folder / "manifest.json", {"snapshot_id": snapshot_id, "test_id": test_id, **summaries})
-        publish(folder, settings.snapshots / snapshot_id)
+        if shared := Snapshot.load(folder).shared_questions():
+            raise FlywheelError(f"{shared} questions stand in two splits, so no snapshot was made; the store is damaged.")
+        target = settings.snapshots / snapshot_id
+        if target.exists() and not _is_whole(target):
+            shutil.rmtree(target)
+        publish(folder, target)
+    with store.transaction() as db:
+        train_pairs = int((splits["split"] == "train").sum())
+        db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", [snapshot_id, train_pairs])
     write_json(settings.snapshots / _LATEST, snapshot_id)
-    return Snapshot.load(settings.snapshots / snapshot_id)
+    return Snapshot.load(target)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return Snapshot.load(folder).shared_questions() == 0
+    except FlywheelError:
+        return False
 
 
 def _freeze(db: duckdb.DuckDBPyConnection, splits: pd.DataFrame) -> None:
@@ -175,7 +204,12 @@ def _summary(file: Path) -> SplitSummary:
 def latest_snapshot(settings: Settings) -> Snapshot | None:
     """The snapshot taken last, or None when there is none yet."""
     pointer = settings.snapshots / _LATEST
-    return Snapshot.load(settings.snapshots / json.loads(pointer.read_text())) if pointer.exists() else None
+    if not pointer.exists():
+        return None
+    try:
+        return Snapshot.load(settings.snapshots / json.loads(pointer.read_text()))
+    except (ValueError, TypeError) as error:
+        raise FlywheelError(f"{pointer} is damaged; run `flywheel snapshot`, which writes it anew.") from error
 
 
 def questions_of(*frames: pd.DataFrame) -> list[str]:

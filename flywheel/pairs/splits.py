@@ -15,6 +15,8 @@ from flywheel.pairs.text import digest
 
 FROZEN = ("calibration", "test")
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+ObjectArray = npt.NDArray[np.object_]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,20 @@ class SplitRules:
     max_split_pairs: int
     max_component_pairs: int
     min_components: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Graph:
+    """Pairs as edges `a`, `b` between question numbers, which of them are explicit, and the `group` each belongs to.
+
+    `group` is the number of the component's first question, -1 for none; cutting a component changes it in place.
+    """
+
+    a: IntArray
+    b: IntArray
+    explicit: BoolArray
+    group: IntArray
+    questions: ObjectArray
 
 
 def assign_splits(pairs: pd.DataFrame, assigned: dict[str, str], drawn: frozenset[str], rules: SplitRules) -> pd.DataFrame:
@@ -56,22 +72,23 @@ def assign_splits(pairs: pd.DataFrame, assigned: dict[str, str], drawn: frozense
     touches_frozen, touches_trained = (_touched(component, a, b, nodes & ~new) for nodes in (frozen, trained))
     split = np.full(len(pairs), "train", dtype=object)
     pair_component = np.where(new[a], component[a], np.where(new[b], component[b], -1))
-    inside = new[a] & new[b]
     split[frozen[a] | frozen[b]] = "embargoed"
     split[(pair_component >= 0) & touches_frozen[pair_component]] = "embargoed"
 
-    free = inside & ~touches_frozen[pair_component] & ~touches_trained[pair_component]
+    free = new[a] & new[b] & ~touches_frozen[pair_component] & ~touches_trained[pair_component]
+    explicit = (pairs["kind"] == "explicit").to_numpy()
+    graph = _Graph(a, b, explicit, pair_component, questions)
     for source, shares in (("seed", rules.seed), ("interaction", rules.interaction)):
         is_source = (pairs["source"] == source).to_numpy()
-        of_source = _components_of_source(pair_component, free, pairs["source"].to_numpy(), source)
-        if source not in drawn and of_source.any():
-            _draw(split, pair_component, a, b, of_source, int(is_source.sum()), shares, rules, questions)
-    split[np.isin(split, FROZEN) & (pairs["kind"] == "implied").to_numpy()] = "embargoed"
+        member = _components_of_source(pair_component, free, pairs["source"].to_numpy(), source)
+        if source not in drawn and (member & explicit).any():
+            _draw(split, graph, member, int((is_source & explicit).sum()), shares, rules)
+    split[np.isin(split, FROZEN) & ~explicit] = "embargoed"
     label = np.array([questions[c] if c >= 0 else "" for c in pair_component], dtype=object)
     return pd.DataFrame({"split": split, "component": label}, index=pairs.index)
 
 
-def _components(n: int, a: IntArray, b: IntArray, new: npt.NDArray[np.bool_]) -> IntArray:
+def _components(n: int, a: IntArray, b: IntArray, new: BoolArray) -> IntArray:
     """Connected components over edges between new questions; each is named by its first question's number."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -84,7 +101,7 @@ def _components(n: int, a: IntArray, b: IntArray, new: npt.NDArray[np.bool_]) ->
     return first[labels]
 
 
-def _touched(component: IntArray, a: IntArray, b: IntArray, fixed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _touched(component: IntArray, a: IntArray, b: IntArray, fixed: BoolArray) -> BoolArray:
     """Per component name: does an edge lead from it to a question of `fixed`?"""
     touched = np.zeros(len(component), bool)
     touched[component[a[fixed[b]]]] = True
@@ -92,30 +109,27 @@ def _touched(component: IntArray, a: IntArray, b: IntArray, fixed: npt.NDArray[n
     return touched
 
 
-def _components_of_source(
-    pair_component: IntArray, free: npt.NDArray[np.bool_], source: npt.NDArray[np.object_], wanted: str
-) -> npt.NDArray[np.bool_]:
+def _components_of_source(pair_component: IntArray, free: BoolArray, source: ObjectArray, wanted: str) -> BoolArray:
     """The free pairs whose component counts as `wanted`: seed as soon as one of its pairs is, else interaction."""
     has_seed = np.isin(pair_component, np.unique(pair_component[free & (source == "seed")]))
     return free & (has_seed if wanted == "seed" else ~has_seed)
 
 
-def _draw(
-    split: npt.NDArray[np.object_], group: IntArray, a: IntArray, b: IntArray, member: npt.NDArray[np.bool_],
-    source_pairs: int, shares: Shares, rules: SplitRules, questions: npt.NDArray[np.object_],
-) -> None:  # fmt: skip
-    """Fill `test`, then `calibration`, with whole small components in hash order; changes `split` and `group`."""
+def _draw(split: ObjectArray, graph: _Graph, member: BoolArray, source_pairs: int, shares: Shares, rules: SplitRules) -> None:
+    """Fill `test`, then `calibration`, with whole small components of `member` pairs in hash order; changes `split`.
+
+    Only explicit labels judge, so shares and components count explicit pairs.
+    """
     targets = {
         name: min(int(share * source_pairs), rules.max_split_pairs)
         for name, share in (("test", shares.test), ("calibration", shares.calibration))
     }
-    sizes = pd.Series(group[member]).value_counts()
-    small = sizes[sizes <= rules.max_component_pairs]
+    small = _small(graph, member, rules)
     if small.sum() < sum(targets.values()):
-        _cut(group, a, b, member & np.isin(group, sizes.index[sizes > rules.max_component_pairs]), rules, questions)
-        sizes = pd.Series(group[member & (group >= 0)]).value_counts()
-        small = sizes[sizes <= rules.max_component_pairs]
-    order = np.array(sorted(small.index, key=lambda c: digest(f"draw|{questions[c]}")), dtype=np.int64)
+        sizes = pd.Series(graph.group[member]).value_counts()
+        _cut(graph, member & np.isin(graph.group, sizes.index[sizes > rules.max_component_pairs]))
+        small = _small(graph, member, rules)
+    order = np.array(sorted(small.index, key=lambda c: digest(f"draw|{graph.questions[c]}")), dtype=np.int64)
     held = small.reindex(order).to_numpy(np.int64)
     held_before = held.cumsum() - held
     tested = int(np.searchsorted(held_before, targets["test"]))
@@ -123,24 +137,30 @@ def _draw(
     chosen = {"test": order[:tested], "calibration": order[tested:calibrated]}
     enough = min(map(len, chosen.values())) >= rules.min_components
     for name, groups in chosen.items():
-        taken = np.isin(group, groups)
-        nodes = np.union1d(a[member & taken], b[member & taken])
-        split[np.isin(a, nodes) | np.isin(b, nodes)] = "embargoed" if enough else "waiting"  # the pairs across a cut
-        split[member & taken] = name if enough else "waiting"
+        taken = member & np.isin(graph.group, groups)
+        nodes = np.union1d(graph.a[taken], graph.b[taken])
+        touching = np.isin(graph.a, nodes) | np.isin(graph.b, nodes)
+        split[touching] = "embargoed" if enough else "waiting"  # the pairs across a cut
+        split[taken] = name if enough else "waiting"
 
 
-def _cut(
-    group: IntArray, a: IntArray, b: IntArray, large: npt.NDArray[np.bool_], rules: SplitRules,
-    questions: npt.NDArray[np.object_],
-) -> None:  # fmt: skip
+def _small(graph: _Graph, member: BoolArray, rules: SplitRules) -> "pd.Series[int]":
+    """Explicit pairs per component that is small enough to be drawn and has any."""
+    sizes = pd.Series(graph.group[member & (graph.group >= 0)]).value_counts()
+    explicit = pd.Series(graph.group[member & graph.explicit & (graph.group >= 0)]).value_counts()
+    return explicit[explicit.index.isin(sizes.index[sizes <= rules.max_component_pairs])]
+
+
+def _cut(graph: _Graph, large: BoolArray) -> None:
     """Split large components into communities (Louvain, networkx): `group` becomes the community inside, -1 across."""
     import networkx as nx
 
-    graph = nx.Graph()
-    graph.add_nodes_from(sorted(set(a[large]) | set(b[large])))
-    graph.add_edges_from(sorted(zip(a[large].tolist(), b[large].tolist(), strict=True)))
-    community = np.full(len(questions), -1, np.int64)
-    for nodes in nx.community.louvain_communities(graph, resolution=4.0, seed=0):
+    a, b = graph.a[large], graph.b[large]
+    network = nx.Graph()
+    network.add_nodes_from(sorted(set(a) | set(b)))
+    network.add_edges_from(sorted(zip(a.tolist(), b.tolist(), strict=True)))
+    community = np.full(len(graph.questions), -1, np.int64)
+    # A resolution well above 1 gives communities small enough to be drawn.
+    for nodes in nx.community.louvain_communities(network, resolution=4.0, seed=0):
         community[list(nodes)] = min(nodes)
-    same = community[a[large]] == community[b[large]]
-    group[large] = np.where(same, community[a[large]], -1)
+    graph.group[large] = np.where(community[a] == community[b], community[a], -1)

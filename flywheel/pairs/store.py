@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS assignments (question_id VARCHAR PRIMARY KEY, split V
 CREATE TABLE IF NOT EXISTS frozen_pairs (
     pair_id VARCHAR PRIMARY KEY, question_a VARCHAR, question_b VARCHAR, text_a VARCHAR, text_b VARCHAR, label TINYINT,
     weight DOUBLE, kind VARCHAR, source VARCHAR, split VARCHAR, component VARCHAR);
+CREATE TABLE IF NOT EXISTS snapshots (snapshot_id VARCHAR PRIMARY KEY, train_pairs BIGINT NOT NULL);
 CREATE TABLE IF NOT EXISTS retrains (
     snapshot_id VARCHAR NOT NULL, train_pairs BIGINT NOT NULL, trained_at TIMESTAMP NOT NULL);
 """

@@ -5,14 +5,15 @@ import unicodedata
 
 
 def normalise(text: str) -> str:
-    """NFC, control characters dropped, runs of white space collapsed to one blank, ends stripped."""
+    """NFC, control characters and runs of white space made one blank, ends stripped."""
     composed = unicodedata.normalize("NFC", text)
-    return " ".join("".join(c if c.isprintable() else " " for c in composed).split())
+    return " ".join("".join(" " if unicodedata.category(c) == "Cc" else c for c in composed).split())
 
 
 def question_id(text: str) -> str:
-    """32 hex digits that are equal for texts that differ only in case or white space."""
-    return digest(normalise(text).casefold())
+    """32 hex digits that are equal for texts that differ only in case, white space or invisible format characters."""
+    visible = "".join(c for c in normalise(text) if unicodedata.category(c) != "Cf")
+    return digest(" ".join(visible.casefold().split()))
 
 
 def pair_id(question_a: str, question_b: str) -> str:

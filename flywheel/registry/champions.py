@@ -85,12 +85,18 @@ class Registry:
         self.folder = folder
 
     def current(self) -> Entry | None:
-        """The entry that made the present champion, or None."""
-        try:
-            number = json.loads((self.folder / "champion.json").read_text())["entry"]
-        except FileNotFoundError:
+        """The entry that made the present champion, or None. Raises FlywheelError when the registry is damaged."""
+        pointer = self.folder / "champion.json"
+        if not pointer.exists():
             return None
-        return next(entry for entry in self.history() if entry.number == number)
+        try:
+            number = json.loads(pointer.read_text())["entry"]
+            return next(entry for entry in self.history() if entry.number == number)
+        except (ValueError, KeyError, TypeError, StopIteration) as error:
+            raise FlywheelError(
+                f"{pointer} is damaged. Write the number of an entry of the history beside it that has a champion into it, "
+                'in the form {"entry": 1}.'
+            ) from error
 
     def history(self) -> list[Entry]:
         """Every entry, oldest first."""
@@ -124,20 +130,25 @@ class Registry:
                 return self._append("kept", None, verdict, previous), True
             return self._append("promoted", _champion(challenger), verdict, previous), True
 
-    def rollback(self, to: int | None = None) -> Entry:
-        """Restore the champion before the present one, each time one further back, or the one of entry `to`.
+    def rollback_target(self, to: int | None = None) -> Entry:
+        """The entry whose champion a rollback would restore: the one before the present one, or entry `to`.
 
         Raises FlywheelError when there is no such champion.
         """
+        present = self.current()
+        if present is None:
+            raise FlywheelError("There is no champion yet, so there is nothing to roll back.")
+        number = to if to is not None else present.previous
+        target = next((e for e in self.history() if e.number == number and e.champion), None)
+        if target is None:
+            what = "There is no earlier champion" if to is None else f"Entry {to} made no champion"
+            raise FlywheelError(f"{what}; `flywheel champion history` lists them.")
+        return target
+
+    def rollback(self, to: int | None = None) -> Entry:
+        """Restore the champion of `rollback_target`; without `to`, each time one further back."""
         with self._locked():
-            present = self.current()
-            if present is None:
-                raise FlywheelError("There is no champion yet, so there is nothing to roll back.")
-            number = to if to is not None else present.previous
-            target = next((e for e in self.history() if e.number == number and e.champion), None)
-            if target is None:
-                what = "There is no earlier champion" if to is None else f"Entry {to} made no champion"
-                raise FlywheelError(f"{what}; `flywheel champion history` lists them.")
+            target = self.rollback_target(to)
             return self._append("rolled back", target.champion, None, target.previous)
 
     def _append(self, action: Action, champion: Champion | None, verdict: Verdict | None, previous: int | None) -> Entry:

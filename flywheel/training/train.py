@@ -3,6 +3,8 @@
 import hashlib
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, explain_disk_errors
 from flywheel.evaluation.thresholds import MIN_LABELS, ScoreFit, fit_scores
 from flywheel.files import publish, scratch_folder, write_json
 from flywheel.models.catalogue import Variant
@@ -42,9 +45,23 @@ def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, 
     Raises FlywheelError for a size beyond the data, a missing calibration split, weights that are not to be had, or a
     training that diverges.
     """
+    with explain_disk_errors(models), _job_lock(models, job):
+        if (models / job.job_id / "flywheel.json").exists():
+            return TrainedModel.load(models / job.job_id).as_reused()
+        return _train(job, snapshot, vectors, models, listener)
+
+
+@contextmanager
+def _job_lock(models: Path, job: TrainingJob) -> Iterator[None]:
+    """One process at a time for a job: the next finds it finished."""
+    locks = models / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / job.job_id):
+        yield
+
+
+def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener) -> TrainedModel:
     target = models / job.job_id
-    if (target / "flywheel.json").exists():
-        return TrainedModel.load(target).as_reused()
     calibration = snapshot.pairs("calibration")
     if calibration.empty:
         raise FlywheelError(

@@ -1,0 +1,249 @@
+"""Who becomes champion, who does not, and what a rollback, a kill or a crowd of processes leaves behind."""
+
+import multiprocessing
+import os
+import signal
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flywheel.errors import FlywheelError
+from flywheel.evaluation import statistics
+from flywheel.evaluation.evaluate import SCORES
+from flywheel.evaluation.metrics import pair_metrics
+from flywheel.evaluation.records import Evaluation, evaluation_folder
+from flywheel.evaluation.retrieval import Retrieval
+from flywheel.registry import champions
+from flywheel.registry.champions import Champion, Entry, Registry, Rules, Verdict, choose_challenger, judge
+
+SPAWN = multiprocessing.get_context("spawn")
+RULES = Rules(max_broken_share=0.1, max_retrieval_loss=0.005)
+pair = np.arange(300)
+component = pair // 3
+NAMES = {"kind": "tuned", "variant": "all-MiniLM-L6-v2@256", "size": "400", "recipe": "head", "snapshot_id": "s1"}
+FIGURES = {"calibration_error": 0.1, "retrieval": Retrieval(0.8, 0.9, 50), "components": 100, "by_source": (), "rough": False}
+FIGURES |= dict.fromkeys(["interval", "calibrated_interval", "no_verdict", "contamination", "train_seconds", "random_seed"])
+
+
+def model(home: Path, name: str, wrong: np.ndarray, at: float = 0.5, **fields: Any) -> Evaluation:
+    """A record with threshold `at` whose decisions `wrong` (300,) are wrong on `test`; on `calibration` all the others are."""
+    rows = pd.DataFrame({"pair_id": [f"p{i:03}" for i in pair], "label": pair % 2, "component": component})
+    test, calibration = (at - 0.1 * ((pair % 2 == 1) == errs) for errs in (wrong, ~wrong))
+    metrics = pair_metrics(test, pair % 2, at)
+    given = {"record_id": name, "test_id": "t1", "metrics": metrics, "train_pairs": 400}
+    given |= {"threshold": at, "calibrated_threshold": at, "error": metrics.error, "calibrated_error": metrics.error}
+    record = Evaluation(**{**NAMES, **FIGURES, **given, **fields})
+    folder = evaluation_folder(home / "evaluations", record.test_id, name)
+    folder.mkdir(parents=True)
+    table = pd.concat([rows.assign(score=test, split="test"), rows.assign(score=calibration, split="calibration")])
+    # Whatever order the rows lie in, the pairs must find each other.
+    table.sample(frac=1.0, random_state=sum(name.encode())).to_parquet(folder / SCORES)
+    return record
+
+
+def step(home: Path, better: int, name: str = "step", **fields: Any) -> Evaluation:
+    """A model that errs in 96 components, less 12 a step: p = 2^-12 of one step wins any of the first 11 decisions."""
+    return model(home, f"{name}{better}", (pair % 3 == 0) & (component < 96 - 12 * better), **fields)
+
+
+def registry(home: Path) -> Registry:
+    return Registry(home / "registry")
+
+
+def ask(home: Path, challenger: Evaluation, reference: Evaluation) -> tuple[Entry, bool]:
+    return registry(home).decide(challenger, reference, home / "evaluations", RULES)
+
+
+def decide(home: Path, challenger: Evaluation, reference: Evaluation) -> Verdict:
+    entry, new = ask(home, challenger, reference)
+    assert new
+    assert entry.action == ("promoted" if entry.verdict.promoted else "kept")
+    return entry.verdict
+
+
+def reigning(home: Path) -> str | None:
+    present = registry(home).current()
+    return present.champion.model if present and present.champion else None
+
+
+def dynasty(home: Path, length: int) -> list[Evaluation]:
+    """The baseline and `length` champions, each promoted over the one before by entries 1, 2, ..."""
+    models = [step(home, 0, kind="baseline"), *(step(home, better) for better in range(1, length + 1))]
+    assert all(decide(home, new, old).promoted for old, new in pairwise(models))
+    return models
+
+
+def test_challenger_has_the_lowest_calibration_error_even_when_another_is_better_on_test(tmp_path: Path) -> None:
+    modest, brilliant = step(tmp_path, 1, calibration_error=0.10), step(tmp_path, 5, calibration_error=0.11)
+    untuned = step(tmp_path, 2, "untuned", kind="untuned", calibration_error=0.01)
+    assert choose_challenger([brilliant, untuned, modest]) == modest
+    narrow = step(tmp_path, 1, "z", variant="all-MiniLM-L6-v2@64", train_pairs=1600)
+    assert choose_challenger([modest, narrow]) == narrow
+    with pytest.raises(FlywheelError, match="No cell of this snapshot has been evaluated"):
+        choose_challenger([untuned])
+
+
+def test_clear_winner_is_promoted_with_pointer_and_history(tmp_path: Path) -> None:
+    winner = step(tmp_path, 2, at=0.7, calibrated_interval=statistics.Interval(0.1, 0.3))
+    verdict = decide(tmp_path, winner, step(tmp_path, 0, kind="baseline", at=0.2))
+    assert verdict.difference == pytest.approx(-24 / 300)
+    assert verdict.ci_low < verdict.difference < verdict.ci_high < 0
+    [entry] = registry(tmp_path).history()
+    assert registry(tmp_path).current() == entry
+    assert (entry.number, entry.previous, entry.verdict) == (1, None, verdict)
+    assert entry.champion == Champion("step2", winner.variant, "400", "head", 0.7, "s1", "t1", winner.error, 0.1, 0.3, 300)
+
+
+def test_equal_and_worse_models_are_kept_out(tmp_path: Path) -> None:
+    _, champion = dynasty(tmp_path, 1)
+    shuffled = np.random.default_rng(0).permutation((pair % 3 == 0) & (component < 84))
+    for challenger in (step(tmp_path, 1, "twin"), model(tmp_path, "equal", shuffled), step(tmp_path, 0, "worse")):
+        assert "not provably better" in decide(tmp_path, challenger, champion).reason
+    assert [entry.action for entry in registry(tmp_path).history()] == ["promoted", "kept", "kept", "kept"]
+    assert reigning(tmp_path) == "step1"
+
+
+@pytest.mark.parametrize(("mrr", "recall", "wins"), [(0.796, 0.896, True), (0.794, 0.95, False), (0.85, 0.894, False)])
+def test_winner_that_loses_retrieval_is_kept_out(tmp_path: Path, mrr: float, recall: float, wins: bool) -> None:
+    verdict = decide(tmp_path, step(tmp_path, 2, retrieval=Retrieval(mrr, recall, 50)), step(tmp_path, 0, kind="baseline"))
+    assert (verdict.promoted, "retrieval got worse" in verdict.reason) == (wins, not wins)
+
+
+@pytest.mark.parametrize(("kind", "broken", "wins"), [("tuned", 19, True), ("tuned", 21, False), ("baseline", 60, True)])
+def test_winner_that_breaks_a_champions_right_pairs_is_kept_out(tmp_path: Path, kind: str, broken: int, wins: bool) -> None:
+    reference = model(tmp_path, "reference", pair % 3 == 0, kind=kind)
+    if kind == "tuned":
+        decide(tmp_path, reference, model(tmp_path, "hopeless", pair >= 0, kind="baseline"))
+    verdict = decide(tmp_path, model(tmp_path, "challenger", (pair % 3 == 1) & (pair < 3 * broken)), reference)
+    assert verdict.broken_share == (broken / 200 if kind == "tuned" else None)
+    assert (verdict.promoted, "breaks" in verdict.reason) == (wins, not wins)
+
+
+def test_alpha_falls_with_each_decision_on_a_test_and_starts_again_on_another(tmp_path: Path) -> None:
+    # Six components changed, all for the better: p = 2^-6 lies between the second alpha and the first.
+    references = {test: model(tmp_path, "base", pair < 18, kind="baseline", test_id=test) for test in ("t1", "t2")}
+    asked = [("worse", "t1", 300), ("late", "t1", 0), ("later", "t1", 0), ("early", "t2", 0)]
+    verdicts = [decide(tmp_path, model(tmp_path, n, pair < errors, test_id=t), references[t]) for n, t, errors in asked]
+    assert [verdict.alpha for verdict in verdicts] == [statistics.alpha_for(k) for k in (1, 2, 3, 1)]
+    assert [verdict.p_value for verdict in verdicts[1:]] == pytest.approx([2**-6] * 3)
+    assert [verdict.promoted for verdict in verdicts] == [False, False, False, True]
+
+
+def test_the_same_two_are_judged_once_and_a_rolled_back_winner_stays_out(tmp_path: Path) -> None:
+    _, first, second = dynasty(tmp_path, 2)
+    promotion = registry(tmp_path).history()[1]
+    assert ask(tmp_path, second, first) == (promotion, False)
+    registry(tmp_path).rollback()
+    assert ask(tmp_path, second, first) == (promotion, False)
+    assert (reigning(tmp_path), len(registry(tmp_path).history())) == ("step1", 3)
+    assert decide(tmp_path, step(tmp_path, 3), first).decision == 3
+
+
+def test_refused_without_a_trace_where_no_verdict_is_possible(tmp_path: Path) -> None:
+    api, few = step(tmp_path, 0, kind="baseline"), statistics.why_no_verdict(pair % 39)
+    with pytest.raises(FlywheelError, match=r"t2.*t1"):
+        ask(tmp_path, step(tmp_path, 3, test_id="t2"), api)
+    with pytest.raises(FlywheelError, match="39 components are fewer than the 40"):
+        ask(tmp_path, step(tmp_path, 3, no_verdict=few), api)
+    assert registry(tmp_path).history() == []
+
+
+def test_a_reference_that_no_longer_reigns_is_refused(tmp_path: Path) -> None:
+    api, first, _ = dynasty(tmp_path, 2)
+    late = step(tmp_path, 3)
+    for reference in (api, first):
+        with pytest.raises(FlywheelError, match="champion has changed"):
+            ask(tmp_path, late, reference)
+    assert (reigning(tmp_path), len(registry(tmp_path).history())) == ("step2", 2)
+
+
+def test_rollback_walks_back_one_champion_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(FlywheelError, match="no champion yet"):
+        registry(tmp_path).rollback()
+    *_, third = dynasty(tmp_path, 3)
+    decide(tmp_path, step(tmp_path, 0, "worse"), third)
+    for name in ("step2", "step1"):
+        assert registry(tmp_path).rollback().action == "rolled back"
+        assert reigning(tmp_path) == name
+    with pytest.raises(FlywheelError, match="no earlier champion"):
+        registry(tmp_path).rollback()
+    assert registry(tmp_path).rollback(3).champion == registry(tmp_path).history()[2].champion
+    assert registry(tmp_path).rollback().number == 8
+    assert reigning(tmp_path) == "step2"
+    for nothing in (4, 99, 0):
+        with pytest.raises(FlywheelError, match=f"Entry {nothing} made no champion"):
+            registry(tmp_path).rollback(nothing)
+
+
+def die_asking(home: Path, challenger: Evaluation, reference: Evaluation, doomed: str) -> None:
+    move = os.replace
+    os.replace = lambda old, new: os.kill(os.getpid(), signal.SIGKILL) if Path(new).name == doomed else move(old, new)
+    ask(home, challenger, reference)
+
+
+@pytest.mark.parametrize("doomed", ["000002.json", "champion.json"])
+def test_a_kill_before_the_swap_leaves_the_old_champion_and_asking_again_ends_it(tmp_path: Path, doomed: str) -> None:
+    _, old = dynasty(tmp_path, 1)
+    winner = step(tmp_path, 2)
+    child = SPAWN.Process(target=die_asking, args=(tmp_path, winner, old, doomed))
+    child.start()
+    child.join()
+    assert (child.exitcode, reigning(tmp_path)) == (-signal.SIGKILL, "step1")
+    decide(tmp_path, step(tmp_path, 0, "worse"), old)
+    assert ask(tmp_path, winner, old)[0].action == "promoted"
+    assert reigning(tmp_path) == "step2"
+    assert [entry.number for entry in registry(tmp_path).history()] == [1, 2, 3]
+    assert registry(tmp_path).rollback().champion == registry(tmp_path).history()[0].champion
+
+
+def compete(home: Path, rivals: list[Evaluation], models: dict[str | None, Evaluation], together: Any) -> None:
+    together.wait()
+    for rival in rivals:
+        for _ in range(100):
+            with suppress(FlywheelError):  # the champion has changed
+                ask(home, rival, models[reigning(home)])
+                break
+        registry(home).rollback(1)
+
+
+def test_many_processes_leave_consecutive_numbers_and_a_valid_pointer(tmp_path: Path) -> None:
+    rivals = [step(tmp_path, better, name) for better in (1, 2) for name in "abcd"]
+    models = {None: step(tmp_path, 0, kind="baseline"), **{rival.record_id: rival for rival in rivals}}
+    together = SPAWN.Barrier(4)
+    crowd = [SPAWN.Process(target=compete, args=(tmp_path, rivals[i::4], models, together)) for i in range(4)]
+    for process in crowd:
+        process.start()
+    for process in crowd:
+        process.join()
+        assert process.exitcode == 0
+    entries = registry(tmp_path).history()
+    assert [entry.number for entry in entries] == list(range(1, 17))
+    assert sorted(e.verdict.challenger for e in entries if e.verdict) == sorted(rival.record_id for rival in rivals)
+    champion = None
+    for entry in entries:
+        assert entry.verdict is None or entry.verdict.reference == models[champion].record_id
+        champion = entry.champion.model if entry.champion else champion
+    assert reigning(tmp_path) == champion
+
+
+def test_at_most_5_lives_in_100_see_a_false_promotion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "_SIGN_FLIPS", 4_999)
+    monkeypatch.setattr(statistics, "_REPLICATES", 10)
+    outcomes: dict[str, pd.DataFrame] = {}
+    # From memory, because a thousand verdicts would spend most of their time on files.
+    monkeypatch.setattr(champions, "decisions", lambda _, record: outcomes[record.record_id])
+    models = [step(tmp_path, 0, f"{number}-") for number in range(11)]
+    rng, false = np.random.default_rng(0), 0
+    for _ in range(100):
+        ids = np.repeat(np.arange(40), np.minimum(np.ceil(2 * rng.pareto(1.2, 40)), 8).astype(int) + 1)
+        for each in models:
+            outcomes[each.record_id] = pd.DataFrame(
+                {"component": ids, "wrong": rng.random(len(ids)) < rng.beta(0.2, 1, 40)[ids]}
+            )
+        false += any(judge(models[k], models[0], tmp_path, Rules(1, 1), k, False).promoted for k in range(1, 11))
+    assert false / 100 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
