@@ -24,13 +24,18 @@ EVALUATIONS = """{ assetOrError(assetKey: {path: ["evaluation"]}) { ... on Asset
     assetMaterializations(partitions: [%s]) { runId metadataEntries { label ... on TextMetadataEntry { text } } } } } }"""
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 class Server:
     """`flywheel up` on a home, asked through its GraphQL API."""
 
     def __init__(self, home: Path, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.log = log
         environment = {**os.environ, "FLYWHEEL_RETRAIN_AFTER": "50"}
         with log.open("w") as output:
@@ -104,7 +109,7 @@ def test_a_file_in_the_inbox_is_ingested_retrains_and_is_evaluated(server: Serve
     assert not (settings.inbox / "feedback.jsonl").exists()
 
     second = subprocess.run(
-        [sys.executable, "-m", "flywheel.cli", "up", "--home", str(settings.home), "--port", "0"],
+        [sys.executable, "-m", "flywheel.cli", "up", "--home", str(settings.home), "--port", str(free_port())],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert second.returncode == 1

@@ -27,7 +27,9 @@ pair = np.arange(300)
 component = pair // 3
 NAMES = {"kind": "tuned", "variant": "all-MiniLM-L6-v2@256", "size": "400", "recipe": "head", "snapshot_id": "s1"}
 FIGURES = {"calibration_error": 0.1, "retrieval": Retrieval(0.8, 0.9, 50), "components": 100, "by_source": (), "rough": False}
-FIGURES |= dict.fromkeys(["interval", "calibrated_interval", "no_verdict", "contamination", "train_seconds", "random_seed"])
+FIGURES |= dict.fromkeys(
+    ["interval", "calibrated_interval", "no_verdict", "own_note", "contamination", "train_seconds", "random_seed"]
+)
 
 
 def model(home: Path, name: str, wrong: np.ndarray, at: float = 0.5, **fields: Any) -> Evaluation:

@@ -41,7 +41,7 @@ def _checked_unicode(value: str) -> str:
     return value
 
 
-Identifier = Annotated[str | None, BeforeValidator(_identifier), Field(max_length=200)]
+Identifier = Annotated[Annotated[str, Field(max_length=200)] | None, BeforeValidator(_identifier)]
 
 
 class Interaction(BaseModel):
