@@ -434,10 +434,7 @@ def test_the_id_tells_endpoints_models_and_dimensions_apart_and_fits_a_file_syst
         replace(base, base_url="https://api.openai.com/v2"),
         replace(base, base_url="https://api.openai.com:8080/v1"),
         replace(base, dimensions=8),
-        *(
-            replace(base, model=model)
-            for model in ("../a/b:c", "..-a-b-c", "..-A-b-c", "é" * 300, "ê" * 300, "m" * 300)
-        ),
+        *(replace(base, model=model) for model in ("../a/b:c", "..-a-b-c", "..-A-b-c", "é" * 300, "ê" * 300, "m" * 300)),
     ]
     ids = [other.weights_id for other in different]
     assert len({name.lower() for name in ids}) == len(different)

@@ -1,0 +1,160 @@
+"""The head: what the untuned one keeps, what training learns and never takes for a negative, and how folds are cut."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from flywheel.errors import FlywheelError
+from flywheel.models.catalogue import CATALOGUE
+from flywheel.training.head import (
+    PairVectors,
+    _ranking_loss,
+    folds_by_component,
+    own_components,
+    train_head,
+    untuned_head,
+)
+from flywheel.training.job import Head, HeadRecipe
+from flywheel_tests.clumps import clump_pairs, embed, six_texts
+
+WIDTH = CATALOGUE["all-MiniLM-L6-v2"].width
+
+
+def quiet(done: int, total: int) -> None: ...
+
+
+def gap(head: Head, pairs: PairVectors) -> float:
+    """How far the mean scores of duplicates and siblings lie apart, in standard deviations of the siblings'."""
+    scores = (head.apply(pairs.left) * head.apply(pairs.right)).sum(1)
+    same, other = scores[pairs.labels == 1], scores[pairs.labels == 0]
+    return float((same.mean() - other.mean()) / other.std())
+
+
+def test_the_untuned_head_at_full_width_changes_no_cosine() -> None:
+    vectors = embed([text for clump in range(10) for text in six_texts(clump)])
+    turned = untuned_head(vectors, WIDTH).apply(vectors)
+    np.testing.assert_allclose(turned @ turned.T, vectors @ vectors.T, atol=2e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 16, 200])
+def test_a_narrower_untuned_head_is_the_orthonormal_map_that_loses_least_and_repeats(dim: int) -> None:
+    vectors = embed([text for clump in range(20) for text in six_texts(clump)])
+    head = untuned_head(vectors, dim)
+    np.testing.assert_allclose(head.weight @ head.weight.T, np.eye(dim), atol=1e-5)
+    kept = np.sum((vectors @ head.weight.T) ** 2)
+    best = np.sum(np.linalg.svd(vectors, compute_uv=False)[:dim] ** 2)  # Eckart and Young
+    assert kept == pytest.approx(best, rel=1e-5)
+    assert np.array_equal(head.weight, untuned_head(vectors.copy(), dim).weight)
+    assert (head.weight.max(axis=1) == np.abs(head.weight).max(axis=1)).all()  # the sign too is no accident
+    assert not head.bias.any()
+
+
+def test_training_separates_unseen_duplicates_from_siblings_and_repeats_bit_for_bit() -> None:
+    seen, unseen = clump_pairs(range(40)), clump_pairs(range(40, 60))
+    start = untuned_head(np.concatenate([seen.left, seen.right]), 64)
+    heard: list[tuple[int, int]] = []
+    head = train_head(start, seen, HeadRecipe(), 0, lambda done, total: heard.append((done, total)))
+    assert gap(head, unseen) > 1.2 * gap(start, unseen)
+    assert heard == [(10 * epoch, 100) for epoch in range(1, 11)]  # 600 pairs in batches of 64
+    again = train_head(start, seen, HeadRecipe(), 0, quiet)
+    assert np.array_equal(head.weight, again.weight)
+    assert np.array_equal(head.bias, again.bias)
+    assert not np.array_equal(head.weight, train_head(start, seen, HeadRecipe(), 1, quiet).weight)
+
+
+def test_the_weight_of_a_pair_is_how_much_it_teaches() -> None:
+    pairs = clump_pairs(range(20))
+    start, recipe = untuned_head(pairs.left, 16), HeadRecipe(ranking_weight=0)
+    unsure = np.arange(len(pairs.labels)) % 3 == 0
+    lying = replace(pairs, labels=np.where(unsure, 1 - pairs.labels, pairs.labels))
+    ignored = np.where(unsure, 0.0, 1.0)
+    learned = [
+        train_head(start, replace(each, weights=weights), recipe, 0, quiet).weight
+        for weights in (ignored, pairs.weights)
+        for each in (pairs, lying)
+    ]
+    assert np.array_equal(learned[0], learned[1])
+    assert not np.array_equal(learned[2], learned[3])
+
+
+def test_a_loss_that_is_no_number_is_an_error_that_says_what_to_do() -> None:
+    pairs = clump_pairs(range(8))
+    broken = replace(pairs, left=np.full_like(pairs.left, np.nan))
+    with pytest.raises(FlywheelError, match="loss is nan at step 0: lower the learning rate"):
+        train_head(untuned_head(pairs.left, 16), broken, HeadRecipe(), 0, quiet)
+
+
+def test_vectors_that_are_all_one_point_are_an_error() -> None:
+    pairs = clump_pairs(range(8))
+    constant = Head(np.zeros((16, WIDTH), np.float32), np.ones(16, np.float32))
+    with pytest.raises(FlywheelError, match="collapsed to one point"):
+        train_head(constant, pairs, HeadRecipe(learning_rate=1e-12), 0, quiet)
+
+
+def test_one_question_on_the_left_of_every_pair_is_no_collapse() -> None:
+    pairs = clump_pairs(range(8))
+    star = replace(pairs, left=np.repeat(pairs.left[:1], len(pairs.left), axis=0))
+    head = train_head(untuned_head(pairs.right, 16), star, HeadRecipe(), 0, quiet)
+    assert head.apply(pairs.right).std(axis=0).max() > 0.1
+
+
+def test_texts_of_one_component_are_never_each_others_negatives() -> None:
+    import torch
+
+    component = torch.tensor([0, 0, 1, 1, 2])
+    label = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0])
+    related = (component[:, None] == component).fill_diagonal_(False)
+    logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+    loss = _ranking_loss(logits, label, component)
+    assert _ranking_loss(logits.masked_fill(related, 100.0), label, component) == loss
+    assert _ranking_loss(logits.masked_fill(related, 100.0), label, torch.arange(5)) > loss + 10
+
+    def with_cell(row: int, column: int) -> torch.Tensor:
+        return _ranking_loss(logits.index_put((torch.tensor(row), torch.tensor(column)), torch.tensor(100.0)), label, component)
+
+    assert with_cell(0, 4) > loss + 10  # a text of another component is a negative, both ways, whatever its own label
+    assert with_cell(4, 0) > loss + 10
+    assert with_cell(4, 3) == loss  # neither is a duplicate's text
+    assert _ranking_loss(logits, torch.zeros(5), component) == 0
+
+
+def test_the_ranking_weight_makes_duplicates_outrank_other_clumps_texts() -> None:
+    import torch
+
+    pairs = clump_pairs(range(20))
+
+    def ranking_loss(weight: float) -> float:
+        head = train_head(untuned_head(pairs.left, 32), pairs, HeadRecipe(ranking_weight=weight), 0, quiet)
+        logits = torch.tensor(20 * head.apply(pairs.left) @ head.apply(pairs.right).T)
+        return float(_ranking_loss(logits, torch.tensor(pairs.labels), torch.tensor(pairs.components)))
+
+    assert ranking_loss(5.0) < 0.9 * ranking_loss(0.0)
+
+
+def test_the_ranking_loss_of_a_batch_of_one_pair_is_nothing() -> None:
+    import torch
+
+    assert _ranking_loss(torch.tensor([[0.3]]), torch.ones(1), torch.zeros(1)) == 0
+
+
+@hypothesis_settings(max_examples=50, deadline=None)
+@given(components=st.lists(st.integers(0, 12), min_size=5, max_size=60))
+def test_folds_hold_every_row_out_once_and_share_no_component_where_five_exist(components: list[int]) -> None:
+    groups = np.array(components)
+    folds = list(folds_by_component(groups))
+    assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(len(groups)))
+    for seen, held_out in folds:
+        assert set(seen) | set(held_out) == set(range(len(groups)))
+        assert not set(seen) & set(held_out)
+        if len(set(components)) >= 5:
+            assert not set(groups[seen]) & set(groups[held_out])
+
+
+def test_own_components_join_pairs_through_shared_questions() -> None:
+    a, b, c, d, e = own_components(["p", "x", "q", "y", "s"], ["q", "y", "r", "z", "t"])
+    assert a == c != b == d
+    assert e not in (a, b)
