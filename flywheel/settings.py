@@ -18,7 +18,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FLYWHEEL_", toml_file="flywheel.toml", extra="forbid", frozen=True)
 
     home: Path = Field(Path("data"), description="Folder that holds all state.")
-    random_seed: int = Field(0, description="Redraws the training order and every random choice of training.")
+    random_seed: int = Field(0, ge=0, lt=2**32, description="Redraws the training order and every random choice of training.")
 
     seed: Literal["starter", "quora", "none"] = Field("starter", description="Which seed pairs `seed_pairs` ingests.")
     quora_path: Path | None = Field(None, description="Parquet file of Quora pairs; without it they come from the hub.")

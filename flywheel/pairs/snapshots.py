@@ -100,18 +100,19 @@ class Snapshot:
 
 def _interleaved(source: "pd.Series[str]", size: int, interaction_share: float) -> np.ndarray:
     """Row numbers of the first `size` pairs, seed and interaction in the set proportion."""
+    wanted = {"interaction": int(size * interaction_share + 1e-9)}
+    wanted["seed"] = size - wanted["interaction"]
+    held = {name: np.flatnonzero((source == name).to_numpy()) for name in wanted}
+    for name, pairs in wanted.items():
+        if len(held[name]) < pairs:
+            raise FlywheelError(
+                f"Size {size} needs {pairs} {name} pairs, but `train` holds {len(held[name])}. Choose a smaller size, or `all`."
+            )
     due = np.floor(np.arange(size + 1) * interaction_share + 1e-9).astype(int)
     take_interaction = np.diff(due) > 0
-    wanted = {"interaction": int(take_interaction.sum()), "seed": int((~take_interaction).sum())}
     rows = np.empty(size, dtype=int)
-    for name, mask in (("interaction", take_interaction), ("seed", ~take_interaction)):
-        held = np.flatnonzero((source == name).to_numpy())
-        if len(held) < wanted[name]:
-            raise FlywheelError(
-                f"Size {size} needs {wanted[name]} {name} pairs, but `train` holds {len(held)}. "
-                "Choose a smaller size, or `all`."
-            )
-        rows[mask] = held[: wanted[name]]
+    rows[take_interaction] = held["interaction"][: wanted["interaction"]]
+    rows[~take_interaction] = held["seed"][: wanted["seed"]]
     return rows
 
 
