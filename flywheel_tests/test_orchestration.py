@@ -30,6 +30,7 @@ from flywheel.orchestration.launching import LAUNCHED_FOR_TAG, MAX_ATTEMPTS, Lau
 from flywheel.orchestration.materialise import materialise
 from flywheel.orchestration.partitions import CELLS, GRID_VARIANTS, cell_key
 from flywheel.orchestration.sensors import inbox_sensor, retrain_sensor
+from flywheel.pairs.inbox import finished_files, waiting_files
 from flywheel.pairs.retrains import new_pairs, record_training
 from flywheel.settings import PROJECT, Settings, load_settings
 from flywheel.training.job import SIZES
@@ -209,7 +210,7 @@ def test_an_unreadable_file_in_the_inbox_is_set_aside_and_the_others_are_taken(s
     (rejected,) = (settings.inbox / "rejected").iterdir()
     assert rejected.name.endswith("-page.html")
     assert len(list((settings.inbox / "done").glob("*-good.jsonl"))) == 1
-    assert steps.finished_files(settings.inbox) == []
+    assert finished_files(settings.inbox) == []
 
 
 def test_a_file_that_takes_a_name_again_is_another_file_and_a_claim_is_taken_up_again(settings: Settings) -> None:
@@ -217,9 +218,9 @@ def test_a_file_that_takes_a_name_again_is_another_file_and_a_claim_is_taken_up_
         _settled(write(settings.inbox, [line(text, "b")], "feedback.jsonl"))
         steps.ingest_inbox(settings)
     _settled(write(settings.inbox / "work", [line("three", "b")], "0123456789ab-feedback.jsonl"))  # a killed run's claim
-    assert steps.waiting_files(settings.inbox)
+    assert waiting_files(settings.inbox)
     assert steps.ingest_inbox(settings).files[0].file == "feedback.jsonl"
-    assert steps.waiting_files(settings.inbox) == []
+    assert waiting_files(settings.inbox) == []
     assert len(list((settings.inbox / "done").iterdir())) == 3
     assert steps.refresh(settings).pairs == 3
 

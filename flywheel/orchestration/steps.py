@@ -4,16 +4,11 @@ Knows no Dagster: assets and the command line call the same functions.
 """
 
 import logging
-import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
-from flywheel.errors import FlywheelError, UnreadableFileError, explain_disk_errors
+from flywheel.errors import FlywheelError, explain_disk_errors
 from flywheel.evaluation.evaluate import api_subject, evaluate, tuned_subject, untuned_subject
 from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
 from flywheel.evaluation.plots import learning_curve
@@ -23,6 +18,7 @@ from flywheel.models.catalogue import Variant
 from flywheel.models.folder import served_difference
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.derive import PairCounts, batch_outcome, derive_pairs
+from flywheel.pairs.inbox import take_inbox
 from flywheel.pairs.ingest import IngestReport, ingest, ingest_files
 from flywheel.pairs.retrains import record_training
 from flywheel.pairs.seeds import seed_batch
@@ -34,8 +30,6 @@ from flywheel.training.job import HeadRecipe, TrainedModel, TrainingJob, check_r
 from flywheel.training.train import DIRECTION_PAIRS, Listener, train
 
 log = logging.getLogger(__name__)
-
-_SETTLED_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -75,56 +69,11 @@ def ingest_paths(settings: Settings, paths: list[Path]) -> IngestSummary:
     return _summary(settings, reports, ())
 
 
-def finished_files(inbox: Path) -> list[Path]:
-    """The inbox's files that nobody writes any more: visible, not .tmp or .part, and untouched for two seconds."""
-    if not inbox.is_dir():
-        return []
-    seen = [path for path in sorted(inbox.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    settled = time.time() - _SETTLED_SECONDS
-    return [path for path in seen if path.suffix not in (".tmp", ".part") and path.stat().st_mtime < settled]
-
-
-def waiting_files(inbox: Path) -> list[Path]:
-    """What the next ingest will take: finished files, and those that a killed run had claimed."""
-    return [*finished_files(inbox), *sorted((inbox / "work").glob("*"))]
-
-
 def ingest_inbox(settings: Settings) -> IngestSummary:
-    """Ingest the inbox's finished files, each then moved to inbox/done, or to inbox/rejected when it cannot be read.
-
-    A file is claimed first, by a rename into inbox/work: what a producer puts in its place meanwhile is another file, and
-    two runs never take the same one. A claim that a killed run left is taken up again; storing a file twice is harmless.
-    """
-    inbox = settings.inbox
-    with explain_disk_errors(inbox), _lock(inbox / ".lock"):
-        for path in finished_files(inbox):
-            _move(path, inbox / "work" / f"{uuid.uuid4().hex[:12]}-{path.name}")
-        reports, rejected = [], []
-        for path in sorted((inbox / "work").glob("*")):
-            name = path.name.partition("-")[2]
-            try:
-                report = ingest_files(open_store(settings), [path], [name])[0]
-            except UnreadableFileError as error:
-                log.warning("%s", error)
-                rejected.append(str(error))
-                _move(path, inbox / "rejected" / path.name)
-            else:
-                reports.append(report)
-                _move(path, inbox / "done" / f"{report.batch_id[:12]}-{name}")
-        derive_pairs(open_store(settings), settings)
-    return _summary(settings, reports, tuple(rejected))
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path):
-        yield
-
-
-def _move(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(target)
+    """Ingest the inbox's finished files (see `take_inbox`) and derive the pairs anew."""
+    reports, rejected = take_inbox(open_store(settings), settings.inbox)
+    derive_pairs(open_store(settings), settings)
+    return _summary(settings, reports, rejected)
 
 
 def _summary(settings: Settings, reports: list[IngestReport], rejected: tuple[str, ...]) -> IngestSummary:

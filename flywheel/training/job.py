@@ -72,7 +72,7 @@ class TrainingJob:
 
 def check_size(size: str) -> str:
     """`size` itself. Raises FlywheelError unless it is a positive whole number or `all`."""
-    if size != ALL and not (size.isascii() and size.isdecimal() and int(size) > 0):
+    if size != ALL and not (size.isascii() and size.isdecimal() and len(size) < 19 and int(size) > 0):
         raise FlywheelError(f"{size!r} is not a size; give a number of pairs such as 400, or `all`.")
     return size if size == ALL else str(int(size))
 
