@@ -170,6 +170,27 @@ def test_the_retrain_sensor_counts_new_pairs_fires_once_and_not_after_a_lost_cha
         assert _tick(retrain_sensor, settings, instance) == "0 of 50 new training pairs"
 
 
+def test_the_weekly_schedule_retrains_only_when_there_is_something_new(settings: Settings, tmp_path: Path) -> None:
+    defs = build_defs(settings)
+    schedule = defs.resolve_schedule_def("weekly_retrain")
+    assert (schedule.cron_schedule, schedule.default_status) == ("0 3 * * 1", dg.DefaultScheduleStatus.RUNNING)
+    with open_session(settings) as session:
+        context = dg.build_schedule_context(instance=session.instance, resources=dict(defs.resources or {}))
+        nothing = schedule(context)
+        assert isinstance(nothing, dg.SkipReason)
+        assert "no new training pairs" in str(nothing.skip_message)
+        steps.ingest_paths(settings, [write(tmp_path, [line(f"a{i}", f"b{i}") for i in range(10)])])
+        request = schedule(context)
+        assert isinstance(request, dg.RunRequest)
+        assert request.partition_key == "all|all-MiniLM-L6-v2@384"
+        assert LAUNCHED_FOR_TAG in request.tags
+
+
+def test_a_wrong_cron_schedule_is_one_sentence(settings: Settings) -> None:
+    with pytest.raises(FlywheelError, match="retrain_cron"):
+        build_defs(settings.model_copy(update={"retrain_cron": "sometimes"}))
+
+
 def test_a_run_whose_process_is_gone_is_reported_failed_and_its_slot_is_free(settings: Settings) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         import psutil
