@@ -22,6 +22,6 @@ def build_defs(settings: Settings) -> dg.Definitions:
         jobs=[INGEST, RETRAIN],
         sensors=[inbox_sensor, retrain_sensor],
         schedules=[weekly_schedule(settings.retrain_cron)],
-        resources={"workbench": Workbench(home=str(settings.home), baseline="")},
+        resources={"workbench": Workbench(home=str(settings.home), overrides={})},
         executor=dg.in_process_executor,
     )

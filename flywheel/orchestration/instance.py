@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,11 @@ class Session:
 
     settings: Settings
     instance: dg.DagsterInstance
+    overrides: dict[str, str] = field(default_factory=dict)
 
-    def with_settings(self, **changed: Any) -> "Session":
+    def with_settings(self, **overrides: str) -> "Session":
         """The same home with some settings changed, for what runs in this process."""
-        return Session(self.settings.model_copy(update=changed), self.instance)
+        return Session(self.settings.model_copy(update=overrides), self.instance, {**self.overrides, **overrides})
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def materialise(
             ALL_ASSETS,
             selection=list(assets),
             instance=session.instance,
-            resources={"workbench": Workbench(home=str(session.settings.home), baseline=session.settings.baseline)},
+            resources={"workbench": Workbench(home=str(session.settings.home), overrides=session.overrides)},
             partition_key=cell_key(*cell) if cell else None,
             run_config={**_QUIET, **config},
             tags={PROCESS_TAG: process_tag()},

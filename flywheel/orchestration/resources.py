@@ -16,7 +16,7 @@ class Workbench(dg.ConfigurableResource):
     """The home whose settings the assets follow; read anew by every run."""
 
     home: str
-    baseline: str = Field(default="", description="Overrides the setting `baseline` unless empty.")
+    overrides: dict[str, str] = Field(default={}, description="Settings that differ from flywheel.toml and environment.")
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
         """Say in the run's tags which process it is, so that a killed one can be told from a slow one."""
@@ -25,8 +25,7 @@ class Workbench(dg.ConfigurableResource):
 
     def settings(self) -> Settings:
         """The settings of the home."""
-        settings = load_settings(Path(self.home))
-        return settings.model_copy(update={"baseline": self.baseline}) if self.baseline else settings
+        return load_settings(Path(self.home)).model_copy(update=self.overrides)
 
 
 @contextmanager
