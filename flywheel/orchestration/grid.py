@@ -7,7 +7,7 @@ from typing import Literal
 
 import dagster as dg
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, disk_is_full
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration import steps
 from flywheel.orchestration.instance import Session
@@ -67,6 +67,8 @@ def run_cells(session: Session, cells: Sequence[PlannedCell], recipe: str) -> It
         try:
             materialise(session, ["finetuned_model", "evaluation"], (cell.variant, cell.size), recipe)
         except FlywheelError as error:
+            if disk_is_full(session.settings.home):
+                raise  # every other cell would fail of it too
             failure = str(error)
         yield FinishedCell(cell.variant, cell.size, failure)
 
