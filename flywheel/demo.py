@@ -1,5 +1,6 @@
 """`flywheel demo`: the whole loop, once, on the starter set, through the same assets that the UI shows."""
 
+import json
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -22,8 +23,6 @@ _BASE = "all-MiniLM-L6-v2"
 
 def run(session: "Session", as_json: bool) -> None:
     """Ingest, split, train MiniLM at every size the starter set fills, evaluate, promote, and show what came of it."""
-    import json
-
     session = session.with_settings(seed="starter", baseline="local")  # a demo spends no money, whatever key lies about
     settings = session.settings
     out = console(as_json)
@@ -53,8 +52,8 @@ def run(session: "Session", as_json: bool) -> None:
     cells = run_grid(session, variants, SIZES, "head", as_json)
     if failed := [cell for cell in cells if cell["outcome"] == "failed"]:
         raise FlywheelError(f"{len(failed)} cells failed; the reasons stand above. Run the demo again when they are mended.")
-    baseline = steps.measure_baseline(settings)
     materialise(session, ["baseline_scores", "leaderboard"])
+    baseline = steps.measure_baseline(settings)
     out.print("\n[bold]3. Verdict[/bold]")
     materialise(session, ["champion"])
     board, present = steps.leaderboard(settings), steps.registry(settings).current()
