@@ -28,6 +28,8 @@ app = typer.Typer(
 )  # fmt: skip
 champion_app = typer.Typer(no_args_is_help=False, help="The promoted model: show, history, promote, rollback.")
 app.add_typer(champion_app, name="champion")
+pairs_app = typer.Typer(no_args_is_help=False, help="What the store holds, where it came from, what contradicts itself.")
+app.add_typer(pairs_app, name="pairs")
 
 
 def main() -> None:
@@ -68,36 +70,124 @@ def demo(home: Home = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of interactions (.jsonl).")], home: Home = None,
-           as_json: Json = False) -> None:  # fmt: skip
-    """Store files of user interactions; doing it twice changes nothing."""
+def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of events: .jsonl, .csv, .tsv, .parquet, also .gz, .zst.")],
+           home: Home = None, as_json: Json = False) -> None:  # fmt: skip
+    """Store files of what users left behind; doing it twice changes nothing."""
     from dataclasses import asdict
 
     from flywheel.orchestration import steps
     from flywheel.pairs.ingest import quarantine_reasons
+    from flywheel.report import counter
 
     settings = _settings(home)
-    summary = steps.ingest_paths(settings, paths)
+    with _interruptible(), counter("lines read", as_json) as progress:
+        summary = steps.ingest_paths(settings, paths, progress)
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int)}
     if as_json:
         return _print_json(counts)
     print(", ".join(f"{value:,} {name}" for name, value in counts.items()))
-    bad = quarantine_reasons(steps.open_store(settings), [report.batch_id for report in summary.files])
+    bad = quarantine_reasons(steps.open_store(settings), [report.batch_id for report in summary.files], 11)
     for file, line, reason in bad[:10]:
         print(f"  quarantined {file}:{line}: {reason}")
     if len(bad) > 10:
-        print(f"  ... and {len(bad) - 10:,} more, in the table `quarantine` of {settings.database}")
+        print("  ... and more; `flywheel pairs` counts the reasons")
     print("Next: flywheel snapshot, then flywheel train VARIANT all")
 
 
+@pairs_app.callback(invoke_without_command=True)
+def pairs_show(context: typer.Context, home: Home = None, as_json: Json = False) -> None:
+    """What the store holds, by source and day, by split, and why lines were quarantined."""
+    if context.invoked_subcommand is not None:
+        return
+    from dataclasses import asdict
+
+    from flywheel.orchestration import steps
+    from flywheel.pairs.overview import overview
+    from flywheel.report import print_overview
+
+    found = overview(steps.open_store(_settings(home)))
+    if as_json:
+        return _print_json(asdict(found))
+    print_overview(found)
+
+
+@pairs_app.command("origin")
+def pairs_origin(wanted: Annotated[str, typer.Argument(help="A pair's id, or the whole text of a question.")],
+                 home: Home = None, as_json: Json = False) -> None:  # fmt: skip
+    """Where a pair came from: every event that said something of it."""
+    from dataclasses import asdict
+
+    from flywheel.orchestration import steps
+    from flywheel.pairs.overview import origins
+    from flywheel.report import print_origins
+
+    found = origins(steps.open_store(_settings(home)), wanted)
+    if as_json:
+        return _print_json([asdict(origin) for origin in found])
+    print_origins(found)
+
+
+@pairs_app.command("contradictions")
+def pairs_contradictions(home: Home = None, as_json: Json = False) -> None:
+    """Texts called different that both mean the same as a third one; the worst first."""
+    from dataclasses import asdict
+
+    from flywheel.orchestration import steps
+    from flywheel.pairs.contradictions import find_contradictions
+    from flywheel.report import print_contradictions
+
+    found = find_contradictions(steps.open_store(_settings(home)))
+    if as_json:
+        return _print_json(asdict(found))
+    print_contradictions(found)
+
+
 @app.command()
-def snapshot(home: Home = None, as_json: Json = False) -> None:
+def forget(user: Annotated[str | None, typer.Option("--user", help="Everything this user left.")] = None,
+           batch: Annotated[str | None, typer.Option("--batch", help="Everything a delivery brought: its id.")] = None,
+           text: Annotated[str | None, typer.Option("--text-contains", help="Every pair whose text holds these words.")] = None,
+           yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+           home: Home = None, as_json: Json = False) -> None:  # fmt: skip
+    """Make pairs go away for good, and name the models that were trained on them."""
+    from dataclasses import asdict
+
+    from flywheel.orchestration import steps
+    from flywheel.pairs.forget import Selection, find
+
+    settings, selection = _settings(home), Selection(user, batch, text)
+    found = find(steps.open_store(settings), selection)
+    if found.observations + found.quarantined == 0:
+        raise FlywheelError("Nothing in the store matches; nothing was forgotten.")
+    said = f"{found.observations:,} observations of {found.pairs:,} pairs and {found.quarantined:,} quarantined lines"
+    if not yes and not typer.confirm(f"{said} will be gone for good, and the snapshots that hold them. Go on?", err=True):
+        raise FlywheelError("Nothing was forgotten.")
+    report = steps.forget(settings, selection)
+    if as_json:
+        return _print_json(asdict(report))
+    print(
+        f"Forgotten: {report.observations:,} observations of {report.pairs:,} pairs, {report.quarantined:,} quarantined lines;"
+    )
+    print(f"removed: {len(report.snapshots)} snapshots, {len(report.deliveries)} delivered files in {settings.inbox / 'done'}.")
+    print(
+        f"{len(report.models)} models were trained or calibrated on them" + (", the champion too:" if report.champion else ":")
+    )
+    for model in report.models:
+        print(f"  {settings.models / model}")
+    print("Files outside the home are yours to delete. Next: flywheel snapshot, then flywheel grid trains the models anew.")
+
+
+@app.command()
+def snapshot(new_test: Annotated[bool, typer.Option("--new-test", help="Draw new calibration and test splits.")] = False,
+             home: Home = None, as_json: Json = False) -> None:  # fmt: skip
     """Export the pairs as they stand, split and frozen, for training and evaluation."""
     from flywheel.orchestration import steps
     from flywheel.orchestration.materialise import materialise
 
     with _session(home) as session:
-        materialise(session, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])
+        materialise(session, ["seed_pairs", "interaction_pairs", "pairs"])
+        if new_test:
+            steps.snapshot(session.settings, new_test=True)
+        materialise(session, ["snapshot"])
         taken = steps.current_snapshot(session.settings)
     sizes = {"train": taken.train.pairs, "calibration": taken.calibration.pairs, "test": taken.test.pairs}
     if as_json:
@@ -307,7 +397,7 @@ def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
+    print(json.dumps(value, indent=1, default=str))
 
 
 if __name__ == "__main__":

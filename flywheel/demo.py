@@ -36,7 +36,7 @@ def run(session: "Session", as_json: bool) -> None:
     if not new_files or latest_snapshot(settings) is None:
         materialise(session, ["seed_pairs", "pairs", "snapshot"])  # draws the test pairs before users speak
     materialise(session, ["interaction_pairs", "pairs", "snapshot"])
-    counts, taken = steps.refresh(settings), steps.current_snapshot(settings)
+    counts, taken = steps.count(settings), steps.current_snapshot(settings)
     out.print(
         f"{counts.seed:,} seed pairs, {counts.interaction:,} interaction pairs "
         f"({f'{len(new_files)} new files' if new_files else 'no new files, nothing ingested twice'}); "

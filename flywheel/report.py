@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.published import PUBLISHED
 from flywheel.orchestration.tables import interval_text, percent
+from flywheel.pairs.contradictions import Contradictions
+from flywheel.pairs.overview import Origin, Overview
 
 if TYPE_CHECKING:
     from flywheel.models.catalogue import Variant
@@ -36,6 +38,22 @@ def progress_bar(text: str, to_stderr: bool) -> Iterator[Callable[[int, int], No
             if task is None:
                 task = bars.add_task(text, total=of)
             bars.update(task, completed=done, total=of)
+
+        yield update
+
+
+@contextmanager
+def counter(text: str, to_stderr: bool) -> Iterator[Callable[[int], None]]:
+    """A running count of something whose end nobody knows; it appears with the first call."""
+    columns = SpinnerColumn(), TextColumn("{task.completed:,} {task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console(to_stderr), transient=True) as bars:
+        task = None
+
+        def update(done: int) -> None:
+            nonlocal task
+            if task is None:
+                task = bars.add_task(text, total=None)
+            bars.update(task, completed=done)
 
         yield update
 
@@ -110,3 +128,64 @@ def print_leaderboard(board: Leaderboard, champion_id: str | None) -> None:
             f"{percent(published.published_error)} on {published.n:,} {published.data}.",
             style="dim",
         )
+
+
+def print_overview(found: Overview) -> None:
+    """The store as tables."""
+    out = console(False)
+    if not found.days:
+        out.print("The store is empty. Next: flywheel ingest PATH, or flywheel snapshot, which brings the seed pairs.")
+        return
+    counted = ("lines", "accepted", "duplicates", "quarantined", "conflicts", "embargoed", "redacted")
+    table = _table("What came in", ["day", "source"], counted)
+    for day in found.days:
+        table.add_row(str(day.day), day.source, *(f"{getattr(day, name):,}" for name in counted))
+    out.print(table)
+    table = _table("Where the pairs are", ["split", "source"], ("pairs", "duplicates"))
+    for split in found.splits:
+        table.add_row(split.split, split.source, f"{split.pairs:,}", percent(split.prior))
+    out.print(table)
+    if found.reasons:
+        table = _table("Why lines were quarantined", ["reason"], ("lines",))
+        for reason, lines in found.reasons:
+            table.add_row(reason, f"{lines:,}")
+        out.print(table)
+    if embargo := found.embargo:
+        out.print(
+            f"Embargo: {percent(embargo.newest)} of the newest interactions hang on frozen questions, "
+            f"{percent(embargo.first)} did at first ({embargo.batches} batches since the draw)."
+        )
+        if embargo.advice:
+            out.print(embargo.advice)
+    out.print("Next: flywheel pairs origin TEXT, flywheel pairs contradictions, flywheel snapshot", style="dim")
+
+
+def print_origins(found: list[Origin]) -> None:
+    """The events behind a pair."""
+    for origin in found:
+        said = "same" if origin.label else "different"
+        print(f"{origin.pair_id}  {said} ({origin.kind}, weight {origin.weight:g})  {origin.text_a!r} | {origin.text_b!r}")
+        more = {"user": origin.user, "time": origin.time, "position": origin.position, "model": origin.model}
+        told = ", ".join(f"{name} {value}" for name, value in more.items() if value is not None)
+        print(f"  {origin.type} in {origin.file}:{origin.line}, batch {origin.batch_id}" + (f", {told}" if told else ""))
+
+
+def print_contradictions(found: Contradictions) -> None:
+    """The worst contradictory triangles as a table."""
+    print(f"{found.pairs:,} pairs ({percent(found.share)}) stand in a triangle whose labels contradict each other.")
+    if not found.worst:
+        return
+    table = _table("Called different, though both mean the same as a third", ["a", "b", "through"], ("pairs",))
+    for worst in found.worst:
+        table.add_row(worst.text_a, worst.text_b, worst.through, f"{worst.pairs:,}")
+    console(False).print(table)
+    print("Next: flywheel pairs origin TEXT shows who said what")
+
+
+def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title=title, title_justify="left")
+    for name in left:
+        table.add_column(name)
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table

@@ -23,6 +23,18 @@ class Settings(BaseSettings):
     seed: Literal["starter", "quora", "none"] = Field("starter", description="Which seed pairs `seed_pairs` ingests.")
     quora_path: Path | None = Field(None, description="Parquet file of Quora pairs; without it they come from the hub.")
 
+    columns: dict[str, str] = Field(default_factory=dict, description="Our field name -> the column's name in your files.")
+    redact: tuple[Literal["email", "phone", "card"], ...] = Field((), description="What leaves texts before they are stored.")
+    redact_region: str = Field(
+        "US", min_length=2, max_length=2, description="Country whose way of writing phone numbers counts."
+    )
+    redact_hook: str | None = Field(None, description="A function of yours, module:function, from text to text, run last.")
+    memory_limit: str = Field("512MB", description="What the database may keep in memory; the rest goes to disk.")
+
+    snapshot_store: str | None = Field(
+        None, description="Where snapshots go besides the home: any fsspec URI, s3://bucket/path."
+    )
+
     test_share: float = Field(0.3, ge=0, lt=1, description="Share of the seed pairs that `test` should hold.")
     calibration_share: float = Field(0.25, ge=0, lt=1, description="The same for `calibration`.")
     interaction_test_share: float = Field(0.1, ge=0, lt=1, description="Share of the interaction pairs for `test`.")

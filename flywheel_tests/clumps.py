@@ -13,7 +13,7 @@ from flywheel.models.cache import EmbeddingCache
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.ingest import ingest
-from flywheel.pairs.interactions import Batch
+from flywheel.pairs.readers import Batch, json_lines
 from flywheel.pairs.snapshots import Snapshot, take_snapshot
 from flywheel.pairs.store import Store
 from flywheel.settings import Settings
@@ -77,7 +77,7 @@ class World:
 def take_world(settings: Settings, lines: list[bytes]) -> World:
     """Ingest seed pairs and take a snapshot."""
     store = Store(settings.database)
-    ingest(store, Batch(hashlib.sha256(b"".join(lines)).hexdigest(), "seed", "test", iter(lines)))
+    ingest(store, Batch(hashlib.sha256(b"".join(lines)).hexdigest(), "seed", "test", json_lines(iter(lines))))
     return World(settings, take_snapshot(store, settings), Vectors(MINILM, settings.cache, {}, settings.device))
 
 

@@ -1,5 +1,6 @@
 """Splits never leak, are drawn once and stay; sizes nest."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,23 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError
-from flywheel.pairs.derive import derive_pairs, split_rules
+from flywheel.pairs.components import FROZEN, reassign
+from flywheel.pairs.derive import count_pairs
 from flywheel.pairs.ingest import ingest, ingest_files
+from flywheel.pairs.readers import Batch, json_lines
 from flywheel.pairs.seeds import STARTER, seed_batch
 from flywheel.pairs.snapshots import Snapshot, questions_of, take_snapshot
-from flywheel.pairs.splits import FROZEN, Shares, SplitRules, assign_splits
+from flywheel.pairs.splits import SplitRules
 from flywheel.pairs.starter import starter_lines
 from flywheel.pairs.store import Store
 from flywheel.settings import Settings, load_settings
-from flywheel_tests.test_ingest import line, write
+from flywheel_tests.test_ingest import line, rows, write
 
-RULES = SplitRules(Shares(0.3, 0.25), Shares(0.2, 0.2), max_split_pairs=1000, max_component_pairs=6, min_components=2)
+Edge = tuple[int, int, str, str]
+RULES: dict[str, Any] = {
+    "test_share": 0.3, "calibration_share": 0.25, "interaction_test_share": 0.2, "interaction_calibration_share": 0.2,
+    "max_component_pairs": 6, "min_components": 2,
+}  # fmt: skip
 
 edges = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 60), st.sampled_from(["seed", "interaction"]),
@@ -30,44 +37,88 @@ edges = st.lists(
 )  # fmt: skip
 
 
-def frame(rows: list[tuple[int, int, str, str]]) -> pd.DataFrame:
-    unique = {(min(a, b), max(a, b)): (source, kind) for a, b, source, kind in rows}
-    return pd.DataFrame(
-        [(f"q{a:03}", f"q{b:03}", source, kind) for (a, b), (source, kind) in sorted(unique.items())],
-        columns=["question_a", "question_b", "source", "kind"],
-    )
+class Graph:
+    """A store that is fed edges between numbered questions, batch by batch."""
+
+    def __init__(self, home: Path, **rules: Any) -> None:
+        self.settings = Settings(home=home, **{**RULES, **rules})
+        self.store = Store(self.settings.database)
+        self._batches = 0
+
+    def add(self, edges: Sequence[Edge]) -> None:
+        for source in ("seed", "interaction"):
+            lines = [line(f"q{a:03}", f"q{b:03}", kind=kind) for a, b, of, kind in edges if of == source]
+            self._batches += 1
+            ingest(self.store, Batch(f"batch {self._batches}", source, "test", json_lines(iter(lines))))  # type: ignore[arg-type]
+
+    def snapshot(self, **options: Any) -> Snapshot:
+        return take_snapshot(self.store, self.settings, **options)
+
+    def pairs(self) -> pd.DataFrame:
+        with self.store.transaction() as db:
+            return db.execute(
+                """SELECT hex_of(pair_id) AS pair_id, CAST(question_a AS VARCHAR) AS question_a,
+                   CAST(question_b AS VARCHAR) AS question_b, kind, seed, split FROM pairs ORDER BY pair_id"""
+            ).df()
+
+    def states(self) -> dict[str, str]:
+        return dict(rows(self.store, "SELECT CAST(question AS VARCHAR), state FROM assignments"))
+
+    def components(self) -> list[tuple[Any, ...]]:
+        return rows(self.store, "FROM assignments ORDER BY question")
 
 
-def by_question(pairs: pd.DataFrame, splits: pd.DataFrame) -> dict[str, set[str]]:
+def by_question(pairs: pd.DataFrame) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    for a, b, split in zip(pairs["question_a"], pairs["question_b"], splits["split"], strict=True):
+    for a, b, split in zip(pairs["question_a"], pairs["question_b"], pairs["split"], strict=True):
         for question in (a, b):
             found.setdefault(question, set()).add(split)
     return found
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
-@given(first=edges, later=edges)
+@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(edges, min_size=2, max_size=4))
 def test_no_question_trains_and_tests_whatever_comes_later(
-    first: list[tuple[int, int, str, str]], later: list[tuple[int, int, str, str]]
+    tmp_path_factory: pytest.TempPathFactory, batches: list[list[Edge]]
 ) -> None:
-    pairs = frame(first)
-    splits = assign_splits(pairs, {}, frozenset(), RULES)
-    seen = by_question(pairs, splits)
-    for question, where in seen.items():
-        assert len(where & {"train", *FROZEN}) <= 1, question
-    assert set(pairs.loc[splits["split"].isin(FROZEN), "kind"]) <= {"explicit"}
+    graph = Graph(tmp_path_factory.mktemp("home"))
+    frozen: dict[str, str] = {}
+    for batch in batches:
+        graph.add(batch)
+        before = graph.states()
+        pairs = graph.pairs()
+        trains = set(pairs.loc[pairs["split"] == "train", ["question_a", "question_b"]].to_numpy().ravel())
+        new = {question for question, state in before.items() if state not in ("train", *FROZEN)}
+        for question in _reachable(pairs, set(frozen), through=new):
+            assert question not in trains, f"{question} hangs on a frozen question and trains"
+        graph.snapshot()
+        states, pairs = graph.states(), graph.pairs()
+        assert {question: states[question] for question in frozen} == frozen
+        frozen = {question: state for question, state in states.items() if state in FROZEN}
+        for question, where in by_question(pairs).items():
+            assert len(where & {"train", *FROZEN}) <= 1, question
+            assert not where & {"train"} or question not in frozen
+        assert set(pairs.loc[pairs["split"].isin(FROZEN), "kind"]) <= {"explicit"}
 
-    assigned = {q: next(iter(w & {"train", *FROZEN})) for q, w in seen.items() if w & {"train", *FROZEN}}
-    drawn = frozenset(pairs.loc[splits["split"].isin(FROZEN), "source"])
-    grown = frame(first + later)
-    again = assign_splits(grown, assigned, drawn | {"seed", "interaction"}, RULES)
-    frozen = {q for q, split in assigned.items() if split in FROZEN}
-    trains = set(grown.loc[again["split"] == "train", ["question_a", "question_b"]].to_numpy().ravel())
-    assert not trains & frozen
-    new = {q for q in set(grown["question_a"]) | set(grown["question_b"]) if q not in assigned}
-    for q in _reachable(grown, frozen, through=new):
-        assert q not in trains, f"{q} hangs on a frozen question and trains"
+
+@hypothesis_settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=edges, second=edges, third=edges)
+def test_batch_by_batch_gives_what_all_at_once_gives(
+    tmp_path_factory: pytest.TempPathFactory, first: list[Edge], second: list[Edge], third: list[Edge]
+) -> None:
+    steps, whole = (Graph(tmp_path_factory.mktemp("home")) for _ in range(2))
+    for graph in (steps, whole):
+        graph.add(first)
+        graph.snapshot()
+    steps.add(second)
+    steps.add(third)
+    whole.add([*second, *third])
+    pd.testing.assert_frame_equal(steps.pairs(), whole.pairs())
+    assert steps.components() == whole.components()
+    with steps.store.transaction() as db:
+        reassign(db)
+    pd.testing.assert_frame_equal(steps.pairs(), whole.pairs())
+    assert steps.components() == whole.components()
 
 
 def _reachable(pairs: pd.DataFrame, start: set[str], through: set[str]) -> set[str]:
@@ -83,34 +134,65 @@ def _reachable(pairs: pd.DataFrame, start: set[str], through: set[str]) -> set[s
     return reached
 
 
-def test_a_giant_component_is_cut_and_the_pairs_across_the_cut_are_embargoed() -> None:
+def test_a_giant_component_is_cut_and_the_pairs_across_the_cut_are_embargoed(tmp_path: Path) -> None:
     cliques = [[10 * c + i for i in range(4)] for c in range(30)]
-    rows = [(a, b, "seed", "explicit") for clique in cliques for a in clique for b in clique if a < b]
-    rows += [(a[0], b[0], "seed", "explicit") for a, b in pairwise(cliques)]
-    pairs = frame(rows)
-    splits = assign_splits(pairs, {}, frozenset(), RULES)["split"]
-    assert {"test", "calibration", "train", "embargoed"} == set(splits)
-    assert (splits == "test").sum() >= 0.3 * len(pairs)
-    for where in by_question(pairs, splits.to_frame()).values():
+    found = [(a, b, "seed", "explicit") for clique in cliques for a in clique for b in clique if a < b]
+    found += [(a[0], b[0], "seed", "explicit") for a, b in pairwise(cliques)]
+    graph = Graph(tmp_path)
+    graph.add(found)
+    graph.snapshot()
+    pairs = graph.pairs()
+    assert {"test", "calibration", "train", "embargoed"} == set(pairs["split"])
+    assert (pairs["split"] == "test").sum() >= 0.3 * len(pairs)
+    for where in by_question(pairs).values():
         assert len(where & {"train", *FROZEN}) <= 1
+
+
+def test_a_hub_that_every_pair_touches_trains_and_pulls_nothing_with_it(tmp_path: Path) -> None:
+    cliques = [[10 * c + i for i in range(1, 4)] for c in range(60)]
+    found = [(a, b, "seed", "explicit") for clique in cliques for a in clique for b in clique if a < b]
+    found += [(0, clique[0], "seed", "explicit") for clique in cliques]
+    graph = Graph(tmp_path)
+    graph.add(found)
+    snapshot = graph.snapshot()
+    assert min(snapshot.test.components or 0, snapshot.calibration.components or 0) >= 10
+    assert "q000" in questions_of(snapshot.pairs("train"))
+    assert count_pairs(graph.store).embargoed <= 60
 
 
 def test_pairs_wait_while_they_are_too_few_to_be_drawn(store: Store, settings: Settings, tmp_path: Path) -> None:
     ingest_files(store, [write(tmp_path, [line(f"a{i}", f"b{i}") for i in range(100)])])
     snapshot = take_snapshot(store, settings)
     assert (snapshot.test.pairs, snapshot.calibration.pairs) == (0, 0)
-    assert derive_pairs(store, settings).waiting == 20
+    assert count_pairs(store).waiting == 20
 
 
-def test_implied_pairs_never_fill_a_draw() -> None:
-    rows = [(2 * i, 2 * i + 1, "interaction", "implied") for i in range(300)]
-    splits = assign_splits(frame(rows), {}, frozenset(), RULES)["split"]
-    assert set(splits) == {"train"}
-    few = [(1000 + 2 * i, 1001 + 2 * i, "interaction", "explicit") for i in range(10)]
-    pairs = frame(rows + few)
-    drawn = pairs[assign_splits(pairs, {}, frozenset(), RULES)["split"].isin(FROZEN)]
+def test_implied_pairs_never_fill_a_draw(tmp_path: Path) -> None:
+    graph = Graph(tmp_path)
+    graph.add([(2 * i, 2 * i + 1, "interaction", "implied") for i in range(300)])
+    graph.snapshot()
+    assert set(graph.pairs()["split"]) == {"train"}
+    graph.add([(1000 + 2 * i, 1001 + 2 * i, "interaction", "explicit") for i in range(10)])
+    graph.snapshot()
+    pairs = graph.pairs()
+    drawn = pairs[pairs["split"].isin(FROZEN)]
     assert set(drawn["kind"]) == {"explicit"}
     assert len(drawn) == 4
+
+
+def test_a_new_test_version_is_drawn_from_what_does_not_train(tmp_path: Path) -> None:
+    graph = Graph(tmp_path)
+    graph.add([(2 * i, 2 * i + 1, "seed", "explicit") for i in range(100)])
+    first = graph.snapshot()
+    tested = first.pairs("test")
+    trained = set(questions_of(first.pairs("train")))
+    graph.add([(int(text[1:]), 500 + i, "seed", "explicit") for i, text in enumerate(tested["text_a"])])
+    assert count_pairs(graph.store).embargoed == len(tested)
+    again = graph.snapshot(new_test=True)
+    assert again.test_id != first.test_id
+    assert count_pairs(graph.store).embargoed == 0
+    assert not trained & set(questions_of(again.pairs("test"), again.pairs("calibration")))
+    assert trained < set(questions_of(again.pairs("train")))
 
 
 @pytest.fixture
@@ -160,14 +242,14 @@ def test_test_and_calibration_stay_frozen_and_what_hangs_on_them_is_embargoed(
         line("another new one", trained), line(tested, trained, 0),
     ])  # fmt: skip
     ingest_files(store, [path])
-    counts = derive_pairs(store, settings)
+    counts = count_pairs(store)
     assert (counts.embargoed, counts.train) == (4, starter.train.pairs + 1)
     after = take_snapshot(store, settings)
     assert after.test_id == starter.test_id
     assert after.snapshot_id != starter.snapshot_id
     pd.testing.assert_frame_equal(after.pairs("test"), starter.pairs("test"))
     ingest_files(store, [write(tmp_path, [line("end of the chain", "one more")], "later.jsonl")])
-    assert derive_pairs(store, settings).embargoed == 5
+    assert count_pairs(store).embargoed == 5
 
 
 @hypothesis_settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -207,5 +289,5 @@ def test_an_old_interaction_pair_leaves_training_when_a_window_is_set(
 
 
 def test_the_rules_follow_the_settings() -> None:
-    rules = split_rules(Settings(home=Path("x"), test_share=0.1, interaction_test_share=0.2))
+    rules = SplitRules.of(Settings(home=Path("x"), test_share=0.1, interaction_test_share=0.2))
     assert (rules.seed.test, rules.interaction.test) == (0.1, 0.2)

@@ -14,6 +14,7 @@ from flywheel.orchestration.instance import POOL
 from flywheel.orchestration.partitions import CELLS, parse_cell
 from flywheel.orchestration.resources import Workbench, explained
 from flywheel.orchestration.tables import champion_markdown, interval_text, leaderboard_markdown
+from flywheel.pairs.probe import probe_leaks
 from flywheel.training.train import Listener
 
 OWNERS = ["team:ml"]
@@ -35,45 +36,64 @@ def seed_pairs(workbench: Workbench) -> dg.MaterializeResult:
     return dg.MaterializeResult(metadata={**asdict(report), "dagster/row_count": report.lines - report.quarantined})
 
 
-@dg.asset(group_name="ingest", kinds={"duckdb"}, owners=OWNERS)
+@dg.asset(
+    group_name="ingest", kinds={"duckdb"}, owners=OWNERS, check_specs=[checks.ALL_LINES_KEPT, checks.EMBARGO_SHARE],
+)  # fmt: skip
 def interaction_pairs(context: dg.AssetExecutionContext, workbench: Workbench) -> dg.MaterializeResult:
     """What users left behind: the finished files of the inbox, ingested into DuckDB."""
+    settings = workbench.settings()
     with explained():
-        summary = steps.ingest_inbox(workbench.settings())
+        summary = steps.ingest_inbox(settings)
+        wrong = steps.unaccounted_lines(settings, summary)
+        found = steps.store_overview(settings)
     for sentence in summary.rejected:
         context.log.warning(sentence)
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int)}
-    rows = [dg.TableRecord({k: v for k, v in asdict(f).items() if k != "batch_id"}) for f in summary.files]
     return dg.MaterializeResult(
         metadata={
             **counts,
-            "files": dg.MetadataValue.table(rows) if rows else "none in the inbox",
-            "rejected_files": len(summary.rejected),
-        }
+            "files": _table([{k: v for k, v in asdict(f).items() if k != "batch_id"} for f in summary.files]),
+            "rejected_files": _table([{"file": sentence} for sentence in summary.rejected]),
+            "by_source_and_day": _table([{**asdict(day), "day": str(day.day)} for day in found.days]),
+            "quarantine_reasons": _table([{"reason": reason, "lines": lines} for reason, lines in found.reasons]),
+        },
+        check_results=[checks.all_lines_kept(wrong, len(summary.files)), checks.embargo_share(found.embargo)],
     )
 
 
 @dg.asset(
     group_name="ingest", kinds={"duckdb"}, owners=OWNERS, deps=[seed_pairs, interaction_pairs],
-    check_specs=[checks.LABEL_CONFLICTS],
+    check_specs=[checks.LABEL_CONFLICTS, checks.CONTRADICTIONS],
 )  # fmt: skip
 def pairs(workbench: Workbench) -> dg.MaterializeResult:
     """Observations added up to labelled pairs, each with its split."""
+    settings = workbench.settings()
     with explained():
-        counts = steps.refresh(workbench.settings())
+        counts = steps.count(settings)
+        found = steps.contradictions(settings)
+        splits = steps.store_overview(settings).splits
     return dg.MaterializeResult(
-        metadata={**asdict(counts), "dagster/row_count": counts.pairs}, check_results=[checks.label_conflicts(counts)]
+        metadata={
+            **asdict(counts),
+            "dagster/row_count": counts.pairs,
+            "splits": _table([asdict(split) for split in splits]),
+            "contradictions": _table([asdict(worst) for worst in found.worst]),
+            "contradictory_share": found.share,
+        },
+        check_results=[checks.label_conflicts(counts), checks.contradictory_triangles(found)],
     )
 
 
 @dg.asset(
     group_name="ingest", kinds={"parquet"}, owners=OWNERS, deps=[pairs],
-    check_specs=[checks.NO_LEAKAGE, checks.PRIOR_SHIFT],
+    check_specs=[checks.NO_LEAKAGE, checks.PRIOR_SHIFT, checks.LEAK_PROBE],
 )  # fmt: skip
 def snapshot(workbench: Workbench) -> dg.MaterializeResult:
     """An immutable export of train, calibration and test; what training and evaluation read."""
+    settings = workbench.settings()
     with explained():
-        taken = steps.snapshot(workbench.settings())
+        taken = steps.snapshot(settings)
+        probe = probe_leaks(taken, settings.memory_limit)
     return dg.MaterializeResult(
         metadata={
             "snapshot_id": taken.snapshot_id,
@@ -84,8 +104,9 @@ def snapshot(workbench: Workbench) -> dg.MaterializeResult:
             "interaction_pairs": taken.train.interaction,
             "dagster/uri": str(taken.folder),
             "dagster/row_count": taken.train.pairs + taken.calibration.pairs + taken.test.pairs,
+            **({"leak_probe_advantage": probe.advantage, "leak_probe_auc": probe.auc} if probe.advantage is not None else {}),
         },
-        check_results=[checks.no_leakage(taken), checks.prior_shift(taken)],
+        check_results=[checks.no_leakage(taken), checks.prior_shift(taken), checks.leak_probe(probe)],
     )
 
 
@@ -179,6 +200,10 @@ def champion(workbench: Workbench) -> dg.MaterializeResult:
             **({"error": present.champion.error, "model": present.champion.model} if present and present.champion else {}),
         }
     )
+
+
+def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue | str:
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows]) if rows else "none"
 
 
 def _image(png: Path) -> dg.MarkdownMetadataValue:

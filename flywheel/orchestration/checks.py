@@ -5,13 +5,33 @@ import dagster as dg
 from flywheel.evaluation.records import Evaluation
 from flywheel.orchestration.steps import BaselineResult
 from flywheel.orchestration.tables import percent
+from flywheel.pairs.contradictions import Contradictions
 from flywheel.pairs.derive import PairCounts
-from flywheel.pairs.snapshots import Snapshot
+from flywheel.pairs.overview import Embargo
+from flywheel.pairs.probe import LeakProbe
+from flywheel.pairs.snapshots import Snapshot, SplitSummary
 
 _MAX_CONFLICTS = 0.05
 _MAX_PRIOR_SHIFT = 0.10
 _MAX_VECTOR_DIFFERENCE = 1e-4
 
+_MAX_CONTRADICTIONS = 0.05
+_MAX_LEAK = 0.05
+
+ALL_LINES_KEPT = dg.AssetCheckSpec(
+    "all_lines_kept", asset="interaction_pairs", blocking=True,
+    description="Accepted, duplicate and quarantined lines add up to the lines read, and all of them are in the store.",
+)  # fmt: skip
+EMBARGO_SHARE = dg.AssetCheckSpec(
+    "embargo_share", asset="interaction_pairs", description="Little of what comes in hangs on frozen questions."
+)
+CONTRADICTIONS = dg.AssetCheckSpec(
+    "contradictory_triangles", asset="pairs", description="Few pairs stand in a triangle A = B, B = C, A unlike C."
+)
+LEAK_PROBE = dg.AssetCheckSpec(
+    "leak_probe", asset="snapshot",
+    description="A classifier that sees no text, only graph position and lengths, does little better than chance.",
+)  # fmt: skip
 LABEL_CONFLICTS = dg.AssetCheckSpec("label_conflicts", asset="pairs", description="Few pairs have both labels.")
 NO_LEAKAGE = dg.AssetCheckSpec("no_leakage", asset="snapshot", blocking=True, description="No question stands in two splits.")
 PRIOR_SHIFT = dg.AssetCheckSpec(
@@ -35,6 +55,38 @@ def label_conflicts(counts: PairCounts) -> dg.AssetCheckResult:
     return _warning("label_conflicts", share <= _MAX_CONFLICTS, f"{percent(share)} of the pairs have both labels")
 
 
+def all_lines_kept(wrong: list[str], batches: int) -> dg.AssetCheckResult:
+    """Fail when a batch's lines do not add up, or the store holds other lines than it counted."""
+    return dg.AssetCheckResult(
+        check_name="all_lines_kept", passed=not wrong, description="; ".join(wrong) or f"{batches} batches add up"
+    )
+
+
+def embargo_share(embargo: Embargo | None) -> dg.AssetCheckResult:
+    """Warn when so much is embargoed that a new test version is due."""
+    if embargo is None:
+        return _warning("embargo_share", True, "nothing has come in since the draw")
+    said = f"{percent(embargo.newest)} of the newest interactions, {percent(embargo.first)} at first"
+    return _warning("embargo_share", embargo.advice is None, embargo.advice or said)
+
+
+def contradictory_triangles(found: Contradictions) -> dg.AssetCheckResult:
+    """Warn when more than 5 % of the pairs stand in a contradictory triangle."""
+    said = f"{found.pairs:,} pairs, {percent(found.share)} of all; `flywheel pairs contradictions` names the worst"
+    return _warning("contradictory_triangles", found.share <= _MAX_CONTRADICTIONS, said)
+
+
+def leak_probe(probe: LeakProbe) -> dg.AssetCheckResult:
+    """Warn when graph and lengths alone decide more than 5 points better than always giving the commoner label."""
+    if probe.advantage is None or probe.auc is None or probe.accuracy is None:
+        return _warning("leak_probe", True, f"no figure: {probe.why_not}")
+    said = (
+        f"right on {percent(probe.accuracy)} of {probe.test_pairs:,} test pairs without reading them, "
+        f"{100 * probe.advantage:+.1f} points against the commoner label; area under the ROC curve {probe.auc:.3f}"
+    )
+    return _warning("leak_probe", probe.advantage <= _MAX_LEAK, said)
+
+
 def no_leakage(snapshot: Snapshot) -> dg.AssetCheckResult:
     """Fail when a question stands in two splits of the files that were written."""
     shared = snapshot.shared_questions()
@@ -45,10 +97,20 @@ def no_leakage(snapshot: Snapshot) -> dg.AssetCheckResult:
 
 def prior_shift(snapshot: Snapshot) -> dg.AssetCheckResult:
     """Warn when the share of duplicates differs by more than 10 points between splits."""
-    priors = [split.prior for split in (snapshot.train, snapshot.calibration, snapshot.test) if split.prior is not None]
-    said = ", ".join(percent(prior) for prior in priors)
+    splits = {"train": snapshot.train, "calibration": snapshot.calibration, "test": snapshot.test}
+    priors = [split.prior for split in splits.values() if split.prior is not None]
+    said = ", ".join(f"{name} {_priors(split)}" for name, split in splits.items() if split.prior is not None)
     near = max(priors, default=0.0) - min(priors, default=0.0) <= _MAX_PRIOR_SHIFT
-    return _warning("prior_shift", near, f"share of duplicates in train, calibration, test: {said}")
+    return _warning("prior_shift", near, f"share of duplicates: {said}")
+
+
+def _priors(split: SplitSummary) -> str:
+    by_source = [
+        f"{name} {percent(prior)}"
+        for name, prior in (("seed", split.prior_seed), ("interaction", split.prior_interaction))
+        if prior is not None
+    ]
+    return f"{percent(split.prior or 0.0)} ({', '.join(by_source)})"
 
 
 def served_vectors(difference: float) -> dg.AssetCheckResult:

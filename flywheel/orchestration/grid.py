@@ -14,7 +14,7 @@ from flywheel.orchestration import steps
 from flywheel.orchestration.instance import Session
 from flywheel.orchestration.materialise import materialise
 from flywheel.orchestration.partitions import cell_key, in_grid
-from flywheel.pairs.snapshots import ALL
+from flywheel.pairs.snapshots import ALL, latest_snapshot
 from flywheel.settings import PROJECT, Settings
 from flywheel.training.train import Listener
 
@@ -85,7 +85,7 @@ def train_one(session: Session, variant: Variant, size: str, recipe: str, progre
 
 def ensure_snapshot(session: Session) -> None:
     """Build what a snapshot needs and the snapshot itself, unless there is one."""
-    if not (session.settings.snapshots / "latest.json").exists():
+    if latest_snapshot(session.settings) is None:
         materialise(session, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])
 
 

@@ -17,12 +17,24 @@ from flywheel.models.api import ApiVectors
 from flywheel.models.catalogue import Variant
 from flywheel.models.folder import served_difference
 from flywheel.models.vectors import Vectors
-from flywheel.pairs.derive import PairCounts, batch_outcome, derive_pairs
+from flywheel.pairs.contradictions import Contradictions, find_contradictions
+from flywheel.pairs.derive import PairCounts, count_pairs
+from flywheel.pairs.forget import Selection, remove_deliveries
+from flywheel.pairs.forget import forget as forget_pairs
 from flywheel.pairs.inbox import take_inbox
-from flywheel.pairs.ingest import IngestReport, ingest, ingest_files
+from flywheel.pairs.ingest import IngestReport, ingest, ingest_files, unaccounted
+from flywheel.pairs.overview import Overview, overview
 from flywheel.pairs.retrains import record_training
 from flywheel.pairs.seeds import seed_batch
-from flywheel.pairs.snapshots import ALL, Snapshot, latest_snapshot, questions_of, take_snapshot
+from flywheel.pairs.snapshots import (
+    ALL,
+    Snapshot,
+    latest_snapshot,
+    questions_of,
+    remove_snapshot,
+    snapshots_with,
+    take_snapshot,
+)
 from flywheel.pairs.store import Store
 from flywheel.registry.champions import Entry, Registry, Rules, choose_challenger
 from flywheel.settings import Settings
@@ -42,13 +54,14 @@ class IngestSummary:
     quarantined: int
     conflicts: int
     embargoed: int
+    redacted: int
     files: tuple[IngestReport, ...]
     rejected: tuple[str, ...] = ()
 
 
 def open_store(settings: Settings) -> Store:
     """The home's store."""
-    return Store(settings.database)
+    return Store(settings.database, memory_limit=settings.memory_limit)
 
 
 def vectors_of(settings: Settings, variant: Variant) -> Vectors:
@@ -62,43 +75,94 @@ def ingest_seed(settings: Settings) -> IngestReport | None:
     return ingest(open_store(settings), batch) if batch else None
 
 
-def ingest_paths(settings: Settings, paths: list[Path]) -> IngestSummary:
-    """Ingest files of interactions where they lie."""
-    reports = ingest_files(open_store(settings), paths)
-    derive_pairs(open_store(settings), settings)
-    return _summary(settings, reports, ())
+def ingest_paths(settings: Settings, paths: list[Path], progress: Callable[[int], None] | None = None) -> IngestSummary:
+    """Ingest files of events where they lie."""
+    return _summary(ingest_files(open_store(settings), paths, settings, progress=progress), ())
 
 
 def ingest_inbox(settings: Settings) -> IngestSummary:
-    """Ingest the inbox's finished files (see `take_inbox`) and derive the pairs anew."""
-    reports, rejected = take_inbox(open_store(settings), settings.inbox)
-    derive_pairs(open_store(settings), settings)
-    return _summary(settings, reports, rejected)
+    """Ingest the inbox's finished files (see `take_inbox`)."""
+    return _summary(*take_inbox(open_store(settings), settings))
 
 
-def _summary(settings: Settings, reports: list[IngestReport], rejected: tuple[str, ...]) -> IngestSummary:
-    fresh = [report.batch_id for report in reports if report.accepted]
-    conflicts, embargoed = batch_outcome(open_store(settings), fresh) if fresh else (0, 0)
-    return IngestSummary(
-        lines=sum(r.lines for r in reports),
-        accepted=sum(r.accepted for r in reports),
-        duplicates=sum(r.duplicates for r in reports),
-        quarantined=sum(r.quarantined for r in reports),
-        conflicts=conflicts,
-        embargoed=embargoed,
-        files=tuple(reports),
-        rejected=rejected,
+def _summary(reports: list[IngestReport], rejected: tuple[str, ...]) -> IngestSummary:
+    counted = ("lines", "accepted", "duplicates", "quarantined", "conflicts", "embargoed", "redacted")
+    totals = {name: sum(getattr(report, name) for report in reports) for name in counted}
+    return IngestSummary(**totals, files=tuple(reports), rejected=rejected)
+
+
+def unaccounted_lines(settings: Settings, summary: IngestSummary) -> list[str]:
+    """What of an ingest does not add up, as sentences; none if all is well."""
+    return unaccounted(open_store(settings), [report.batch_id for report in summary.files])
+
+
+def store_overview(settings: Settings) -> Overview:
+    """What the store holds, for people."""
+    return overview(open_store(settings))
+
+
+def contradictions(settings: Settings) -> Contradictions:
+    """The contradictory triangles among the pairs."""
+    return find_contradictions(open_store(settings))
+
+
+def count(settings: Settings) -> PairCounts:
+    """What the pairs in the store add up to."""
+    return count_pairs(open_store(settings))
+
+
+def snapshot(settings: Settings, new_test: bool = False) -> Snapshot:
+    """Export the pairs as they stand; equal data gives the same snapshot. `new_test` draws new frozen splits first."""
+    return take_snapshot(open_store(settings), settings, new_test)
+
+
+@dataclass(frozen=True)
+class ForgetReport:
+    """What `forget` took away, and what still knows it: models to train again, files outside the home."""
+
+    observations: int
+    pairs: int
+    quarantined: int
+    models: tuple[str, ...]
+    champion: bool
+    snapshots: tuple[str, ...]
+    deliveries: tuple[str, ...]
+
+
+def forget(settings: Settings, selection: Selection) -> ForgetReport:
+    """Make what a selection holds go away for good: from the store, the snapshots and the deliveries kept in the inbox.
+
+    Returns, besides, which models were trained or calibrated on it: they go on serving until they are replaced.
+    """
+    store = open_store(settings)
+    gone = forget_pairs(store, selection)
+    held = snapshots_with(settings, gone.pair_ids)
+    models = models_trained_on(settings, held, gone.pair_ids)
+    for snapshot_id in held:
+        remove_snapshot(settings, snapshot_id)
+    return ForgetReport(
+        observations=gone.observations,
+        pairs=gone.pairs,
+        quarantined=gone.quarantined,
+        models=tuple(models),
+        champion=champion_id(settings) in models,
+        snapshots=tuple(held),
+        deliveries=tuple(remove_deliveries(settings.inbox, gone.batch_ids)),
     )
 
 
-def refresh(settings: Settings) -> PairCounts:
-    """Derive the pairs from the observations."""
-    return derive_pairs(open_store(settings), settings)
-
-
-def snapshot(settings: Settings) -> Snapshot:
-    """Export the pairs as they stand; equal data gives the same snapshot."""
-    return take_snapshot(open_store(settings), settings)
+def models_trained_on(settings: Settings, snapshots: dict[str, Snapshot], pair_ids: frozenset[str]) -> list[str]:
+    """The model folders whose training or calibration pairs hold one of these, by name."""
+    found = []
+    for folder in sorted(settings.models.glob("*/flywheel.json")):
+        job = TrainedModel.load(folder.parent).job
+        on = snapshots.get(job.snapshot_id)
+        if on is None:
+            continue
+        used = [on.training_pairs(job.size, job.random_seed, job.interaction_share), on.pairs("calibration")]
+        if any(not pair_ids.isdisjoint(frame["pair_id"]) for frame in used):
+            found.append(folder.parent.name)
+    return found
 
 
 def current_snapshot(settings: Settings) -> Snapshot:

@@ -1,35 +1,54 @@
-"""Observations add up to pairs: one row a pair, with its label by a stated rule and the split it belongs to."""
+"""Observations add up to pairs: one row a pair, with its label by a stated rule. Costs what the new observations cost.
+
+The label of a pair: explicit beats implied, then the newest, then the event's hash, so that the order in which batches came
+in changes nothing. How often each label was said is kept beside it.
+"""
 
 from dataclasses import dataclass
 
 import duckdb
-import pandas as pd
 
-from flywheel.pairs.splits import FROZEN, Shares, SplitRules, assign_splits
+from flywheel.pairs.components import assign, split_sql
 from flywheel.pairs.store import Store
-from flywheel.settings import Settings
 
-# The label of a pair: explicit beats implied, then the newest, then the observation id, so that the order in which
-# batches came in changes nothing. The text of a question is the least of the spellings seen.
-_DERIVE = """
-CREATE OR REPLACE TEMP TABLE derived AS
-WITH spelled AS (
-    SELECT question_id, min(text) AS text FROM (
-        SELECT question_a AS question_id, text_a AS text FROM observations
-        UNION ALL SELECT question_b, text_b FROM observations) GROUP BY question_id),
-ranked AS (
-    SELECT *, row_number() OVER (
-        PARTITION BY pair_id ORDER BY kind = 'explicit' DESC, observed_at DESC NULLS LAST, observation_id) AS rank,
-        count(*) OVER (PARTITION BY pair_id) AS observations,
-        min(label) OVER (PARTITION BY pair_id) < max(label) OVER (PARTITION BY pair_id) AS conflicting,
-        max(observed_at) OVER (PARTITION BY pair_id) AS last_observed,
-        bool_or(source = 'seed') OVER (PARTITION BY pair_id) AS seed
-    FROM observations)
-SELECT pair_id, question_a, question_b, a.text AS text_a, b.text AS text_b, label, weight, kind,
-       if(seed, 'seed', 'interaction') AS source, observations, conflicting, last_observed
-FROM ranked JOIN spelled a ON a.question_id = question_a JOIN spelled b ON b.question_id = question_b
-WHERE rank = 1 ORDER BY pair_id
+# Whatever `slice` holds (columns as in `observations`), by pair. The greatest `word` decides; it is compared field by field.
+_SUM_UP = """
+CREATE OR REPLACE TEMP TABLE summed AS
+SELECT pair_id, any_value(question_a) AS question_a, any_value(question_b) AS question_b,
+    word.label AS label, word.weight AS weight, if(word.explicit, 'explicit', 'implied') AS kind, seed, same, different,
+    last_observed, word.at AS decided_at, word.by AS decided_by, word.item AS decided_item
+FROM (
+    SELECT pair_id, any_value(question_a) AS question_a, any_value(question_b) AS question_b,
+        max({'explicit': kind = 'explicit', 'at': coalesce(observed_at, TIMESTAMP '0001-01-01'), 'by': event, 'item': item,
+             'label': label, 'weight': weight}) AS word,
+        bool_or(source = 'seed') AS seed, count(*) FILTER (label = 1) AS same, count(*) FILTER (label = 0) AS different,
+        max(observed_at) AS last_observed
+    FROM slice GROUP BY pair_id)
+GROUP BY ALL
 """
+_ADD_TO_KNOWN = """
+CREATE OR REPLACE TEMP TABLE added AS
+SELECT pair_id, question_a, question_b, if(later, s_label, label) AS label, if(later, s_weight, weight) AS weight,
+    if(later, s_kind, kind) AS kind, seed OR s_seed AS seed, same + s_same AS same, different + s_different AS different,
+    greatest(last_observed, s_last_observed) AS last_observed, if(later, s_decided_at, decided_at) AS decided_at,
+    if(later, s_decided_by, decided_by) AS decided_by, if(later, s_decided_item, decided_item) AS decided_item, split
+FROM (
+    SELECT k.*, s.label AS s_label, s.weight AS s_weight, s.kind AS s_kind, s.seed AS s_seed, s.same AS s_same,
+        s.different AS s_different, s.last_observed AS s_last_observed, s.decided_at AS s_decided_at,
+        s.decided_by AS s_decided_by, s.decided_item AS s_decided_item,
+        (s.kind = 'explicit', s.decided_at, s.decided_by, s.decided_item)
+            > (k.kind = 'explicit', k.decided_at, k.decided_by, k.decided_item) AS later
+    FROM summed s JOIN known k ON k.pair_id = s.pair_id)
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a slice of observations did: how many there are, how many disagree with another, how many are embargoed."""
+
+    observations: int
+    conflicts: int
+    embargoed: int
 
 
 @dataclass(frozen=True)
@@ -47,64 +66,43 @@ class PairCounts:
     conflicting: int
 
 
-def split_rules(settings: Settings) -> SplitRules:
-    """The part of the settings that a draw obeys."""
-    return SplitRules(
-        Shares(settings.test_share, settings.calibration_share),
-        Shares(settings.interaction_test_share, settings.interaction_calibration_share),
-        settings.max_split_pairs,
-        settings.max_component_pairs,
-        settings.min_components,
-    )
+def sum_up(db: duckdb.DuckDBPyConnection) -> None:
+    """The temporary table `slice` (columns as in `observations`) summed up by pair, as the temporary table `summed`."""
+    db.execute(_SUM_UP)
 
 
-def derive_pairs(store: Store, settings: Settings) -> PairCounts:
-    """Rebuild the table `pairs` from the observations, each with the split it would have now; freezes nothing."""
-    with store.transaction() as db:
-        refresh_pairs(db, settings)
-    return count_pairs(store)
-
-
-def refresh_pairs(db: duckdb.DuckDBPyConnection, settings: Settings) -> pd.DataFrame:
-    """The same inside a caller's transaction. Returns `pair_id, split, component`, drawn splits included."""
-    db.execute(_DERIVE)
-    pairs = db.execute("SELECT pair_id, question_a, question_b, source, kind FROM derived ORDER BY pair_id").df()
-    assigned = dict(db.execute("SELECT question_id, split FROM assignments").fetchall())
-    drawn = db.execute("SELECT if(bool_or(source = 'seed'), 'seed', 'interaction') FROM frozen_pairs GROUP BY component")
-    splits = assign_splits(pairs, assigned, frozenset(row[0] for row in drawn.fetchall()), split_rules(settings))
-    splits.insert(0, "pair_id", pairs["pair_id"])
-    known = dict(db.execute("SELECT pair_id, split FROM frozen_pairs").fetchall())
-    was_frozen = splits["pair_id"].isin(known.keys())
-    splits.loc[was_frozen, "split"] = splits.loc[was_frozen, "pair_id"].map(known)
-    db.register("splits_frame", splits.astype("object"))
+def add_observations(db: duckdb.DuckDBPyConnection) -> Outcome:
+    """Add the temporary table `slice` (columns as in `observations`) to the pairs, new questions to the components."""
+    sum_up(db)
+    db.execute("CREATE OR REPLACE TEMP TABLE known AS SELECT p.* FROM pairs p JOIN summed s ON p.pair_id = s.pair_id")
+    (known,) = db.execute("SELECT count(*) FROM known").fetchall()[0]
+    if known:
+        db.execute(_ADD_TO_KNOWN)
+        db.execute("DELETE FROM pairs WHERE pair_id IN (SELECT pair_id FROM known)")
+        db.execute("INSERT INTO pairs BY NAME FROM added")
+    db.execute("CREATE OR REPLACE TEMP TABLE edges AS SELECT * FROM summed WHERE pair_id NOT IN (SELECT pair_id FROM known)")
+    assign(db)
     db.execute(
-        """CREATE OR REPLACE TABLE pairs AS
-           SELECT derived.*, splits_frame.split FROM derived JOIN splits_frame USING (pair_id) ORDER BY pair_id"""
+        f"""INSERT INTO pairs BY NAME
+            SELECT edges.*, {split_sql("a.state", "b.state")} AS split
+            FROM edges JOIN nodes a ON a.question = question_a JOIN nodes b ON b.question = question_b"""
     )
-    db.unregister("splits_frame")
-    return splits
+    row = db.execute(
+        """SELECT count(*), count(*) FILTER (p.same > 0 AND p.different > 0), count(*) FILTER (p.split = 'embargoed')
+           FROM slice JOIN pairs p ON p.pair_id = slice.pair_id"""
+    ).fetchone()
+    assert row is not None
+    return Outcome(*row)
 
 
 def count_pairs(store: Store) -> PairCounts:
     """Counts of the table `pairs` as it stands."""
-    splits = ("train", *FROZEN, "embargoed", "waiting")
-    columns = ", ".join(f"count(*) FILTER (split = '{s}') AS {s}" for s in splits)
+    splits = ("train", "calibration", "test", "embargoed", "waiting")
+    columns = ", ".join(f"count(*) FILTER (split = '{s}')" for s in splits)
     with store.transaction() as db:
         row = db.execute(
-            f"""SELECT count(*), {columns}, count(*) FILTER (source = 'seed'), count(*) FILTER (source = 'interaction'),
-                count(*) FILTER (conflicting) FROM pairs"""
+            f"""SELECT count(*), {columns}, count(*) FILTER (seed), count(*) FILTER (NOT seed),
+                count(*) FILTER (same > 0 AND different > 0) FROM pairs"""
         ).fetchone()
     assert row is not None
     return PairCounts(*row)
-
-
-def batch_outcome(store: Store, batch_ids: list[str]) -> tuple[int, int]:
-    """(conflicts, embargoed): accepted observations of the batches whose pair has both labels, and whose pair is embargoed."""
-    with store.transaction() as db:
-        row = db.execute(
-            """SELECT count(*) FILTER (conflicting), count(*) FILTER (split = 'embargoed')
-               FROM observations JOIN pairs USING (pair_id) WHERE list_contains(?, batch_id)""",
-            [batch_ids],
-        ).fetchone()
-    assert row is not None
-    return row

@@ -10,6 +10,7 @@ from filelock import FileLock
 from flywheel.errors import UnreadableFileError, explain_disk_errors
 from flywheel.pairs.ingest import IngestReport, ingest_files
 from flywheel.pairs.store import Store
+from flywheel.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +31,14 @@ def waiting_files(inbox: Path) -> list[Path]:
     return [*finished_files(inbox), *sorted((inbox / "work").glob("*"))]
 
 
-def take_inbox(store: Store, inbox: Path) -> tuple[list[IngestReport], tuple[str, ...]]:
+def take_inbox(store: Store, settings: Settings) -> tuple[list[IngestReport], tuple[str, ...]]:
     """Ingest the inbox's finished files, each then moved to inbox/done, or to inbox/rejected when it cannot be read.
 
     A file is claimed first, by a rename into inbox/work: what a producer puts in its place meanwhile is another file, and
     two runs never take the same one. A claim that a killed run left is taken up again; storing a file twice is harmless.
     Returns the reports, and for each rejected file the sentence that says why.
     """
-    reports, rejected = [], []
+    reports, rejected, inbox = [], [], settings.inbox
     with explain_disk_errors(inbox):
         inbox.mkdir(parents=True, exist_ok=True)
         with FileLock(inbox / ".lock"):
@@ -46,7 +47,7 @@ def take_inbox(store: Store, inbox: Path) -> tuple[list[IngestReport], tuple[str
             for path in sorted((inbox / "work").glob("*")):
                 name = path.name.partition("-")[2]
                 try:
-                    report = ingest_files(store, [path], [name])[0]
+                    report = ingest_files(store, [path], settings, [name])[0]
                 except UnreadableFileError as error:
                     log.warning("%s", error)
                     rejected.append(str(error))

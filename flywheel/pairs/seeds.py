@@ -1,13 +1,12 @@
 """Where seed pairs come from: the starter set, or Quora's duplicate questions (a local file or the hub), or nowhere."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from flywheel.errors import FlywheelError
-from flywheel.pairs.interactions import Batch
+from flywheel.pairs.readers import Batch, Line, json_lines
 from flywheel.pairs.starter import starter_lines
 from flywheel.settings import PROJECT, Settings
 
@@ -30,7 +29,7 @@ def _starter() -> Batch:
     if not questions.is_file():
         raise FlywheelError(f"{questions} is missing; run flywheel from a clone of its repository, or set FLYWHEEL_SEED.")
     lines = list(starter_lines(questions))
-    return Batch(hashlib.sha256(b"\n".join(lines)).hexdigest()[:32], "seed", "starter", iter(lines))
+    return Batch(hashlib.sha256(b"\n".join(lines)).hexdigest()[:32], "seed", "starter", json_lines(iter(lines)))
 
 
 def _quora(path: Path | None) -> Batch:
@@ -41,7 +40,7 @@ def _quora(path: Path | None) -> Batch:
         raise FlywheelError(f"The Quora pairs lack the columns {sorted(missing)}; they have {rows.column_names}.")
     content = hashlib.sha256()
     for line in _quora_lines(rows, columns):
-        content.update(line)
+        content.update(repr(line[0]).encode("utf-8", "surrogatepass"))
     return Batch(content.hexdigest()[:32], "seed", f"quora ({path or 'hub'})", _quora_lines(rows, columns))
 
 
@@ -62,6 +61,7 @@ def _load_quora(path: Path | None) -> Any:
         ) from error
 
 
-def _quora_lines(rows: Any, columns: tuple[str, str]) -> Iterator[bytes]:
-    for row in rows:
-        yield json.dumps({"text_a": row[columns[0]], "text_b": row[columns[1]], "label": row["label"]}).encode()
+def _quora_lines(rows: Any, columns: tuple[str, str]) -> Iterator[Line]:
+    for group in rows.iter(batch_size=10_000):
+        for text_a, text_b, label in zip(group[columns[0]], group[columns[1]], group["label"], strict=True):
+            yield {"text_a": text_a, "text_b": text_b, "label": label}, None

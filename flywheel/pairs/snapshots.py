@@ -12,30 +12,32 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from flywheel.errors import FlywheelError
 from flywheel.files import publish, scratch_folder, write_json
-from flywheel.pairs.derive import refresh_pairs
-from flywheel.pairs.splits import FROZEN
-from flywheel.pairs.store import Store
+from flywheel.pairs.components import FROZEN
+from flywheel.pairs.remote import LATEST, download, latest_id, remove, upload, write_latest
+from flywheel.pairs.retrains import COUNT_TRAINABLE
+from flywheel.pairs.splits import SplitRules, draw, release
+from flywheel.pairs.store import Store, connect
 from flywheel.pairs.text import digest
 from flywheel.settings import Settings
 
 ALL = "all"
-_LATEST = "latest.json"
-_TRAIN_COLUMNS = "pair_id, question_a, question_b, text_a, text_b, label, weight, kind, source"
-_FROZEN_COLUMNS = _TRAIN_COLUMNS + ", component"
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What one split of a snapshot holds: pairs by source, the share of duplicates, and components (frozen splits)."""
+    """What one split of a snapshot holds: pairs and the share of duplicates (prior), by source; components of frozen splits."""
 
     pairs: int
     seed: int
     interaction: int
     prior: float | None
+    prior_seed: float | None
+    prior_interaction: float | None
     components: int | None
 
 
@@ -66,14 +68,24 @@ class Snapshot:
         try:
             return pd.read_parquet(file)
         except (OSError, pa.ArrowException) as error:
-            raise FlywheelError(f"{file} is damaged ({error}). Remove {self.folder} and run `flywheel snapshot`.") from error
+            raise _damaged(file, error) from error
 
     def shared_questions(self) -> int:
         """How many questions stand in more than one split: 0, or the snapshot leaks."""
-        train, calibration, test = (
-            set(frame["question_a"]) | set(frame["question_b"]) for frame in (self.pairs(name) for name in ("train", *FROZEN))
-        )
-        return len((train & calibration) | (train & test) | (calibration & test))
+        files = [(str(self.folder / f"{name}.parquet"), name) for name in ("train", *FROZEN)]
+        try:
+            with connect() as db:
+                ends = " UNION ALL ".join(
+                    f"SELECT {end} AS question, '{name}' AS split FROM read_parquet('{file}')"
+                    for file, name in files
+                    for end in ("question_a", "question_b")
+                )
+                ((shared,),) = db.execute(
+                    f"SELECT count(*) FROM (SELECT question FROM ({ends}) GROUP BY question HAVING min(split) < max(split))"
+                ).fetchall()
+        except duckdb.Error as error:
+            raise _damaged(self.folder, error) from error
+        return int(shared)
 
     def training_pairs(self, size: str, random_seed: int, interaction_share: float) -> pd.DataFrame:
         """The first `size` training pairs; a smaller size is always a prefix of a larger one.
@@ -98,6 +110,10 @@ class Snapshot:
         return max(0, min(by_interaction, int(self.train.seed / (1 - interaction_share))))
 
 
+def _damaged(where: Path, error: Exception) -> FlywheelError:
+    return FlywheelError(f"{where} is damaged ({error}). Remove the snapshot's folder and run `flywheel snapshot`.")
+
+
 def _interleaved(source: "pd.Series[str]", size: int, interaction_share: float) -> np.ndarray:
     """Row numbers of the first `size` pairs, seed and interaction in the set proportion."""
     wanted = {"interaction": int(size * interaction_share + 1e-9)}
@@ -116,21 +132,25 @@ def _interleaved(source: "pd.Series[str]", size: int, interaction_share: float) 
     return rows
 
 
-def take_snapshot(store: Store, settings: Settings) -> Snapshot:
-    """Derive the pairs, draw what is due, freeze it, and export all splits; equal content gives the same snapshot.
+def take_snapshot(store: Store, settings: Settings, new_test: bool = False) -> Snapshot:
+    """Draw what is due, freeze it, and export all splits; equal content gives the same snapshot.
 
     The draw is stored in the same transaction that reads the rows, so a kill leaves either no draw or one that the next
-    call exports.
+    call exports. `new_test` draws a new version of the frozen splits from everything that does not train.
     """
     with scratch_folder(settings.snapshots) as folder:
         with store.transaction() as db:
-            splits = refresh_pairs(db, settings)
-            _freeze(db, splits)
+            if new_test:
+                release(db)
+            draw(db, SplitRules.of(settings))
+            _freeze(db)
             _export(db, folder, settings)
+            (trainable,) = db.execute(COUNT_TRAINABLE).fetchall()[0]
         hashes = {name: _content_hash(folder / f"{name}.parquet") for name in ("train", *FROZEN)}
         test_id = digest("|".join(hashes[name] for name in FROZEN))
         snapshot_id = digest(f"{hashes['train']}|{test_id}")
-        summaries = {name: asdict(_summary(folder / f"{name}.parquet")) for name in hashes}
+        with connect(memory_limit=settings.memory_limit) as db:
+            summaries = {name: asdict(_summary(db, folder / f"{name}.parquet")) for name in hashes}
         write_json(folder / "manifest.json", {"snapshot_id": snapshot_id, "test_id": test_id, **summaries})
         if shared := Snapshot.load(folder).shared_questions():
             raise FlywheelError(f"{shared} questions stand in two splits, so no snapshot was made; the store is damaged.")
@@ -139,9 +159,12 @@ def take_snapshot(store: Store, settings: Settings) -> Snapshot:
             shutil.rmtree(target)
         publish(folder, target)
     with store.transaction() as db:
-        train_pairs = int((splits["split"] == "train").sum())
-        db.execute("INSERT OR REPLACE INTO snapshots VALUES (?, ?)", [snapshot_id, train_pairs])
-    write_json(settings.snapshots / _LATEST, snapshot_id)
+        db.execute("DELETE FROM snapshots WHERE snapshot_id = ?", [snapshot_id])
+        db.execute("INSERT INTO snapshots VALUES (?, ?)", [snapshot_id, trainable])
+    if settings.snapshot_store is not None:
+        upload(target, f"{settings.snapshot_store}/{snapshot_id}")
+        write_latest(settings.snapshot_store, snapshot_id)
+    write_json(settings.snapshots / LATEST, snapshot_id)
     return Snapshot.load(target)
 
 
@@ -152,65 +175,134 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _freeze(db: duckdb.DuckDBPyConnection, splits: pd.DataFrame) -> None:
-    db.register("splits_frame", splits.astype("object"))
+def _freeze(db: duckdb.DuckDBPyConnection) -> None:
+    """Keep the drawn pairs as they are now. The text of a question is the least of the spellings seen."""
     db.execute(
-        f"""INSERT INTO frozen_pairs SELECT {_TRAIN_COLUMNS}, split, component
-            FROM pairs JOIN (SELECT pair_id, component FROM splits_frame) USING (pair_id)
-            WHERE split IN ('calibration', 'test') ON CONFLICT DO NOTHING"""
+        """CREATE OR REPLACE TEMP TABLE texts AS
+           SELECT question, min(text) AS text FROM (
+               SELECT question_a AS question, text_a AS text FROM observations
+               UNION ALL SELECT question_b, text_b FROM observations) GROUP BY question"""
     )
-    db.unregister("splits_frame")
     db.execute(
-        """INSERT INTO assignments
-           SELECT question_id, any_value(split) FROM (
-               SELECT question_a AS question_id, split FROM pairs UNION ALL SELECT question_b, split FROM pairs)
-           WHERE split IN ('train', 'calibration', 'test') GROUP BY question_id ON CONFLICT DO NOTHING"""
+        """INSERT INTO frozen_pairs BY NAME
+           SELECT p.pair_id, question_a, question_b, a.text AS text_a, b.text AS text_b, label, weight, kind,
+               if(seed, 'seed', 'interaction') AS source, split, component
+           FROM frozen_now p JOIN texts a ON a.question = question_a JOIN texts b ON b.question = question_b"""
     )
 
 
 def _export(db: duckdb.DuckDBPyConnection, folder: Path, settings: Settings) -> None:
+    """Write the three files, ordered by pair id. One join or sort at a time, so that each finds memory to work in."""
     window = settings.interaction_window_days
     recent = "" if window is None else (
-        f"""AND (source = 'seed' OR last_observed IS NULL OR last_observed >=
+        f"""AND (seed OR last_observed IS NULL OR last_observed >=
             (SELECT max(last_observed) FROM pairs) - INTERVAL {window} DAY)"""
     )  # fmt: skip
+    db.execute(
+        f"""CREATE OR REPLACE TEMP TABLE half_spelled AS
+            SELECT pairs.*, text AS text_a FROM pairs JOIN texts ON question = question_a WHERE split = 'train' {recent}"""
+    )
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE spelled AS
+           SELECT pair_id, question_a, question_b, text_a, text AS text_b, label, weight, kind,
+               if(seed, 'seed', 'interaction') AS source
+           FROM half_spelled JOIN texts ON question = question_b"""
+    )
+    db.execute("DROP TABLE half_spelled")
+    ids = "hex_of(pair_id) AS pair_id, hex_of(question_a) AS question_a, hex_of(question_b) AS question_b"
+    rest = "text_a, text_b, label, weight, kind, source"
     queries = {
-        "train": f"SELECT {_TRAIN_COLUMNS} FROM pairs WHERE split = 'train' {recent}",
-        **{name: f"SELECT {_FROZEN_COLUMNS} FROM frozen_pairs WHERE split = '{name}'" for name in FROZEN},
+        "train": f"SELECT {ids}, {rest} FROM (FROM spelled ORDER BY pair_id)",
+        **{
+            name: f"""SELECT {ids}, {rest}, hex_of(component) AS component
+                      FROM (FROM frozen_pairs WHERE split = '{name}' ORDER BY pair_id)"""
+            for name in FROZEN
+        },
     }
+    db.execute("SET preserve_insertion_order = true")
     for name, query in queries.items():
-        db.execute(f"COPY ({query} ORDER BY pair_id) TO '{folder / name}.parquet' (COMPRESSION zstd)")
+        db.execute(f"COPY ({query}) TO '{folder / name}.parquet' (COMPRESSION zstd)")
 
 
 def _content_hash(file: Path) -> str:
-    content = hashlib.blake2b(digest_size=16)
-    for batch in pq.ParquetFile(file).iter_batches():
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            content.update(name.encode() + "\x1f".join(map(str, column.to_pylist())).encode())
-    return content.hexdigest()
+    """A hash of a table's content, whatever its row groups: each column's values and lengths in turn, as a stream."""
+    hashes: dict[str, Any] = {}
+    with pq.ParquetFile(file) as table:
+        for batch in table.iter_batches():
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                values, lengths = hashes.setdefault(name, (hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)))
+                if pa.types.is_string(column.type):
+                    lengths.update(pc.binary_length(column).to_numpy(zero_copy_only=False).astype("<i4").tobytes())
+                    offsets = np.frombuffer(column.buffers()[1], dtype=np.int32)[
+                        column.offset : column.offset + len(column) + 1
+                    ]
+                    if len(column) and column.buffers()[2] is not None:
+                        values.update(memoryview(column.buffers()[2])[offsets[0] : offsets[-1]])
+                else:
+                    values.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).tobytes())
+    parts = [f"{name}:{values.hexdigest()}:{lengths.hexdigest()}" for name, (values, lengths) in hashes.items()]
+    return digest("|".join(parts))
 
 
-def _summary(file: Path) -> SplitSummary:
-    pairs = pd.read_parquet(file)
-    by_source = pairs["source"].value_counts()
-    return SplitSummary(
-        pairs=len(pairs),
-        seed=int(by_source.get("seed", 0)),
-        interaction=int(by_source.get("interaction", 0)),
-        prior=float(pairs["label"].mean()) if len(pairs) else None,
-        components=int(pairs["component"].nunique()) if "component" in pairs else None,
-    )
+def _summary(db: duckdb.DuckDBPyConnection, file: Path) -> SplitSummary:
+    columns = [row[0] for row in db.execute("DESCRIBE FROM read_parquet(?)", [str(file)]).fetchall()]
+    components = "count(DISTINCT component)" if "component" in columns else "NULL"
+    row = db.execute(
+        f"""SELECT count(*), count(*) FILTER (source = 'seed'), count(*) FILTER (source = 'interaction'), avg(label),
+            avg(label) FILTER (source = 'seed'), avg(label) FILTER (source = 'interaction'), {components}
+            FROM read_parquet(?)""",
+        [str(file)],
+    ).fetchone()
+    assert row is not None
+    return SplitSummary(*row)
 
 
 def latest_snapshot(settings: Settings) -> Snapshot | None:
-    """The snapshot taken last, or None when there is none yet."""
-    pointer = settings.snapshots / _LATEST
+    """The snapshot taken last, or None when there is none yet. One that only `snapshot_store` has is fetched."""
+    if settings.snapshot_store is not None and (newest := latest_id(settings.snapshot_store)) is not None:
+        return fetch_snapshot(f"{settings.snapshot_store}/{newest}", settings.snapshots)
+    pointer = settings.snapshots / LATEST
     if not pointer.exists():
         return None
     try:
         return Snapshot.load(settings.snapshots / json.loads(pointer.read_text()))
     except (ValueError, TypeError) as error:
         raise FlywheelError(f"{pointer} is damaged; run `flywheel snapshot`, which writes it anew.") from error
+
+
+def fetch_snapshot(uri: str, into: Path) -> Snapshot:
+    """A snapshot by its URI (fsspec) or folder; one that lies elsewhere is copied into the folder `into` first, once."""
+    if "://" not in uri:
+        return Snapshot.load(Path(uri))
+    target = into / uri.rstrip("/").rpartition("/")[2]
+    if not target.exists():
+        with scratch_folder(into) as folder:
+            download(uri, folder)
+            Snapshot.load(folder)
+            publish(folder, target)
+    return Snapshot.load(target)
+
+
+def snapshots_with(settings: Settings, pair_ids: frozenset[str]) -> dict[str, Snapshot]:
+    """The home's snapshots that hold one of these pairs, by id."""
+    found = {}
+    for manifest in sorted(settings.snapshots.glob("*/manifest.json")):
+        files = [f"{manifest.parent / name}.parquet" for name in ("train", *FROZEN)]
+        with connect(memory_limit=settings.memory_limit) as db:
+            db.register("wanted", pa.table({"pair_id": sorted(pair_ids)}))
+            held = db.execute(
+                "SELECT 1 FROM read_parquet(?, union_by_name = true) JOIN wanted USING (pair_id) LIMIT 1", [files]
+            )
+            if held.fetchone():
+                found[manifest.parent.name] = Snapshot.load(manifest.parent)
+    return found
+
+
+def remove_snapshot(settings: Settings, snapshot_id: str) -> None:
+    """Delete a snapshot here and on `snapshot_store`."""
+    if settings.snapshot_store is not None:
+        remove(f"{settings.snapshot_store}/{snapshot_id}")
+    shutil.rmtree(settings.snapshots / snapshot_id)
 
 
 def questions_of(*frames: pd.DataFrame) -> list[str]:

@@ -1,22 +1,20 @@
-"""Which split each pair belongs to: a pure function of the pairs and of what earlier draws have fixed.
+"""The draw: which of the components that nothing has fixed yet are given to `test` and `calibration`, and which train.
 
-Questions are nodes, pairs are edges. What a snapshot has put into `train`, `calibration` or `test` stays there. A group of
-new questions goes where its edges lead: hanging on a frozen question it is embargoed, hanging on a trained one it trains,
-hanging on neither it may be drawn. A kind of pairs (seed, interaction) is drawn once, when its components suffice.
+A source of pairs (seed, interaction) is drawn once, when its components suffice, and again when somebody asks for a new
+version. What a snapshot has let train stays in `train` for good.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+import duckdb
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
+import pyarrow as pa
 
-from flywheel.pairs.text import digest
+from flywheel.pairs.components import reassign, split_sql
+from flywheel.settings import Settings
 
-FROZEN = ("calibration", "test")
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-ObjectArray = npt.NDArray[np.object_]
+SOURCES = ("seed", "interaction")
 
 
 @dataclass(frozen=True)
@@ -37,130 +35,180 @@ class SplitRules:
     max_component_pairs: int
     min_components: int
 
+    @classmethod
+    def of(cls, settings: Settings) -> "SplitRules":
+        """The part of the settings that a draw obeys."""
+        return cls(
+            Shares(settings.test_share, settings.calibration_share),
+            Shares(settings.interaction_test_share, settings.interaction_calibration_share),
+            settings.max_split_pairs,
+            settings.max_component_pairs,
+            settings.min_components,
+        )
 
-@dataclass(frozen=True, eq=False)
-class _Graph:
-    """Pairs as edges `a`, `b` between question numbers, which of them are explicit, and the `group` each belongs to.
 
-    `group` is the number of the component's first question, -1 for none; cutting a component changes it in place.
+def draw(db: duckdb.DuckDBPyConnection, rules: SplitRules) -> None:
+    """Give every question that is not fixed yet its place: draw the sources that are due, let the others train.
+
+    Only explicit labels judge, so shares and components count explicit pairs. Where components of at most
+    `max_component_pairs` cannot fill the shares, larger ones are cut into communities, and the pairs across a cut are
+    embargoed. A source with too few components waits: what would have been drawn is set aside, the rest trains.
     """
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE undrawn AS
+           SELECT pair_id, question_a, question_b, kind = 'explicit' AS explicit, seed, a.component
+           FROM pairs JOIN assignments a ON a.question = question_a WHERE pairs.split = 'waiting'"""
+    )
+    db.execute("CREATE OR REPLACE TEMP TABLE chosen (component UUID, split VARCHAR)")
+    _sum_components(db)
+    for source in SOURCES:
+        if not db.execute("SELECT 1 FROM draws WHERE source = ? AND drawn_at IS NOT NULL", [source]).fetchone():
+            _draw_source(db, source, getattr(rules, source), rules)
+    _fix(db)
 
-    a: IntArray
-    b: IntArray
-    explicit: BoolArray
-    group: IntArray
-    questions: ObjectArray
+
+def release(db: duckdb.DuckDBPyConnection) -> None:
+    """Make the frozen splits due for a new draw: what does not train yet, embargoed pairs too, may be drawn again."""
+    db.execute("DELETE FROM frozen_pairs")
+    db.execute("UPDATE draws SET version = version + 1, drawn_at = NULL")
+    db.execute("UPDATE assignments SET state = 'embargoed', component = NULL WHERE state IN ('test', 'calibration')")
+    reassign(db)
 
 
-def assign_splits(pairs: pd.DataFrame, assigned: dict[str, str], drawn: frozenset[str], rules: SplitRules) -> pd.DataFrame:
-    """Columns `split` and `component` for `pairs` (index kept).
+def _sum_components(db: duckdb.DuckDBPyConnection) -> None:
+    """`components`: what each component that may be drawn holds. It counts as seed as soon as one of its pairs is."""
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE components AS
+           SELECT component, count(*) AS pairs, count(*) FILTER (explicit) AS explicit,
+               if(bool_or(seed), 'seed', 'interaction') AS source
+           FROM undrawn WHERE component IS NOT NULL GROUP BY component"""
+    )
 
-    `pairs` has `question_a, question_b, source, kind`; `assigned` maps a question to the split an earlier snapshot fixed for
-    it; `drawn` names the sources whose draw has happened. `split` is train, calibration, test,
-    embargoed (linked to a frozen question, or cut from one) or waiting (set aside for a draw that has too few components
-    yet). Pairs between frozen questions come back embargoed unless this very call
-    draws them: what was drawn before is kept as it was drawn, elsewhere.
+
+def _draw_source(db: duckdb.DuckDBPyConnection, source: str, shares: Shares, rules: SplitRules) -> None:
+    (explicit,) = db.execute("SELECT count(*) FROM pairs WHERE seed = ? AND kind = 'explicit'", [source == "seed"]).fetchall()[
+        0
+    ]
+    targets = [min(int(share * explicit), rules.max_split_pairs) for share in (shares.test, shares.calibration)]
+    (version,) = db.execute("SELECT coalesce(max(version), 0) FROM draws WHERE source = ?", [source]).fetchall()[0]
+    components, held = _small(db, source, rules, version)
+    waiting = components[: _fill(held, *targets)[1]]
+    if held.sum() < sum(targets):
+        _cut(db, source, rules)
+        components, held = _small(db, source, rules, version)
+    tested, calibrated = _fill(held, *targets)
+    if min(tested, calibrated - tested) < rules.min_components:
+        _choose(db, waiting, ["waiting"] * len(waiting))
+        return
+    _choose(db, components[:calibrated], ["test"] * tested + ["calibration"] * (calibrated - tested))
+    db.execute("DELETE FROM draws WHERE source = ?", [source])
+    db.execute("INSERT INTO draws VALUES (?, ?, ?)", [source, version, datetime.now(UTC).replace(tzinfo=None)])
+
+
+def _small(db: duckdb.DuckDBPyConnection, source: str, rules: SplitRules, version: int) -> tuple[list[str], np.ndarray]:
+    """The components that are small enough to be drawn, in hash order, and how many explicit pairs each holds."""
+    rows = db.execute(
+        """SELECT CAST(component AS VARCHAR), explicit FROM components
+           WHERE source = ? AND pairs <= ? AND explicit > 0 ORDER BY md5(concat('draw|', ?, '|', component))""",
+        [source, rules.max_component_pairs, version],
+    ).fetchall()
+    return [row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64)
+
+
+def _fill(held: np.ndarray, test: int, calibration: int) -> tuple[int, int]:
+    """How many of the first components fill `test`, and how many fill both."""
+    before = held.cumsum() - held
+    tested = int(np.searchsorted(before, test))
+    taken = before[tested] if tested < len(held) else held.sum()
+    return tested, int(np.searchsorted(before - taken, calibration))
+
+
+def _choose(db: duckdb.DuckDBPyConnection, components: list[str], splits: list[str]) -> None:
+    if components:
+        db.register("chosen_arrow", pa.table({"component": components, "split": splits}))
+        db.execute("INSERT INTO chosen SELECT CAST(component AS UUID), split FROM chosen_arrow")
+        db.unregister("chosen_arrow")
+
+
+def _cut(db: duckdb.DuckDBPyConnection, source: str, rules: SplitRules) -> None:
+    """Split the source's large components into communities (Louvain, scikit-network).
+
+    A question with more pairs than a component may hold (a hub) belongs to no community: drawn, it would embargo most of
+    what it touches. The resolution makes communities of about the size that may be drawn: merging two questions gains
+    modularity while the product of their degrees is below 2 x pairs / resolution.
     """
-    codes, found = pd.factorize(pd.concat([pairs["question_a"], pairs["question_b"]], ignore_index=True), sort=True)
-    questions = np.asarray(found, dtype=object)
-    a, b = codes[: len(pairs)].astype(np.int64), codes[len(pairs) :].astype(np.int64)
-    fixed = np.array([assigned.get(q, "") for q in questions], dtype=object)
-    frozen, trained = np.isin(fixed, FROZEN), fixed == "train"
-    new = ~(frozen | trained)
+    from scipy.sparse import csr_matrix
+    from sknetwork.clustering import Louvain
 
-    component = _components(len(questions), a, b, new)
-    touches_frozen, touches_trained = (_touched(component, a, b, nodes & ~new) for nodes in (frozen, trained))
-    split = np.full(len(pairs), "train", dtype=object)
-    pair_component = np.where(new[a], component[a], np.where(new[b], component[b], -1))
-    split[frozen[a] | frozen[b]] = "embargoed"
-    split[(pair_component >= 0) & touches_frozen[pair_component]] = "embargoed"
-
-    free = new[a] & new[b] & ~touches_frozen[pair_component] & ~touches_trained[pair_component]
-    explicit = (pairs["kind"] == "explicit").to_numpy()
-    graph = _Graph(a, b, explicit, pair_component, questions)
-    for source, shares in (("seed", rules.seed), ("interaction", rules.interaction)):
-        is_source = (pairs["source"] == source).to_numpy()
-        member = _components_of_source(pair_component, free, pairs["source"].to_numpy(), source)
-        if source not in drawn and (member & explicit).any():
-            _draw(split, graph, member, int((is_source & explicit).sum()), shares, rules)
-    split[np.isin(split, FROZEN) & ~explicit] = "embargoed"
-    label = np.array([questions[c] if c >= 0 else "" for c in pair_component], dtype=object)
-    return pd.DataFrame({"split": split, "component": label}, index=pairs.index)
-
-
-def _components(n: int, a: IntArray, b: IntArray, new: BoolArray) -> IntArray:
-    """Connected components over edges between new questions; each is named by its first question's number."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    edge = new[a] & new[b]
-    graph = coo_array((np.ones(edge.sum(), np.int8), (a[edge], b[edge])), shape=(n, n))
-    _, labels = connected_components(graph, directed=False)
-    first = np.full(labels.max(initial=-1) + 1, n, np.int64)
-    np.minimum.at(first, labels, np.arange(n))
-    return first[labels]
-
-
-def _touched(component: IntArray, a: IntArray, b: IntArray, fixed: BoolArray) -> BoolArray:
-    """Per component name: does an edge lead from it to a question of `fixed`?"""
-    touched = np.zeros(len(component), bool)
-    touched[component[a[fixed[b]]]] = True
-    touched[component[b[fixed[a]]]] = True
-    return touched
-
-
-def _components_of_source(pair_component: IntArray, free: BoolArray, source: ObjectArray, wanted: str) -> BoolArray:
-    """The free pairs whose component counts as `wanted`: seed as soon as one of its pairs is, else interaction."""
-    has_seed = np.isin(pair_component, np.unique(pair_component[free & (source == "seed")]))
-    return free & (has_seed if wanted == "seed" else ~has_seed)
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE large AS
+           SELECT u.* FROM undrawn u JOIN components c USING (component) WHERE c.source = ? AND c.pairs > ?""",
+        [source, rules.max_component_pairs],
+    )
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE members AS
+           SELECT question, row_number() OVER (ORDER BY question) - 1 AS n FROM (
+               SELECT question_a AS question FROM large UNION ALL SELECT question_b FROM large)
+           GROUP BY question HAVING count(*) <= ?""",
+        [rules.max_component_pairs],
+    )
+    edges = db.execute(
+        """SELECT CAST(a.n AS INTEGER) AS a, CAST(b.n AS INTEGER) AS b FROM large
+           JOIN members a ON a.question = question_a JOIN members b ON b.question = question_b ORDER BY 1, 2"""
+    ).fetchnumpy()
+    a, b = np.asarray(edges["a"]), np.asarray(edges["b"])
+    if len(a) == 0:
+        return
+    (count,) = db.execute("SELECT count(*) FROM members").fetchall()[0]
+    ends = np.concatenate([a, b]), np.concatenate([b, a])
+    graph = csr_matrix((np.ones(2 * len(a), bool), ends), shape=(count, count))
+    resolution = max(1.0, len(a) / (4 * rules.max_component_pairs))
+    labels = Louvain(resolution=resolution, shuffle_nodes=False, random_state=0).fit_predict(graph)
+    db.register("labels_arrow", pa.table({"n": np.arange(count), "label": np.asarray(labels, dtype=np.int64)}))
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE communities AS
+           SELECT question, min(question) OVER (PARTITION BY label) AS community
+           FROM members JOIN labels_arrow USING (n)"""
+    )
+    db.unregister("labels_arrow")
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE recut AS
+           SELECT large.pair_id, if(a.community = b.community, a.community, NULL) AS component
+           FROM large LEFT JOIN communities a ON a.question = question_a LEFT JOIN communities b ON b.question = question_b"""
+    )
+    db.execute("UPDATE undrawn SET component = recut.component FROM recut WHERE undrawn.pair_id = recut.pair_id")
+    # A community counts as a component of this source, whatever its pairs are: the component it was cut from did.
+    db.execute("DELETE FROM components WHERE source = ? AND pairs > ?", [source, rules.max_component_pairs])
+    db.execute(
+        """INSERT INTO components SELECT component, count(*), count(*) FILTER (explicit), ?
+           FROM undrawn JOIN (SELECT pair_id FROM large) USING (pair_id) WHERE component IS NOT NULL GROUP BY component""",
+        [source],
+    )
 
 
-def _draw(split: ObjectArray, graph: _Graph, member: BoolArray, source_pairs: int, shares: Shares, rules: SplitRules) -> None:
-    """Fill `test`, then `calibration`, with whole small components of `member` pairs in hash order; changes `split`.
-
-    Only explicit labels judge, so shares and components count explicit pairs.
-    """
-    targets = {
-        name: min(int(share * source_pairs), rules.max_split_pairs)
-        for name, share in (("test", shares.test), ("calibration", shares.calibration))
-    }
-    small = _small(graph, member, rules)
-    if small.sum() < sum(targets.values()):
-        sizes = pd.Series(graph.group[member]).value_counts()
-        _cut(graph, member & np.isin(graph.group, sizes.index[sizes > rules.max_component_pairs]))
-        small = _small(graph, member, rules)
-    order = np.array(sorted(small.index, key=lambda c: digest(f"draw|{graph.questions[c]}")), dtype=np.int64)
-    held = small.reindex(order).to_numpy(np.int64)
-    held_before = held.cumsum() - held
-    tested = int(np.searchsorted(held_before, targets["test"]))
-    calibrated = int(np.searchsorted(held_before - held_before[tested : tested + 1].sum(), targets["calibration"]))
-    chosen = {"test": order[:tested], "calibration": order[tested:calibrated]}
-    enough = min(map(len, chosen.values())) >= rules.min_components
-    for name, groups in chosen.items():
-        taken = member & np.isin(graph.group, groups)
-        nodes = np.union1d(graph.a[taken], graph.b[taken])
-        touching = np.isin(graph.a, nodes) | np.isin(graph.b, nodes)
-        split[touching] = "embargoed" if enough else "waiting"  # the pairs across a cut
-        split[taken] = name if enough else "waiting"
-
-
-def _small(graph: _Graph, member: BoolArray, rules: SplitRules) -> "pd.Series[int]":
-    """Explicit pairs per component that is small enough to be drawn and has any."""
-    sizes = pd.Series(graph.group[member & (graph.group >= 0)]).value_counts()
-    explicit = pd.Series(graph.group[member & graph.explicit & (graph.group >= 0)]).value_counts()
-    return explicit[explicit.index.isin(sizes.index[sizes <= rules.max_component_pairs])]
-
-
-def _cut(graph: _Graph, large: BoolArray) -> None:
-    """Split large components into communities (Louvain, networkx): `group` becomes the community inside, -1 across."""
-    import networkx as nx
-
-    a, b = graph.a[large], graph.b[large]
-    network = nx.Graph()
-    network.add_nodes_from(sorted(set(a) | set(b)))
-    network.add_edges_from(sorted(zip(a.tolist(), b.tolist(), strict=True)))
-    community = np.full(len(graph.questions), -1, np.int64)
-    # A resolution well above 1 gives communities small enough to be drawn.
-    for nodes in nx.community.louvain_communities(network, resolution=4.0, seed=0):
-        community[list(nodes)] = min(nodes)
-    graph.group[large] = np.where(community[a] == community[b], community[a], -1)
+def _fix(db: duckdb.DuckDBPyConnection) -> None:
+    """Write what was chosen: questions into their splits, pairs with them; everything else that is new trains."""
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE placed AS
+           SELECT DISTINCT unnest([question_a, question_b]) AS question,
+               if(chosen.split = 'waiting', 'free', chosen.split) AS state
+           FROM undrawn JOIN chosen USING (component)"""
+    )
+    db.execute(
+        """CREATE OR REPLACE TABLE assignments AS
+           SELECT a.question, coalesce(p.state, if(a.state IN ('free', 'bound'), 'train', a.state)) AS state,
+               if(p.state = 'free', a.component, NULL) AS component
+           FROM assignments a LEFT JOIN placed p ON p.question = a.question"""
+    )
+    db.execute(
+        f"""CREATE OR REPLACE TEMP TABLE outcome AS
+            SELECT u.pair_id, u.component, CASE WHEN c.split IN ('calibration', 'test') AND u.explicit THEN c.split
+                ELSE {split_sql("a.state", "b.state")} END AS split
+            FROM undrawn u JOIN assignments a ON a.question = u.question_a JOIN assignments b ON b.question = u.question_b
+            LEFT JOIN chosen c ON c.component = u.component"""
+    )
+    db.execute("""UPDATE pairs SET split = o.split FROM outcome o WHERE pairs.pair_id = o.pair_id AND o.split <> 'waiting'""")
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE frozen_now AS
+           SELECT pairs.*, o.component FROM pairs JOIN outcome o USING (pair_id) WHERE o.split IN ('calibration', 'test')"""
+    )

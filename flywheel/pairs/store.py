@@ -14,44 +14,66 @@ import duckdb
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from flywheel.errors import FlywheelError, StoreBusyError, explain_disk_errors
+from flywheel.pairs.text import MACROS
 
 log = logging.getLogger(__name__)
 
+# No keys or indexes: every writer has the store for itself, and an index in memory would grow with the history.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches (
-    batch_id VARCHAR PRIMARY KEY, source VARCHAR NOT NULL, file VARCHAR NOT NULL, lines BIGINT NOT NULL,
-    accepted BIGINT NOT NULL, duplicates BIGINT NOT NULL, quarantined BIGINT NOT NULL, ingested_at TIMESTAMP NOT NULL);
+    batch_id VARCHAR, file VARCHAR, source VARCHAR, slices BIGINT, complete BOOLEAN, thinned BOOLEAN,
+    lines BIGINT, accepted BIGINT, duplicates BIGINT, quarantined BIGINT, observations BIGINT, conflicts BIGINT,
+    embargoed BIGINT, redacted BIGINT, ingested_at TIMESTAMP);
 CREATE TABLE IF NOT EXISTS observations (
-    observation_id VARCHAR PRIMARY KEY, batch_id VARCHAR NOT NULL, line BIGINT NOT NULL, source VARCHAR NOT NULL,
-    event_id VARCHAR, user_id VARCHAR, observed_at TIMESTAMP, pair_id VARCHAR NOT NULL,
-    question_a VARCHAR NOT NULL, question_b VARCHAR NOT NULL, text_a VARCHAR NOT NULL, text_b VARCHAR NOT NULL,
-    label TINYINT NOT NULL, weight DOUBLE NOT NULL, kind VARCHAR NOT NULL, extra VARCHAR);
-CREATE TABLE IF NOT EXISTS quarantine (
-    batch_id VARCHAR NOT NULL, file VARCHAR NOT NULL, line BIGINT NOT NULL, reason VARCHAR NOT NULL, raw VARCHAR NOT NULL);
+    event UUID, item SMALLINT, batch_id VARCHAR, line BIGINT, source VARCHAR, type VARCHAR, event_id VARCHAR,
+    user_id VARCHAR, observed_at TIMESTAMP, pair_id UUID, question_a UUID, question_b UUID, text_a VARCHAR, text_b VARCHAR,
+    label TINYINT, weight DOUBLE, kind VARCHAR, position INTEGER, model VARCHAR, extra VARCHAR);
+CREATE TABLE IF NOT EXISTS quarantine (batch_id VARCHAR, file VARCHAR, line BIGINT, reason VARCHAR, raw VARCHAR);
+CREATE TABLE IF NOT EXISTS forgotten (event UUID);
 CREATE TABLE IF NOT EXISTS pairs (
-    pair_id VARCHAR, question_a VARCHAR, question_b VARCHAR, text_a VARCHAR, text_b VARCHAR, label TINYINT, weight DOUBLE,
-    kind VARCHAR, source VARCHAR, observations BIGINT, conflicting BOOLEAN, last_observed TIMESTAMP, split VARCHAR);
-CREATE TABLE IF NOT EXISTS assignments (question_id VARCHAR PRIMARY KEY, split VARCHAR NOT NULL);
+    pair_id UUID, question_a UUID, question_b UUID, label TINYINT, weight DOUBLE, kind VARCHAR, seed BOOLEAN,
+    same BIGINT, different BIGINT, last_observed TIMESTAMP, decided_at TIMESTAMP, decided_by UUID, decided_item SMALLINT,
+    split VARCHAR);
+CREATE TABLE IF NOT EXISTS assignments (question UUID, state VARCHAR, component UUID);
+CREATE TABLE IF NOT EXISTS draws (source VARCHAR, version INTEGER, drawn_at TIMESTAMP);
 CREATE TABLE IF NOT EXISTS frozen_pairs (
-    pair_id VARCHAR PRIMARY KEY, question_a VARCHAR, question_b VARCHAR, text_a VARCHAR, text_b VARCHAR, label TINYINT,
-    weight DOUBLE, kind VARCHAR, source VARCHAR, split VARCHAR, component VARCHAR);
-CREATE TABLE IF NOT EXISTS snapshots (snapshot_id VARCHAR PRIMARY KEY, train_pairs BIGINT NOT NULL);
-CREATE TABLE IF NOT EXISTS retrains (
-    snapshot_id VARCHAR NOT NULL, train_pairs BIGINT NOT NULL, trained_at TIMESTAMP NOT NULL);
+    pair_id UUID, question_a UUID, question_b UUID, text_a VARCHAR, text_b VARCHAR, label TINYINT, weight DOUBLE,
+    kind VARCHAR, source VARCHAR, split VARCHAR, component UUID);
+CREATE TABLE IF NOT EXISTS snapshots (snapshot_id VARCHAR, trainable BIGINT);
+CREATE TABLE IF NOT EXISTS retrains (snapshot_id VARCHAR, trainable BIGINT, trained_at TIMESTAMP);
 """
+
+
+def connect(path: str = ":memory:", memory_limit: str = "512MB") -> duckdb.DuckDBPyConnection:
+    """A connection with bounded memory, and with the macros that say what a question is."""
+    connection = duckdb.connect(path, config={"memory_limit": memory_limit, "preserve_insertion_order": False})
+    # DuckDB 1.5 takes two joins that differ only in the columns they give for the same one: wrong rows, no error.
+    connection.execute("SET disabled_optimizers = 'common_subplan'")
+    connection.execute(MACROS)
+    return connection
+
 
 _locks: dict[Path, threading.RLock] = {}
 _locks_guard = threading.Lock()
 
 
 class Store:
-    """Short transactions on one DuckDB file; safe for several threads and processes."""
+    """Short transactions on one DuckDB file; safe for several threads and processes.
 
-    def __init__(self, path: Path, wait_seconds: float = 60) -> None:
+    `memory_limit` bounds what DuckDB keeps in memory (`512MB`); what does not fit goes to a temporary file beside the store.
+    """
+
+    def __init__(self, path: Path, wait_seconds: float = 60, memory_limit: str = "512MB") -> None:
         self.path = path
+        self.memory_limit = memory_limit
         self._wait_seconds = wait_seconds
         with _locks_guard:
             self._lock = _locks.setdefault(path, threading.RLock())
+
+    @property
+    def scratch(self) -> Path:
+        """Where an ingest keeps what it has validated and not stored yet."""
+        return self.path.parent / "staging"
 
     @contextmanager
     def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -76,6 +98,26 @@ class Store:
             finally:
                 connection.close()  # an open transaction is rolled back
 
+    def rewrite(self) -> None:
+        """Write the file anew, so that what was deleted is nowhere in it.
+
+        The new file takes the old one's name while the old one is still locked, so that nobody writes to what goes away.
+        """
+        aside = self.path.with_name(f"{self.path.name}.rewritten")
+        with self._lock, explain_disk_errors(self.path):
+            aside.unlink(missing_ok=True)
+            connection = self._connect()
+            try:
+                connection.execute("CHECKPOINT")
+                (name,) = connection.execute("SELECT current_database()").fetchall()[0]
+                connection.execute(f"ATTACH '{aside}' AS rewritten")
+                connection.execute(f'COPY FROM DATABASE "{name}" TO rewritten')
+                connection.execute("DETACH rewritten")
+                aside.replace(self.path)
+            finally:
+                connection.close()
+                aside.unlink(missing_ok=True)
+
     def _connect(self) -> duckdb.DuckDBPyConnection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         attempts = Retrying(
@@ -86,7 +128,7 @@ class Store:
             reraise=True,
         )
         try:
-            return attempts(duckdb.connect, str(self.path))
+            return attempts(self._open)
         except duckdb.Error as error:
             if _is_locked(error):
                 raise StoreBusyError(
@@ -94,6 +136,20 @@ class Store:
                     "Wait for it to finish or stop it, then run the same command again."
                 ) from error
             raise FlywheelError(f"{self.path} cannot be opened as a database: {error}") from error
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        before = self._inode()
+        connection = connect(str(self.path), self.memory_limit)
+        if before not in (None, self._inode()):  # rewritten by another process between the two
+            connection.close()
+            return self._open()
+        return connection
+
+    def _inode(self) -> int | None:
+        try:
+            return self.path.stat().st_ino
+        except FileNotFoundError:
+            return None
 
     def _say_once(self, state: RetryCallState) -> None:
         if state.attempt_number == 10:

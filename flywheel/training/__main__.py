@@ -8,7 +8,7 @@ from pathlib import Path
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
 from flywheel.models.vectors import Vectors
-from flywheel.pairs.snapshots import Snapshot
+from flywheel.pairs.snapshots import fetch_snapshot
 from flywheel.settings import load_settings
 from flywheel.training.job import TrainingJob
 from flywheel.training.train import Listener, train
@@ -18,7 +18,7 @@ def main() -> int:
     """Run the job of a JSON file; prints the model folder and its calibration figures as JSON. Exit code 1 on failure."""
     parser = argparse.ArgumentParser(prog="python -m flywheel.training", description="Run one training job.")
     parser.add_argument("job", type=Path, help="JSON file with the job's spec")
-    parser.add_argument("snapshot", type=Path, help="folder of the snapshot")
+    parser.add_argument("snapshot", help="folder or URI (s3://...) of the snapshot")
     parser.add_argument("models", type=Path, help="folder to put the model folder in")
     parser.add_argument("cache", type=Path, help="folder of cached vectors")
     arguments = parser.parse_args()
@@ -28,7 +28,7 @@ def main() -> int:
         vectors = Vectors(Variant.parse(job.variant).model, arguments.cache, settings.model_paths, settings.device)
         if vectors.weights_id != job.weights:
             raise FlywheelError(f"The job names the weights {job.weights}, but {vectors.weights_id} lie here.")
-        snapshot = Snapshot.load(arguments.snapshot)
+        snapshot = fetch_snapshot(arguments.snapshot, settings.snapshots)
         if snapshot.snapshot_id != job.snapshot_id:
             raise FlywheelError(
                 f"The job names snapshot {job.snapshot_id}, but {arguments.snapshot} is {snapshot.snapshot_id}."

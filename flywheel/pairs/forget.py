@@ -1,0 +1,141 @@
+"""Forgetting: what a user, a batch or a text left behind goes away for good."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from flywheel.errors import FlywheelError
+from flywheel.pairs.components import reassign
+from flywheel.pairs.derive import sum_up
+from flywheel.pairs.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to forget: everything of a user, of a batch (an id or its beginning), or whose text holds some words."""
+
+    user: str | None = None
+    batch: str | None = None
+    text: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises FlywheelError unless exactly one is named."""
+        given = [value for value in (self.user, self.batch, self.text) if value is not None]
+        if len(given) != 1 or not given[0].strip():
+            raise FlywheelError("Say what to forget: exactly one of --user, --batch and --text-contains, and not a blank.")
+        if self.batch is not None and len(self.batch) < 8:
+            raise FlywheelError("A batch is named by at least the first 8 characters of its id; `flywheel pairs` lists them.")
+
+    def where(self, table: str) -> tuple[str, list[str]]:
+        """The condition on `observations` or `quarantine`, and its parameter."""
+        if self.batch is not None:
+            return "starts_with(batch_id, ?)", [self.batch]
+        if self.user is not None:
+            # a line that could not be read names its user somewhere in what is kept of it, if at all
+            named = "regexp_matches(raw, concat('(^|[^\\w-])', regexp_escape(?), '($|[^\\w-])'))"
+            return ("user_id = ?" if table == "observations" else named), [self.user]
+        assert self.text is not None
+        held = ("text_a", "text_b", "extra") if table == "observations" else ("raw", "reason")
+        return " OR ".join(f"contains(lower(coalesce({c}, '')), lower($1))" for c in held), [self.text]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a selection holds now."""
+
+    observations: int
+    pairs: int
+    quarantined: int
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What went: counts, the ids of the pairs that lost an observation, and of the batches that held one."""
+
+    observations: int
+    pairs: int
+    quarantined: int
+    pair_ids: frozenset[str]
+    batch_ids: frozenset[str]
+
+
+def find(store: Store, selection: Selection) -> Found:
+    """Count what `forget` would take away; changes nothing."""
+    where, values = selection.where("observations")
+    refused, refused_values = selection.where("quarantine")
+    with store.transaction() as db:
+        observations, pairs = db.execute(
+            f"SELECT count(*), count(DISTINCT pair_id) FROM observations WHERE {where}", values
+        ).fetchall()[0]
+        (quarantined,) = db.execute(f"SELECT count(*) FROM quarantine WHERE {refused}", refused_values).fetchall()[0]
+    return Found(observations, pairs, quarantined)
+
+
+def forget(store: Store, selection: Selection) -> Forgotten:
+    """Take the observations away, sum their pairs up anew from what is left, and rewrite the file without them.
+
+    The hashes of the events stay, so that a second delivery of the same ones is known as a duplicate. A question that
+    trained stays assigned by its hash: a model knows it.
+    """
+    where, values = selection.where("observations")
+    refused, refused_values = selection.where("quarantine")
+    with store.transaction() as db:
+        db.execute(f"CREATE OR REPLACE TEMP TABLE gone AS SELECT * FROM observations WHERE {where}", values)
+        batches = db.execute(
+            f"SELECT batch_id FROM gone UNION SELECT batch_id FROM quarantine WHERE {refused}", refused_values
+        ).fetchall()
+        (quarantined,) = db.execute(f"SELECT count(*) FROM quarantine WHERE {refused}", refused_values).fetchall()[0]
+        pair_ids = frozenset(row[0] for row in db.execute("SELECT DISTINCT hex_of(pair_id) FROM gone").fetchall())
+        (observations,) = db.execute("SELECT count(*) FROM gone").fetchall()[0]
+        db.execute("INSERT INTO forgotten SELECT DISTINCT event FROM gone")
+        db.execute(f"DELETE FROM observations WHERE {where}", values)
+        db.execute(f"DELETE FROM quarantine WHERE {refused}", refused_values)
+        db.execute("UPDATE batches SET thinned = true WHERE list_contains(?, batch_id)", [[row[0] for row in batches]])
+        _sum_up_anew(db)
+        reassign(db)
+    store.rewrite()
+    return Forgotten(observations, len(pair_ids), quarantined, pair_ids, frozenset(row[0] for row in batches))
+
+
+def _sum_up_anew(db: duckdb.DuckDBPyConnection) -> None:
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE slice AS
+           SELECT * FROM observations WHERE pair_id IN (SELECT pair_id FROM gone)"""
+    )
+    sum_up(db)
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE kept AS
+           SELECT summed.*, pairs.split FROM summed JOIN pairs ON pairs.pair_id = summed.pair_id"""
+    )
+    db.execute("DELETE FROM pairs WHERE pair_id IN (SELECT pair_id FROM gone)")
+    db.execute("INSERT INTO pairs BY NAME SELECT * FROM kept")
+    db.execute("DELETE FROM frozen_pairs WHERE pair_id NOT IN (SELECT pair_id FROM pairs)")
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE respelled AS
+           SELECT question, min(text) AS text FROM (
+               SELECT question_a AS question, text_a AS text FROM observations
+               UNION ALL SELECT question_b, text_b FROM observations)
+           WHERE question IN (SELECT unnest([question_a, question_b]) FROM gone) GROUP BY question"""
+    )
+    for side in ("a", "b"):
+        db.execute(
+            f"""UPDATE frozen_pairs SET text_{side} = r.text FROM respelled r
+                WHERE frozen_pairs.question_{side} = r.question"""
+        )
+    db.execute(
+        """UPDATE frozen_pairs SET label = k.label, weight = k.weight FROM kept k WHERE frozen_pairs.pair_id = k.pair_id"""
+    )
+
+
+def remove_deliveries(inbox: Path, batch_ids: frozenset[str]) -> list[str]:
+    """Delete the files of these batches from inbox/done; the store has what is left of them. Returns their names."""
+    beginnings = {batch[:12] for batch in batch_ids}
+    held = [path for path in sorted((inbox / "done").glob("*")) if path.name.partition("-")[0] in beginnings]
+    for path in held:
+        os.remove(path)
+    return [path.name for path in held]
