@@ -21,10 +21,10 @@ def question(topic: int, wording: int) -> str:
     return f"how do i {' '.join(rng.choices(WORDS, k=rng.randint(4, 9)))} {topic}-{wording}"
 
 
-def write_interactions(path: Path, lines: int, cross_topic: float = 0.05, seed: int = 0) -> None:
-    """`lines` JSON lines: 60 % labels, 25 % clicks, 10 % skips, 5 % thumbs; about twelve pairs a topic."""
+def write_interactions(path: Path, lines: int, cross_topic: float = 0.05, seed: int = 0, topics: int | None = None) -> None:
+    """`lines` JSON lines: 60 % labels, 25 % clicks, 10 % skips, 5 % thumbs; about eighty a topic unless `topics` says else."""
     rng = random.Random(seed)
-    topics = max(1, lines // 80)
+    topics = topics or max(1, lines // 80)
     cached: dict[int, str] = {}
 
     def text(topic: int) -> str:

@@ -77,16 +77,19 @@ def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of events: .j
 
     from flywheel.orchestration import steps
     from flywheel.pairs.ingest import quarantine_reasons
+    from flywheel.pairs.lake import open_store
     from flywheel.report import counter
 
     settings = _settings(home)
     with _interruptible(), counter("lines read", as_json) as progress:
         summary = steps.ingest_paths(settings, paths, progress)
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int)}
+    if not (settings.redact or settings.redact_hook):
+        del counts["redacted"]
     if as_json:
         return _print_json(counts)
     print(", ".join(f"{value:,} {name}" for name, value in counts.items()))
-    bad = quarantine_reasons(steps.open_store(settings), [report.batch_id for report in summary.files], 11)
+    bad = quarantine_reasons(open_store(settings), [report.batch_id for report in summary.files], 11)
     for file, line, reason in bad[:10]:
         print(f"  quarantined {file}:{line}: {reason}")
     if len(bad) > 10:
@@ -101,11 +104,11 @@ def pairs_show(context: typer.Context, home: Home = None, as_json: Json = False)
         return
     from dataclasses import asdict
 
-    from flywheel.orchestration import steps
+    from flywheel.pairs.lake import open_store
     from flywheel.pairs.overview import overview
     from flywheel.report import print_overview
 
-    found = overview(steps.open_store(_settings(home)))
+    found = overview(open_store(_settings(home)))
     if as_json:
         return _print_json(asdict(found))
     print_overview(found)
@@ -117,11 +120,11 @@ def pairs_origin(wanted: Annotated[str, typer.Argument(help="A pair's id, or the
     """Where a pair came from: every event that said something of it."""
     from dataclasses import asdict
 
-    from flywheel.orchestration import steps
+    from flywheel.pairs.lake import open_store
     from flywheel.pairs.overview import origins
     from flywheel.report import print_origins
 
-    found = origins(steps.open_store(_settings(home)), wanted)
+    found = origins(open_store(_settings(home)), wanted)
     if as_json:
         return _print_json([asdict(origin) for origin in found])
     print_origins(found)
@@ -132,11 +135,11 @@ def pairs_contradictions(home: Home = None, as_json: Json = False) -> None:
     """Texts called different that both mean the same as a third one; the worst first."""
     from dataclasses import asdict
 
-    from flywheel.orchestration import steps
     from flywheel.pairs.contradictions import find_contradictions
+    from flywheel.pairs.lake import open_store
     from flywheel.report import print_contradictions
 
-    found = find_contradictions(steps.open_store(_settings(home)))
+    found = find_contradictions(open_store(_settings(home)))
     if as_json:
         return _print_json(asdict(found))
     print_contradictions(found)
@@ -153,9 +156,10 @@ def forget(user: Annotated[str | None, typer.Option("--user", help="Everything t
 
     from flywheel.orchestration import steps
     from flywheel.pairs.forget import Selection, find
+    from flywheel.pairs.lake import open_store
 
     settings, selection = _settings(home), Selection(user, batch, text)
-    found = find(steps.open_store(settings), selection)
+    found = find(open_store(settings), selection)
     if found.observations + found.quarantined == 0:
         raise FlywheelError("Nothing in the store matches; nothing was forgotten.")
     said = f"{found.observations:,} observations of {found.pairs:,} pairs and {found.quarantined:,} quarantined lines"

@@ -31,6 +31,10 @@ class Settings(BaseSettings):
     redact_hook: str | None = Field(None, description="A function of yours, module:function, from text to text, run last.")
     memory_limit: str = Field("512MB", description="What the database may keep in memory; the rest goes to disk.")
 
+    store: str | None = Field(
+        None, pattern="^ducklake:(sqlite|postgres):.+", description="A DuckLake catalogue instead of <home>/flywheel.duckdb."
+    )
+    store_data: str | None = Field(None, description="Where that catalogue's Parquet files go; s3://bucket/path or a folder.")
     snapshot_store: str | None = Field(
         None, description="Where snapshots go besides the home: any fsspec URI, s3://bucket/path."
     )

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from flywheel.orchestration.partitions import cell_key
+from flywheel.orchestration.steps import retrain_variant
 from flywheel.pairs.snapshots import latest_snapshot
 from flywheel.settings import load_settings
 from flywheel_tests.conftest import copy_home
 
-CELL = "all|all-MiniLM-L6-v2@384"
 RUNS = "{ runsOrError(filter: {pipelineName: %s}) { ... on Runs { results { status tags { key value } } } } }"
 EVALUATIONS = """{ assetOrError(assetKey: {path: ["evaluation"]}) { ... on Asset {
     assetMaterializations(partitions: [%s]) { runId metadataEntries { label ... on TextMetadataEntry { text } } } } } }"""
@@ -37,6 +38,7 @@ class Server:
     def __init__(self, home: Path, log: Path) -> None:
         self.port = free_port()
         self.log = log
+        self.cell = cell_key(retrain_variant(load_settings(home)), "all")
         environment = {**os.environ, "FLYWHEEL_RETRAIN_AFTER": "50"}
         with log.open("w") as output:
             self.process = subprocess.Popen(
@@ -57,7 +59,7 @@ class Server:
         return [run["status"] for run in results]
 
     def evaluated_snapshots(self) -> list[str]:
-        found = self.ask(EVALUATIONS % json.dumps(CELL))["assetOrError"]["assetMaterializations"]
+        found = self.ask(EVALUATIONS % json.dumps(self.cell))["assetOrError"]["assetMaterializations"]
         return [entry["text"] for each in found for entry in each["metadataEntries"] if entry["label"] == "snapshot_id"]
 
     def wait_until(self, what: str, holds: Callable[[], bool], seconds: float = 180) -> None:

@@ -243,7 +243,7 @@ def test_a_file_that_takes_a_name_again_is_another_file_and_a_claim_is_taken_up_
     assert steps.ingest_inbox(settings).files[0].file == "feedback.jsonl"
     assert waiting_files(settings.inbox) == []
     assert len(list((settings.inbox / "done").iterdir())) == 3
-    assert steps.refresh(settings).pairs == 3
+    assert steps.count(settings).pairs == 3
 
 
 def test_quora_pairs_come_from_a_local_file_in_either_shape(settings: Settings, tmp_path: Path) -> None:

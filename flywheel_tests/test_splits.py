@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given
@@ -291,3 +292,64 @@ def test_an_old_interaction_pair_leaves_training_when_a_window_is_set(
 def test_the_rules_follow_the_settings() -> None:
     rules = SplitRules.of(Settings(home=Path("x"), test_share=0.1, interaction_test_share=0.2))
     assert (rules.seed.test, rules.interaction.test) == (0.1, 0.2)
+
+
+def _leaks_nothing(store: Store) -> None:
+    straddling = """
+        SELECT count(*) FROM (SELECT question, split FROM (
+            SELECT question_a AS question, split FROM pairs UNION ALL SELECT question_b, split FROM pairs)
+        WHERE split IN ('train', 'calibration', 'test') GROUP BY question, split) GROUP BY question HAVING count(*) > 1"""
+    assert rows(store, straddling) == []
+    hanging = """
+        SELECT count(*) FROM pairs JOIN assignments a ON a.question = question_a JOIN assignments b ON b.question = question_b
+        WHERE split = 'train' AND list_has_any([a.state, b.state], ['test', 'calibration', 'embargoed'])
+    """
+    assert rows(store, hanging) == [(0,)]
+
+
+@pytest.mark.slow
+def test_four_hundred_thousand_pairs_with_one_giant_component_are_split_and_stay_split(tmp_path: Path) -> None:
+    """As many pairs as Quora has: four in ten of them in one component, mostly duplicates, the others in small ones."""
+    rng = np.random.default_rng(0)
+    giant = rng.integers(0, 60_000, (161_716, 2))
+    small = 60_000 + np.stack([np.arange(242_574), np.arange(242_574)], axis=1) * 2 + rng.integers(0, 4, (242_574, 2))
+    edges, labels = np.concatenate([giant, small]), np.concatenate([rng.random(161_716) < 0.88, rng.random(242_574) < 0.36])
+    kept = edges[:, 0] != edges[:, 1]
+    lines = [line(f"question {a}", f"question {b}", int(c)) for (a, b), c in zip(edges[kept], labels[kept], strict=True)]
+    store, settings = Store(tmp_path / "home" / "flywheel.duckdb"), Settings(home=tmp_path / "home", seed="none")
+    ingest(store, Batch("quora", "seed", "quora", json_lines(iter(lines))))
+    snapshot = take_snapshot(store, settings)
+    assert (snapshot.test.pairs >= 10_000, snapshot.calibration.pairs >= 10_000) == (True, True)
+    assert snapshot.shared_questions() == 0
+    assert snapshot.train.prior > snapshot.test.prior + 0.1  # type: ignore[operator]
+    _leaks_nothing(store)
+
+    tested = snapshot.pairs("test")["text_a"].unique()[:50]
+    later = [line(f"new {i}", f"new {i + 1}") for i in range(0, 400, 2)] + [
+        line(f"new {2 * i}", text) for i, text in enumerate(tested)
+    ]
+    report = ingest_files(store, [write(tmp_path, later)])[0]
+    assert report.embargoed == 100  # what hangs on a tested question, and what hangs on that
+    assert rows(store, "SELECT count(*) FROM pairs WHERE split = 'embargoed' AND NOT seed") == [(100,)]
+    assert take_snapshot(store, settings).test_id == snapshot.test_id
+    _leaks_nothing(store)
+
+
+@pytest.mark.parametrize("zipf", [False, True])
+def test_click_logs_that_form_one_component_still_give_a_test_split(tmp_path: Path, zipf: bool) -> None:
+    """Topics of twenty questions; some clicks go astray, evenly or mostly to a few questions that everybody clicks."""
+    rng = np.random.default_rng(0)
+    topics, pairs = 400, 8000
+    topic = rng.integers(0, topics, pairs)
+    ends = topic[:, None] * 20 + rng.integers(0, 20, (pairs, 2))
+    astray = rng.random(pairs) < 0.05
+    anywhere = np.minimum(rng.zipf(1.3, pairs), topics * 20) - 1 if zipf else rng.integers(0, topics * 20, pairs)
+    ends[:, 1] = np.where(astray, anywhere, ends[:, 1])
+    graph = Graph(tmp_path, max_component_pairs=50, min_components=20)
+    graph.add([(int(a), int(b), "interaction", "explicit") for a, b in ends if a != b])
+    snapshot = graph.snapshot()
+    largest = rows(graph.store, "SELECT count(*) FROM pairs WHERE split IN ('train', 'embargoed')")[0][0]
+    assert snapshot.test.pairs >= 0.19 * count_pairs(graph.store).pairs
+    assert min(snapshot.test.components or 0, snapshot.calibration.components or 0) >= 20
+    assert snapshot.train.pairs > 0.2 * largest
+    _leaks_nothing(graph.store)

@@ -9,8 +9,9 @@ from flywheel.orchestration.jobs import INGEST, RETRAIN
 from flywheel.orchestration.launching import LAUNCHED_FOR_TAG, Launch, Wait, decide_from_runs, in_flight
 from flywheel.orchestration.partitions import cell_key, in_grid
 from flywheel.orchestration.resources import Workbench
-from flywheel.orchestration.steps import open_store, retrain_variant
+from flywheel.orchestration.steps import retrain_variant
 from flywheel.pairs.inbox import waiting_files
+from flywheel.pairs.lake import open_store
 from flywheel.pairs.retrains import NewPairs, new_pairs
 from flywheel.pairs.snapshots import ALL
 from flywheel.pairs.text import digest

@@ -23,6 +23,7 @@ from flywheel.pairs.forget import Selection, remove_deliveries
 from flywheel.pairs.forget import forget as forget_pairs
 from flywheel.pairs.inbox import take_inbox
 from flywheel.pairs.ingest import IngestReport, ingest, ingest_files, unaccounted
+from flywheel.pairs.lake import open_store
 from flywheel.pairs.overview import Overview, overview
 from flywheel.pairs.retrains import record_training
 from flywheel.pairs.seeds import seed_batch
@@ -35,7 +36,6 @@ from flywheel.pairs.snapshots import (
     snapshots_with,
     take_snapshot,
 )
-from flywheel.pairs.store import Store
 from flywheel.registry.champions import Entry, Registry, Rules, choose_challenger
 from flywheel.settings import Settings
 from flywheel.training.job import HeadRecipe, TrainedModel, TrainingJob, check_recipe, check_size
@@ -57,11 +57,6 @@ class IngestSummary:
     redacted: int
     files: tuple[IngestReport, ...]
     rejected: tuple[str, ...] = ()
-
-
-def open_store(settings: Settings) -> Store:
-    """The home's store."""
-    return Store(settings.database, memory_limit=settings.memory_limit)
 
 
 def vectors_of(settings: Settings, variant: Variant) -> Vectors:

@@ -146,7 +146,7 @@ def _stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress
     pending: deque[Future[list[tuple[int, str, str]]]] = deque()
     with (
         _without_gc(),
-        connect(memory_limit=memory) as db,
+        connect(memory_limit=memory, temp_directory=folder / "spill") as db,
         pq.ParquetWriter(quarantine, _QUARANTINE) as refused,
         ThreadPoolExecutor(_ENGINES) as engine,
     ):

@@ -5,6 +5,8 @@ the file, does one transaction and closes it, and waits its turn with jitter whe
 """
 
 import logging
+import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,9 +46,20 @@ CREATE TABLE IF NOT EXISTS retrains (snapshot_id VARCHAR, trainable BIGINT, trai
 """
 
 
-def connect(path: str = ":memory:", memory_limit: str = "512MB") -> duckdb.DuckDBPyConnection:
-    """A connection with bounded memory, and with the macros that say what a question is."""
-    connection = duckdb.connect(path, config={"memory_limit": memory_limit, "preserve_insertion_order": False})
+def connect(
+    path: str = ":memory:", memory_limit: str = "512MB", temp_directory: Path | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A connection with bounded memory, and with the macros that say what a question is.
+
+    What does not fit into memory goes to `temp_directory`: by default beside the file, or to the system's folder for
+    temporary files; it is removed when the connection closes.
+    """
+    config: dict[str, str | bool | int | float | list[str]] = {"memory_limit": memory_limit, "preserve_insertion_order": False}
+    if temp_directory is None and path == ":memory:":
+        temp_directory = Path(tempfile.gettempdir(), f"flywheel-{os.getpid()}.tmp")
+    if temp_directory is not None:
+        config["temp_directory"] = str(temp_directory)
+    connection = duckdb.connect(path, config=config)
     # DuckDB 1.5 takes two joins that differ only in the columns they give for the same one: wrong rows, no error.
     connection.execute("SET disabled_optimizers = 'common_subplan'")
     connection.execute(MACROS)
@@ -70,10 +83,19 @@ class Store:
         with _locks_guard:
             self._lock = _locks.setdefault(path, threading.RLock())
 
+    def __str__(self) -> str:
+        """Where it is, for people."""
+        return str(self.path)
+
     @property
     def scratch(self) -> Path:
         """Where an ingest keeps what it has validated and not stored yet."""
         return self.path.parent / "staging"
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """DuckDB keeps other processes out of the file by itself."""
+        yield
 
     @contextmanager
     def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -82,21 +104,32 @@ class Store:
         Raises StoreBusyError when another process keeps the file for longer than the bounded wait, FlywheelError when
         the file is no database or the disk is full.
         """
-        with self._lock, explain_disk_errors(self.path):
+        with self._lock, self._turn(), self._explained():
             connection = self._connect()
             try:
                 connection.execute("BEGIN")
                 connection.execute(_SCHEMA)
                 yield connection
                 connection.execute("COMMIT")
+            finally:
+                connection.close()  # an open transaction is rolled back
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        with explain_disk_errors(self.path):
+            try:
+                yield
             except duckdb.Error as error:
                 if "No space left" in str(error) or "Disk quota" in str(error):
                     raise FlywheelError(
-                        f"The disk that holds {self.path} is full: nothing was saved. Free some space and try again."
+                        f"The disk that holds {self} is full: nothing was saved. Free some space and try again."
+                    ) from error
+                if isinstance(error, duckdb.OutOfMemoryException):
+                    raise FlywheelError(
+                        f"The database needs more than {self.memory_limit} of memory. Set FLYWHEEL_MEMORY_LIMIT higher, "
+                        "then run the same command again; nothing is lost."
                     ) from error
                 raise
-            finally:
-                connection.close()  # an open transaction is rolled back
 
     def rewrite(self) -> None:
         """Write the file anew, so that what was deleted is nowhere in it.
@@ -104,7 +137,7 @@ class Store:
         The new file takes the old one's name while the old one is still locked, so that nobody writes to what goes away.
         """
         aside = self.path.with_name(f"{self.path.name}.rewritten")
-        with self._lock, explain_disk_errors(self.path):
+        with self._lock, self._explained():
             aside.unlink(missing_ok=True)
             connection = self._connect()
             try:
@@ -119,7 +152,6 @@ class Store:
                 aside.unlink(missing_ok=True)
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         attempts = Retrying(
             retry=retry_if_exception(_is_locked),
             wait=wait_random_exponential(multiplier=0.02, max=0.5),
@@ -132,12 +164,13 @@ class Store:
         except duckdb.Error as error:
             if _is_locked(error):
                 raise StoreBusyError(
-                    f"{self.path} is in use by another process and stayed so for {self._wait_seconds:.0f} s. "
+                    f"{self} is in use by another process and stayed so for {self._wait_seconds:.0f} s. "
                     "Wait for it to finish or stop it, then run the same command again."
                 ) from error
-            raise FlywheelError(f"{self.path} cannot be opened as a database: {error}") from error
+            raise FlywheelError(f"{self} cannot be opened as a database: {error}") from error
 
     def _open(self) -> duckdb.DuckDBPyConnection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         before = self._inode()
         connection = connect(str(self.path), self.memory_limit)
         if before not in (None, self._inode()):  # rewritten by another process between the two
@@ -153,7 +186,7 @@ class Store:
 
     def _say_once(self, state: RetryCallState) -> None:
         if state.attempt_number == 10:
-            log.warning("%s is in use by another process; waiting up to %.0f s", self.path, self._wait_seconds)
+            log.warning("%s is in use by another process; waiting up to %.0f s", self, self._wait_seconds)
 
 
 def _is_locked(error: BaseException) -> bool:
