@@ -160,7 +160,7 @@ def forget(user: Annotated[str | None, typer.Option("--user", help="Everything t
 
     settings, selection = _settings(home), Selection(user, batch, text)
     found = find(open_store(settings), selection)
-    if found.observations + found.quarantined == 0:
+    if found.observations + found.quarantined == 0 and not found.unfinished:
         raise FlywheelError("Nothing in the store matches; nothing was forgotten.")
     said = f"{found.observations:,} observations of {found.pairs:,} pairs and {found.quarantined:,} quarantined lines"
     if not yes and not typer.confirm(f"{said} will be gone for good, and the snapshots that hold them. Go on?", err=True):
@@ -177,6 +177,8 @@ def forget(user: Annotated[str | None, typer.Option("--user", help="Everything t
     )
     for model in report.models:
         print(f"  {settings.models / model}")
+    if report.unknown:
+        print(f"{len(report.unknown)} more were trained on snapshots that are gone; whether on these pairs, nobody can tell.")
     print("Files outside the home are yours to delete. Next: flywheel snapshot, then flywheel grid trains the models anew.")
 
 

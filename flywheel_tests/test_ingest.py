@@ -189,6 +189,14 @@ def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
         pass
 
 
+def test_a_store_of_another_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "flywheel.duckdb"
+    with duckdb.connect(str(path)) as old:
+        old.execute("CREATE TABLE pairs (pair_id VARCHAR, question_a VARCHAR)")
+    with pytest.raises(FlywheelError, match=r"another version of flywheel.*ingest"), Store(path).transaction():
+        pass
+
+
 def test_a_transaction_that_fails_leaves_nothing_and_frees_the_file(store: Store) -> None:
     def failing() -> None:
         with store.transaction() as db:

@@ -95,7 +95,9 @@ def test_an_upload_that_was_cut_off_is_no_snapshot_and_is_completed(s3: str, tmp
     assert not list((tmp_path / "other").iterdir())
     remote.upload(taken.folder, uri)
     assert fetch_snapshot(uri, tmp_path / "other").pairs("train").equals(taken.pairs("train"))
-    remote.remove(uri)
+    remote.write_latest(f"{s3}/cut", taken.snapshot_id)
+    remote.remove(f"{s3}/cut", taken.snapshot_id)
+    assert remote.latest_id(f"{s3}/cut") is None
     storage.invalidate_cache()
     assert not storage.exists(uri)
 

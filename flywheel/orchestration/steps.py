@@ -19,7 +19,7 @@ from flywheel.models.folder import served_difference
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.contradictions import Contradictions, find_contradictions
 from flywheel.pairs.derive import PairCounts, count_pairs
-from flywheel.pairs.forget import Selection, remove_deliveries
+from flywheel.pairs.forget import Selection, finish, remove_deliveries
 from flywheel.pairs.forget import forget as forget_pairs
 from flywheel.pairs.inbox import take_inbox
 from flywheel.pairs.ingest import IngestReport, ingest, ingest_files, unaccounted
@@ -113,51 +113,57 @@ def snapshot(settings: Settings, new_test: bool = False) -> Snapshot:
 
 @dataclass(frozen=True)
 class ForgetReport:
-    """What `forget` took away, and what still knows it: models to train again, files outside the home."""
+    """What `forget` took away, and which models know it still: those trained or calibrated on it, and those of which nobody
+    can tell, because the snapshot they were trained on is gone.
+    """
 
     observations: int
     pairs: int
     quarantined: int
     models: tuple[str, ...]
+    unknown: tuple[str, ...]
     champion: bool
     snapshots: tuple[str, ...]
     deliveries: tuple[str, ...]
 
 
 def forget(settings: Settings, selection: Selection) -> ForgetReport:
-    """Make what a selection holds go away for good: from the store, the snapshots and the deliveries kept in the inbox.
-
-    Returns, besides, which models were trained or calibrated on it: they go on serving until they are replaced.
-    """
+    """Make what a selection holds go away for good: from the store, the snapshots and the deliveries kept in the inbox."""
     store = open_store(settings)
     gone = forget_pairs(store, selection)
     held = snapshots_with(settings, gone.pair_ids)
-    models = models_trained_on(settings, held, gone.pair_ids)
+    models, unknown = models_trained_on(settings, held, gone.pair_ids)
     for snapshot_id in held:
         remove_snapshot(settings, snapshot_id)
+    deliveries = remove_deliveries(settings.inbox, gone.batch_ids)
+    finish(store)
     return ForgetReport(
         observations=gone.observations,
-        pairs=gone.pairs,
+        pairs=len(gone.pair_ids),
         quarantined=gone.quarantined,
         models=tuple(models),
+        unknown=tuple(unknown),
         champion=champion_id(settings) in models,
         snapshots=tuple(held),
-        deliveries=tuple(remove_deliveries(settings.inbox, gone.batch_ids)),
+        deliveries=tuple(deliveries),
     )
 
 
-def models_trained_on(settings: Settings, snapshots: dict[str, Snapshot], pair_ids: frozenset[str]) -> list[str]:
-    """The model folders whose training or calibration pairs hold one of these, by name."""
-    found = []
-    for folder in sorted(settings.models.glob("*/flywheel.json")):
-        job = TrainedModel.load(folder.parent).job
+def models_trained_on(
+    settings: Settings, snapshots: dict[str, Snapshot], pair_ids: frozenset[str]
+) -> tuple[list[str], list[str]]:
+    """The model folders whose training or calibration pairs hold one of these, and those whose snapshot is gone."""
+    found, unknown = [], []
+    for folder in sorted(path.parent for path in settings.models.glob("*/flywheel.json")):
+        job = TrainedModel.load(folder).job
         on = snapshots.get(job.snapshot_id)
-        if on is None:
-            continue
-        used = [on.training_pairs(job.size, job.random_seed, job.interaction_share), on.pairs("calibration")]
-        if any(not pair_ids.isdisjoint(frame["pair_id"]) for frame in used):
-            found.append(folder.parent.name)
-    return found
+        if on is not None:
+            used = [on.training_pairs(job.size, job.random_seed, job.interaction_share), on.pairs("calibration")]
+            if any(not pair_ids.isdisjoint(frame["pair_id"]) for frame in used):
+                found.append(folder.name)
+        elif not (settings.snapshots / job.snapshot_id).exists():
+            unknown.append(folder.name)
+    return found, unknown
 
 
 def current_snapshot(settings: Settings) -> Snapshot:

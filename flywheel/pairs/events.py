@@ -77,6 +77,11 @@ def _kinds() -> dict[str | None, tuple[Any, frozenset[str]]]:
     return {None: kinds["label"], **kinds}
 
 
+def field_names() -> frozenset[str]:
+    """Every field that some type of event knows."""
+    return frozenset().union(*(known for _, known in _kinds().values()))
+
+
 def why_no_event(record: Any) -> str | None:
     """The reason why a record is no event, or None when it is one. Never raises for bad data."""
     if type(record) is not dict:

@@ -46,11 +46,12 @@ class Selection:
 
 @dataclass(frozen=True)
 class Found:
-    """What a selection holds now."""
+    """What a selection holds now. `unfinished`: an earlier `forget` was cut off before everything that held it was gone."""
 
     observations: int
     pairs: int
     quarantined: int
+    unfinished: bool
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,6 @@ class Forgotten:
     """What went: counts, the ids of the pairs that lost an observation, and of the batches that held one."""
 
     observations: int
-    pairs: int
     quarantined: int
     pair_ids: frozenset[str]
     batch_ids: frozenset[str]
@@ -73,33 +73,46 @@ def find(store: Store, selection: Selection) -> Found:
             f"SELECT count(*), count(DISTINCT pair_id) FROM observations WHERE {where}", values
         ).fetchall()[0]
         (quarantined,) = db.execute(f"SELECT count(*) FROM quarantine WHERE {refused}", refused_values).fetchall()[0]
-    return Found(observations, pairs, quarantined)
+        (unfinished,) = db.execute("SELECT count(*) FROM unfinished").fetchall()[0]
+    return Found(observations, pairs, quarantined, bool(unfinished))
 
 
 def forget(store: Store, selection: Selection) -> Forgotten:
     """Take the observations away, sum their pairs up anew from what is left, and rewrite the file without them.
 
     The hashes of the events stay, so that a second delivery of the same ones is known as a duplicate. A question that
-    trained stays assigned by its hash: a model knows it.
+    trained stays assigned by its hash: a model knows it. Until `finish` is called, a further call returns the ids of this
+    one too, so that a kill before the snapshots are gone loses nothing.
     """
     where, values = selection.where("observations")
     refused, refused_values = selection.where("quarantine")
     with store.transaction() as db:
         db.execute(f"CREATE OR REPLACE TEMP TABLE gone AS SELECT * FROM observations WHERE {where}", values)
-        batches = db.execute(
-            f"SELECT batch_id FROM gone UNION SELECT batch_id FROM quarantine WHERE {refused}", refused_values
-        ).fetchall()
+        db.execute(
+            f"""CREATE OR REPLACE TEMP TABLE thinned AS
+                SELECT batch_id FROM gone UNION SELECT batch_id FROM quarantine WHERE {refused}""",
+            refused_values,
+        )
         (quarantined,) = db.execute(f"SELECT count(*) FROM quarantine WHERE {refused}", refused_values).fetchall()[0]
-        pair_ids = frozenset(row[0] for row in db.execute("SELECT DISTINCT hex_of(pair_id) FROM gone").fetchall())
         (observations,) = db.execute("SELECT count(*) FROM gone").fetchall()[0]
+        db.execute("INSERT INTO unfinished SELECT 'batch', batch_id FROM thinned")
+        db.execute("INSERT INTO unfinished SELECT DISTINCT 'pair', hex_of(pair_id) FROM gone")
         db.execute("INSERT INTO forgotten SELECT DISTINCT event FROM gone")
         db.execute(f"DELETE FROM observations WHERE {where}", values)
         db.execute(f"DELETE FROM quarantine WHERE {refused}", refused_values)
-        db.execute("UPDATE batches SET thinned = true WHERE list_contains(?, batch_id)", [[row[0] for row in batches]])
+        db.execute("UPDATE batches SET thinned = true WHERE batch_id IN (FROM thinned)")
         _sum_up_anew(db)
         reassign(db)
+        ids = db.execute("SELECT kind, id FROM unfinished").fetchall()
     store.rewrite()
-    return Forgotten(observations, len(pair_ids), quarantined, pair_ids, frozenset(row[0] for row in batches))
+    pair_ids, batch_ids = (frozenset(name for of, name in ids if of == kind) for kind in ("pair", "batch"))
+    return Forgotten(observations, quarantined, pair_ids, batch_ids)
+
+
+def finish(store: Store) -> None:
+    """Everything that held what was forgotten is gone: start with no memory of it next time."""
+    with store.transaction() as db:
+        db.execute("DELETE FROM unfinished")
 
 
 def _sum_up_anew(db: duckdb.DuckDBPyConnection) -> None:

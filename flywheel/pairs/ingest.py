@@ -17,10 +17,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flywheel.errors import UnreadableFileError
+from flywheel.errors import FlywheelError, UnreadableFileError
 from flywheel.files import scratch_folder
 from flywheel.pairs.derive import Outcome, add_observations
-from flywheel.pairs.events import SAID, unknown_fields, why_no_event
+from flywheel.pairs.events import SAID, field_names, unknown_fields, why_no_event
 from flywheel.pairs.readers import Batch, Unreadable, read_batch, suffixes
 from flywheel.pairs.redaction import Redactor
 from flywheel.pairs.store import Store, connect
@@ -116,6 +116,8 @@ def ingest_files(
         if not path.is_file():
             raise UnreadableFileError(f"{path} is not a file. Nothing was ingested; give the path of a {suffixes()} file.")
     columns = settings.columns if settings else {}
+    if strange := sorted(columns.keys() - field_names()):
+        raise FlywheelError(f"columns names {', '.join(strange)}, which no event has; it maps our field names to your columns.")
     batches = [read_batch(p, n, columns) for p, n in zip(paths, names or [path.name for path in paths], strict=True)]
     return [ingest(store, batch, _redactor(settings), progress) for batch in batches]
 

@@ -35,11 +35,18 @@ class Redactor:
         """The text without what is to be kept out."""
         for step in self._steps:
             text = step(text)
-        if self._hook:
+        return self._own(text) if self._hook else text
+
+    def _own(self, text: str) -> str:
+        assert self._hook is not None
+        try:
             replaced = self._hook(text)
-            self.count += replaced != text
-            text = replaced
-        return text
+            if not isinstance(replaced, str):
+                raise TypeError(f"it returned {type(replaced).__name__}, not str")
+        except Exception as error:  # whatever the user's function raises
+            raise FlywheelError(f"The redact_hook failed ({type(error).__name__}: {error}). Nothing was stored.") from error
+        self.count += replaced != text
+        return replaced
 
     def record(self, record: dict[str, Any]) -> dict[str, Any]:
         """A record with every text in it redacted, except the fields that say who, when and what kind."""

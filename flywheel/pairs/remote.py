@@ -37,10 +37,13 @@ def download(uri: str, folder: Path) -> None:
             storage.get_file(path, str(folder / path.rpartition("/")[2]))
 
 
-def remove(uri: str) -> None:
-    """Delete the snapshot at `uri`, if there is one; its manifest first."""
+def remove(store: str, snapshot_id: str) -> None:
+    """Delete a snapshot from the storage `store`, if it is there; its manifest first."""
+    newest, uri = latest_id(store), f"{store}/{snapshot_id}"
     with _explained(uri, "written"):
         storage, root = _open(uri)
+        if newest == snapshot_id:
+            storage.rm_file(f"{root.rpartition('/')[0]}/{LATEST}")
         if storage.exists(f"{root}/{_MANIFEST}"):
             storage.rm_file(f"{root}/{_MANIFEST}")
         if storage.exists(root):

@@ -265,7 +265,8 @@ def latest_snapshot(settings: Settings) -> Snapshot | None:
     if not pointer.exists():
         return None
     try:
-        return Snapshot.load(settings.snapshots / json.loads(pointer.read_text()))
+        folder = settings.snapshots / json.loads(pointer.read_text())
+        return Snapshot.load(folder) if folder.exists() else None  # a forgotten one
     except (ValueError, TypeError) as error:
         raise FlywheelError(f"{pointer} is damaged; run `flywheel snapshot`, which writes it anew.") from error
 
@@ -301,7 +302,7 @@ def snapshots_with(settings: Settings, pair_ids: frozenset[str]) -> dict[str, Sn
 def remove_snapshot(settings: Settings, snapshot_id: str) -> None:
     """Delete a snapshot here and on `snapshot_store`."""
     if settings.snapshot_store is not None:
-        remove(f"{settings.snapshot_store}/{snapshot_id}")
+        remove(settings.snapshot_store, snapshot_id)
     shutil.rmtree(settings.snapshots / snapshot_id)
 
 

@@ -21,28 +21,30 @@ from flywheel.pairs.text import MACROS
 log = logging.getLogger(__name__)
 
 # No keys or indexes: every writer has the store for itself, and an index in memory would grow with the history.
+_VERSION = 2
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS batches (
+CREATE TABLE batches (
     batch_id VARCHAR, file VARCHAR, source VARCHAR, slices BIGINT, complete BOOLEAN, thinned BOOLEAN,
     lines BIGINT, accepted BIGINT, duplicates BIGINT, quarantined BIGINT, observations BIGINT, conflicts BIGINT,
     embargoed BIGINT, redacted BIGINT, ingested_at TIMESTAMP);
-CREATE TABLE IF NOT EXISTS observations (
+CREATE TABLE observations (
     event UUID, item SMALLINT, batch_id VARCHAR, line BIGINT, source VARCHAR, type VARCHAR, event_id VARCHAR,
     user_id VARCHAR, observed_at TIMESTAMP, pair_id UUID, question_a UUID, question_b UUID, text_a VARCHAR, text_b VARCHAR,
     label TINYINT, weight DOUBLE, kind VARCHAR, position INTEGER, model VARCHAR, extra VARCHAR);
-CREATE TABLE IF NOT EXISTS quarantine (batch_id VARCHAR, file VARCHAR, line BIGINT, reason VARCHAR, raw VARCHAR);
-CREATE TABLE IF NOT EXISTS forgotten (event UUID);
-CREATE TABLE IF NOT EXISTS pairs (
+CREATE TABLE quarantine (batch_id VARCHAR, file VARCHAR, line BIGINT, reason VARCHAR, raw VARCHAR);
+CREATE TABLE forgotten (event UUID);
+CREATE TABLE unfinished (kind VARCHAR, id VARCHAR);
+CREATE TABLE pairs (
     pair_id UUID, question_a UUID, question_b UUID, label TINYINT, weight DOUBLE, kind VARCHAR, seed BOOLEAN,
     same BIGINT, different BIGINT, last_observed TIMESTAMP, decided_at TIMESTAMP, decided_by UUID, decided_item SMALLINT,
     split VARCHAR);
-CREATE TABLE IF NOT EXISTS assignments (question UUID, state VARCHAR, component UUID);
-CREATE TABLE IF NOT EXISTS draws (source VARCHAR, version INTEGER, drawn_at TIMESTAMP);
-CREATE TABLE IF NOT EXISTS frozen_pairs (
+CREATE TABLE assignments (question UUID, state VARCHAR, component UUID);
+CREATE TABLE draws (source VARCHAR, version INTEGER, drawn_at TIMESTAMP);
+CREATE TABLE frozen_pairs (
     pair_id UUID, question_a UUID, question_b UUID, text_a VARCHAR, text_b VARCHAR, label TINYINT, weight DOUBLE,
     kind VARCHAR, source VARCHAR, split VARCHAR, component UUID);
-CREATE TABLE IF NOT EXISTS snapshots (snapshot_id VARCHAR, trainable BIGINT);
-CREATE TABLE IF NOT EXISTS retrains (snapshot_id VARCHAR, trainable BIGINT, trained_at TIMESTAMP);
+CREATE TABLE snapshots (snapshot_id VARCHAR, trainable BIGINT);
+CREATE TABLE retrains (snapshot_id VARCHAR, trainable BIGINT, trained_at TIMESTAMP);
 """
 
 
@@ -108,11 +110,24 @@ class Store:
             connection = self._connect()
             try:
                 connection.execute("BEGIN")
-                connection.execute(_SCHEMA)
+                self._prepare(connection)
                 yield connection
                 connection.execute("COMMIT")
             finally:
                 connection.close()  # an open transaction is rolled back
+
+    def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Make the tables in an empty store; refuse one with other tables than ours."""
+        names = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()").fetchall()
+        version = f"version_{_VERSION}"
+        if not names:
+            connection.execute(_SCHEMA)
+            connection.execute(f"CREATE TABLE {version} (since TIMESTAMP)")
+        elif (version,) not in names:
+            raise FlywheelError(
+                f"{self} was written by another version of flywheel, which counted questions otherwise. Move it away and "
+                "ingest the delivered files (inbox/done keeps those of the inbox) again; models and champions stay."
+            )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
