@@ -60,6 +60,8 @@ def _remove_leftovers(folder: Path) -> None:
         owner = int(leftover.name.removeprefix(_ASIDE).split("-")[0])
         if not _alive(owner):
             shutil.rmtree(leftover, ignore_errors=True)
+            if leftover.is_file():
+                leftover.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:

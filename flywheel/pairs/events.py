@@ -40,7 +40,7 @@ said AS (
     SELECT line, 0 AS item, coalesce(type, 'label') AS type, event_id, "user", time, model, extra,
         coalesce(text_a, query) AS text_a, coalesce(text_b, shown, answer) AS text_b,
         CASE coalesce(type, 'label')
-            WHEN 'label' THEN lower(trim(label)) IN ('1', '1.0', 'true', 'same')
+            WHEN 'label' THEN regexp_matches(label, '(?i)1|true|same')
             WHEN 'thumb' THEN thumb = 'up' ELSE type IN ('duplicate', 'click') END AS label,
         CASE WHEN type IN ('click', 'skip', 'thumb') THEN 'implied' ELSE coalesce(kind, 'explicit') END AS kind,
         coalesce(weight, CASE type WHEN 'click' THEN 0.5 WHEN 'skip' THEN 0.1 WHEN 'thumb' THEN 0.8 ELSE 1 END) AS weight,

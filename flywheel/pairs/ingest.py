@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,7 @@ _CHUNK = 50_000  # lines validated at a time
 _SLICE = 500_000  # lines stored in one transaction
 _ENGINES = 2  # chunks that the database cleans at once
 _RAW_BYTES = 500
+_ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 _EVENTS = pa.schema([("line", pa.int64()), ("event", pa.string()), ("extra", pa.string())])
 _QUARANTINE = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
@@ -46,8 +48,10 @@ COPY (
     WITH said AS ({SAID}),
     cleaned AS (
         SELECT * REPLACE (clean(text_a) AS text_a, clean(text_b) AS text_b),
-            CASE WHEN TRY_CAST(time AS DOUBLE) IS NULL THEN TRY_CAST(time AS TIMESTAMP)
-                 WHEN abs(TRY_CAST(time AS DOUBLE)) < 1e11 THEN make_timestamp(CAST(TRY_CAST(time AS DOUBLE) * 1e6 AS BIGINT))
+            CASE WHEN NOT regexp_matches(time, '^ *[0-9]') THEN NULL  -- 'epoch' is a time to the database
+                 WHEN TRY_CAST(time AS DOUBLE) IS NULL THEN TRY_CAST(time AS TIMESTAMPTZ) AT TIME ZONE 'UTC'
+                 WHEN TRY_CAST(time AS DOUBLE) BETWEEN 1e8 AND 1e11  -- below it is 20260101
+                     THEN make_timestamp(CAST(TRY_CAST(time AS DOUBLE) * 1e6 AS BIGINT))
             END AS observed_at
         FROM said),
     named AS (SELECT *, question_of(text_a) AS a, question_of(text_b) AS b FROM cleaned)
@@ -113,13 +117,20 @@ def ingest_files(
     `names` says what the store calls them, if not by their own names. `settings` names columns and what to redact.
     """
     for path in paths:
-        if not path.is_file():
+        if not _is_file(path):
             raise UnreadableFileError(f"{path} is not a file. Nothing was ingested; give the path of a {suffixes()} file.")
     columns = settings.columns if settings else {}
     if strange := sorted(columns.keys() - field_names()):
         raise FlywheelError(f"columns names {', '.join(strange)}, which no event has; it maps our field names to your columns.")
     batches = [read_batch(p, n, columns) for p, n in zip(paths, names or [path.name for path in paths], strict=True)]
     return [ingest(store, batch, _redactor(settings), progress) for batch in batches]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a NUL
+        return False
 
 
 def _redactor(settings: Settings | None) -> Redactor:
@@ -192,6 +203,7 @@ class _Chunk:
     events: pa.Table
     refused: list[tuple[int, str, str]]
     beginning: Callable[[int], str]
+    redacted: Callable[[str], str]
 
 
 def _read(chunk: Sequence[tuple[int, Any]], redactor: Redactor) -> _Chunk:
@@ -202,43 +214,63 @@ def _read(chunk: Sequence[tuple[int, Any]], redactor: Redactor) -> _Chunk:
     first = chunk[0][0]
 
     def beginning(number: int) -> str:
-        return redactor(_beginning(chunk[number - first][1]))
+        line = chunk[number - first][1]
+        if redactor and type(line) is not Unreadable and type(line[0]) is dict:
+            return redactor(repr(line[0])[: 2 * _RAW_BYTES])[:_RAW_BYTES]
+        return redactor(_beginning(line))[:_RAW_BYTES]
 
     for number, line in chunk:
         if type(line) is Unreadable:
             refused.append((number, redactor(line.reason), beginning(number)))
             continue
         record, raw = line
-        if reason := why_no_event(record):
+        try:
+            reason = why_no_event(record)
+            if redactor and not reason:
+                record, raw = redactor.record(record), None
+            event, extra = (b"", None) if reason else _encoded(record, raw)
+        except (TypeError, ValueError, RecursionError) as error:  # nested too deeply, a value of a type that JSON has not
+            reason = f"the line cannot be written as JSON ({error})"
+        if b"\\u0000" in event and _ESCAPED_NUL.search(event):
+            reason = "the line holds a NUL character"
+        if reason:
             refused.append((number, redactor(reason), beginning(number)))
             continue
-        if redactor:
-            record, raw = redactor.record(record), None
         numbers.append(number)
-        events.append(raw if raw is not None else orjson.dumps(record, default=str))
-        extras.append(unknown_fields(record))
+        events.append(event)
+        extras.append(extra)
     columns = [pa.array(numbers, pa.int64()), pa.array(events, pa.binary()).cast(pa.string()), pa.array(extras, pa.string())]
-    return _Chunk(pa.Table.from_arrays(columns, schema=_EVENTS), refused, beginning)
+    return _Chunk(pa.Table.from_arrays(columns, schema=_EVENTS), refused, beginning, redactor)
+
+
+def _encoded(record: dict[str, Any], raw: bytes | None) -> tuple[bytes, str | None]:
+    """A record as JSON: as it came where that is certain to say the same, and its unknown fields.
+
+    Of a field that stands twice the validator sees the last, and the database would see the first.
+    """
+    plain = raw is not None and raw.count(b'":') == len(record) and b'" :' not in raw
+    return raw if plain and raw is not None else orjson.dumps(record, default=str), unknown_fields(record)
 
 
 def _beginning(line: Any) -> str:
     record, raw = (None, line.raw) if type(line) is Unreadable else line
     begins = raw if raw is not None else repr(record).encode("utf-8", "replace")
-    return begins[:_RAW_BYTES].decode("utf-8", "replace").replace("\0", "\ufffd")
+    return begins[: 2 * _RAW_BYTES].decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
 def _clean(database: duckdb.DuckDBPyConnection, batch: Batch, chunk: _Chunk, part: Path) -> list[tuple[int, str, str]]:
     """Write what a chunk says to `part`; returns the lines that say nothing: number, reason, beginning."""
     db = database.cursor()
     db.execute(MACROS)
+    db.execute("SET TimeZone = 'UTC'")  # of times that say none
     db.register("events", chunk.events)
     now = datetime.now(UTC).replace(tzinfo=None)
-    db.execute(_CLEAN.replace("$part", str(part)), {"now": now, "batch": batch.batch_id, "source": batch.source})
+    db.execute(_CLEAN.replace("$part", _quoted(part)), {"now": now, "batch": batch.batch_id, "source": batch.source})
     empty = db.execute(
         "SELECT line, min(reason) FROM read_parquet(?) GROUP BY line HAVING count(*) = count(reason)", [str(part)]
     ).fetchall()
     db.close()
-    return sorted(chunk.refused + [(line, reason, chunk.beginning(line)) for line, reason in empty])
+    return sorted(chunk.refused + [(line, chunk.redacted(reason), chunk.beginning(line)) for line, reason in empty])
 
 
 def _commit(store: Store, batch: Batch, staged: _Staged) -> IngestReport:
@@ -307,7 +339,7 @@ def _complete(db: duckdb.DuckDBPyConnection, batch: Batch, staged: _Staged) -> I
 
 def _take_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Path]) -> int:
     """The slice's new observations as the temporary view `slice`, stored; returns how many lines were known already."""
-    staged = f"read_parquet({[str(part) for part in parts]})"
+    staged = "read_parquet([" + ", ".join(f"'{_quoted(part)}'" for part in parts) + "])"
     db.execute(
         f"""CREATE OR REPLACE TEMP TABLE repeated AS
             WITH named AS (SELECT event, line FROM {staged} WHERE event_id IS NOT NULL AND reason IS NULL)
@@ -327,6 +359,10 @@ def _take_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Pat
     )
     db.execute("INSERT INTO observations BY NAME SELECT * FROM slice")
     return int(repeated)
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
 
 
 def _known(db: Any, batch: Batch) -> IngestReport | None:

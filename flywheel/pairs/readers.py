@@ -4,11 +4,16 @@ Every line of a file comes out once: as a record, or as `Unreadable` with the re
 (a compressed file cut short, a Parquet file of another schema) raises `UnreadableFileError` before anything is stored.
 """
 
+import codecs
 import csv
 import hashlib
 import io
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -21,6 +26,7 @@ from flywheel.errors import FlywheelError, UnreadableFileError
 MAX_LINE_BYTES = 1_000_000
 _MAX_RECORD_LINES = 100  # a quoted field may hold line breaks; one that holds more was never closed
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
+_UNCLOSED = "a quote is opened and never closed, or stands within a field"
 _NUL = "holds a NUL character"
 
 
@@ -68,6 +74,10 @@ def read_batch(path: Path, name: str, columns: Mapping[str, str] | None = None) 
         raise UnreadableFileError(f"{name} is none of {suffixes()}. Nothing of it was stored.")
     columns = dict(columns or {})
     try:
+        f"{path} {name}".encode()
+    except UnicodeEncodeError as error:
+        raise UnreadableFileError(f"{name!a} is a name that is not UTF-8. Nothing of it was stored; rename it.") from error
+    try:
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256")
         before = _state(path)
@@ -89,7 +99,7 @@ def _unchanged(path: Path, name: str, before: tuple[int, ...], columns: Mapping[
     lines = _READERS[_format(path)](path, compression, columns)
     try:
         yield from _renamed(lines, columns) if columns else lines
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a column's name
         raise UnreadableFileError(f"{name} is damaged or cut short ({error}). Nothing of it was stored.") from error
     if _state(path) != before:
         raise FlywheelError(f"{name} changed while it was read. Nothing of it was stored; ingest it again when it is finished.")
@@ -111,7 +121,7 @@ def _renamed(lines: Iterator[Line | Unreadable], columns: Mapping[str, str]) -> 
             record = line[0]
             taken = {ours: record[theirs] for ours, theirs in columns.items() if theirs in record}
             rest = {field: value for field, value in record.items() if field not in columns.values() or field in taken}
-            yield {**rest, **taken}, line[1]
+            yield {**rest, **taken}, None
         else:
             yield line
 
@@ -125,10 +135,12 @@ def _open(path: Path, compression: str | None) -> BinaryIO:
 def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
     """Lines without their ends. One that is too long is one line still: its beginning, and one byte more than allowed."""
     while line := file.readline(MAX_LINE_BYTES + 2):
-        if not line.endswith(b"\n"):
+        if not line.endswith(b"\n") and len(line) > MAX_LINE_BYTES:
             while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
                 pass
-        yield line.rstrip(b"\r\n")
+            yield line
+        else:
+            yield line.rstrip(b"\r\n")
 
 
 def _refused(raw: bytes) -> Unreadable | None:
@@ -146,9 +158,7 @@ def _json(raw: bytes) -> Line | Unreadable:
         record = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         return _refused(raw) or Unreadable(f"the line is not {_not_utf8(raw) or f'JSON ({error.msg})'}", raw)
-    if len(raw) > MAX_LINE_BYTES or b"\\u0000" in raw:
-        return _refused(raw) or Unreadable(f"the line {_NUL}", raw)
-    return record, raw
+    return _refused(raw) or (record, raw)
 
 
 def _not_utf8(raw: bytes) -> str | None:
@@ -161,7 +171,9 @@ def _not_utf8(raw: bytes) -> str | None:
 
 def _read_json(path: Path, compression: str | None, columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
     with _open(path, compression) as file:
-        yield from map(_json, _raw_lines(file))
+        lines = _raw_lines(file)
+        yield from (_json(line.removeprefix(codecs.BOM_UTF8)) for line in islice(lines, 1))
+        yield from map(_json, lines)
 
 
 def _read_csv(path: Path, compression: str | None, columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
@@ -176,16 +188,19 @@ def _read_csv(path: Path, compression: str | None, columns: Mapping[str, str]) -
         names = [name.strip() for name in header[0]]
         _check_names(path, names, columns)
         for row in rows:
-            yield row if isinstance(row, Unreadable) else _csv_record(names, *row)
+            yield row if isinstance(row, Unreadable) else _csv_record(names, columns, *row)
 
 
-def _csv_record(names: list[str], cells: list[str], raw: bytes) -> Line | Unreadable:
+def _csv_record(names: list[str], columns: Mapping[str, str], cells: list[str], raw: bytes) -> Line | Unreadable:
     if len(cells) != len(names):
         return Unreadable(f"the line has {len(cells)} fields, the header names {len(names)}", raw)
     record = {name: cell for name, cell in zip(names, cells, strict=True) if cell.strip()}
-    for field, parse in _CELLS.items():
-        if field in record:
+    for ours, parse in _CELLS.items():
+        if (field := columns.get(ours, ours)) in record:
             record[field] = parse(record[field])
+    shown = columns.get("shown", "shown")
+    if shown in record and record.get(columns.get("type", "type")) == "search":
+        record[shown] = _list_of(record[shown])
     return record, raw
 
 
@@ -205,12 +220,8 @@ def _list_of(cell: str) -> Any:
     return found if isinstance(found, list) else cell
 
 
-def _shown(cell: str) -> Any:
-    return _list_of(cell) if cell.lstrip().startswith("[") else cell
-
-
 _CELLS: dict[str, Callable[[str], Any]] = {
-    "weight": _number, "position": _number, "clicked": _list_of, "shown": _shown,
+    "weight": _number, "position": _number, "clicked": _list_of,
 }  # fmt: skip
 
 
@@ -222,7 +233,7 @@ class _CsvRows:
         self._delimiter = delimiter
         self._again: list[bytes] = []
         self._taken: list[bytes] = []
-        self._ended = False
+        self._width: int | None = None
         self._first = True
         self._reader = self._new_reader()
         csv.field_size_limit(2 * MAX_LINE_BYTES)
@@ -231,7 +242,7 @@ class _CsvRows:
         return self
 
     def __next__(self) -> tuple[list[str], bytes] | Unreadable:
-        self._taken, self._ended = [], False
+        self._taken = []
         try:
             cells = next(self._reader)
         except _NoRow as error:
@@ -239,33 +250,39 @@ class _CsvRows:
             reason = str(error)
         except (csv.Error, UnicodeDecodeError) as error:
             cells = []
-            reason = f"the line is not {_not_utf8(self._taken[-1])}" if isinstance(error, UnicodeDecodeError) else str(error)
+            reason = _misread(error, self._taken[-1])
         else:
-            if not self._ended:
+            if len(self._taken) == 1 or self._width in (None, len(cells)):
+                self._width = self._width or len(cells)
                 return cells, b"\n".join(self._taken)
-            reason = "a quote is opened and never closed"
+            reason = _UNCLOSED
         self._again = self._taken[1:] + self._again
         self._reader = self._new_reader()
         return Unreadable(reason, self._taken[0])
 
     def _new_reader(self) -> Any:
-        return csv.reader(self._source(), delimiter=self._delimiter)
+        return csv.reader(self._source(), delimiter=self._delimiter, strict=True)
 
     def _source(self) -> Iterator[str]:
         while True:
             line = self._again.pop(0) if self._again else next(self._lines, None)
             if line is None:
-                self._ended = bool(self._taken)
                 return
             if not self._taken and (refused := _refused(line)):
                 self._taken.append(line)
                 raise _NoRow(refused.reason)
             self._taken.append(line)
             if len(self._taken) > _MAX_RECORD_LINES or len(line) > MAX_LINE_BYTES:
-                raise _NoRow("a quote is opened and never closed")
+                raise _NoRow(_UNCLOSED)
             text = line.decode("utf-8-sig" if self._first else "utf-8")
             self._first = False
             yield text + "\n"
+
+
+def _misread(error: Exception, line: bytes) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"the line is not {_not_utf8(line)}"
+    return "a carriage return stands within the line" if "new-line" in str(error) else _UNCLOSED
 
 
 class _NoRow(Exception):
@@ -276,51 +293,64 @@ def _read_parquet(path: Path, compression: str | None, columns: Mapping[str, str
     if compression is None:
         yield from _parquet_rows(path, path.name, columns)
         return
-    import shutil
-    import tempfile
-
-    with tempfile.NamedTemporaryFile(prefix="flywheel-", suffix=".parquet") as plain:
+    with tempfile.TemporaryFile() as plain:  # it has no name, so that nothing stays when the process is killed
         with _open(path, compression) as file:
             shutil.copyfileobj(file, plain)
-        plain.flush()
-        yield from _parquet_rows(Path(plain.name), path.name, columns)
+        yield from _parquet_rows(plain, path.name, columns)
 
 
-def _parquet_rows(path: Path, name: str, columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
+def _parquet_rows(path: Any, name: str, columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
     with pq.ParquetFile(path) as file:
         _check_names(Path(name), file.schema_arrow.names, columns)
+        read = 0
         for group in file.iter_batches(batch_size=10_000):
             try:
                 rows = group.to_pylist()
-            except (ValueError, OverflowError) as error:  # a text that is not UTF-8, a time that no calendar holds
+            except (ValueError, OverflowError, LookupError) as error:  # a text that is not UTF-8, a time that no calendar holds
                 for i in range(group.num_rows):
                     yield _one_row(group.slice(i, 1), error)
+                read += group.num_rows
                 continue
             yield from map(_parquet_record, rows)
+            read += group.num_rows
+        if read != file.metadata.num_rows:
+            raise UnreadableFileError(f"{name} is damaged: {read} of {file.metadata.num_rows} rows. Nothing of it was stored.")
 
 
 def _one_row(group: pa.RecordBatch, error: Exception) -> Line | Unreadable:
     try:
         return _parquet_record(group.to_pylist()[0])
-    except (ValueError, OverflowError) as own:
+    except (ValueError, OverflowError, LookupError) as own:
         return Unreadable(f"the row cannot be read ({own})", b"")
 
 
 def _parquet_record(row: dict[str, Any]) -> Line | Unreadable:
     record = {field: _plain(value) for field, value in row.items() if value is not None and value == value}
-    if any(isinstance(value, str) and "\0" in value for value in record.values()):
-        return Unreadable(f"the row {_NUL}", repr(row).encode("utf-8", "replace"))
     return record, None
 
 
 def _plain(value: Any) -> Any:
-    """Dates as ISO text, as JSON would have them; bytes as text where they are some."""
+    """A value as JSON has it: dates as ISO text, bytes as text where they are some (else as an object that no text is)."""
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value.isoformat() if hasattr(value, "isoformat") else value
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return {"hex": value.hex()}
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def _check_names(path: Path, names: list[str], columns: Mapping[str, str]) -> None:
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise UnreadableFileError(f"{path.name} has two columns named {twice[0]}. Nothing of it was stored; rename one.")
     found = {ours for ours in ("text_a", "query") if columns.get(ours, ours) in names}
     if not found:
         raise UnreadableFileError(

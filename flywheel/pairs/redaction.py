@@ -9,7 +9,7 @@ from flywheel.errors import FlywheelError
 
 KINDS = ("email", "phone", "card")
 _EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-_CARD = re.compile(r"(?<![\d-])\d(?:[ -]?\d){12,18}(?![\d-])")
+_CARD = re.compile(r"\d(?:[ -]?\d){12,}")
 _NOT_TEXT = frozenset({"type", "event_id", "user", "time", "model", "label", "kind", "thumb"})
 _MANY_DIGITS = re.compile(r"(?:\d\D{0,3}){7}")
 
@@ -25,7 +25,8 @@ class Redactor:
         found: dict[str, Callable[[str], str]] = {"email": self._emails, "card": self._cards, "phone": self._phones}
         self._steps = [step for kind, step in found.items() if kind in kinds]  # cards before phones: both are digits
         self._hook = _load(hook) if hook else None
-        self._region = region
+        self._name = hook
+        self._region = region.upper()
         self.count = 0
 
     def __bool__(self) -> bool:
@@ -41,10 +42,9 @@ class Redactor:
         assert self._hook is not None
         try:
             replaced = self._hook(text)
-            if not isinstance(replaced, str):
-                raise TypeError(f"it returned {type(replaced).__name__}, not str")
+            replaced.encode()
         except Exception as error:  # whatever the user's function raises
-            raise FlywheelError(f"The redact_hook failed ({type(error).__name__}: {error}). Nothing was stored.") from error
+            raise FlywheelError(f"The redact_hook {self._name} failed on a text ({error!r}). Nothing was stored.") from error
         self.count += replaced != text
         return replaced
 
@@ -70,10 +70,15 @@ class Redactor:
         from stdnum import luhn
 
         def replace(match: re.Match[str]) -> str:
-            if not luhn.is_valid(re.sub(r"\D", "", match.group())):
-                return match.group()
-            self.count += 1
-            return "<card>"
+            groups = list(re.finditer(r"\d+", match.group()))
+            for first, start in enumerate(groups):
+                for end in reversed(groups[first:]):
+                    digits = re.sub(r"\D", "", match.group()[start.start() : end.end()])
+                    if 13 <= len(digits) <= 19 and luhn.is_valid(digits):
+                        self.count += 1
+                        rest = match.group()[end.end() :]
+                        return match.group()[: start.start()] + "<card>" + self._cards(rest)
+            return match.group()
 
         return _CARD.sub(replace, text)
 
@@ -92,8 +97,11 @@ class Redactor:
 def _load(name: str) -> Callable[[str], str]:
     module, _, function = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), function)
+        if not callable(found):
+            raise TypeError("it cannot be called")
+        return found
+    except Exception as error:
         raise FlywheelError(
             f"{name!r} names no function that can be imported ({error}); write it as module:function."
         ) from error

@@ -6,16 +6,18 @@ the file, does one transaction and closes it, and waits its turn with jitter whe
 
 import logging
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from flywheel.errors import FlywheelError, StoreBusyError, explain_disk_errors
+from flywheel.files import scratch_folder
 from flywheel.pairs.text import MACROS
 
 log = logging.getLogger(__name__)
@@ -185,13 +187,22 @@ class Store:
             raise FlywheelError(f"{self} cannot be opened as a database: {error}") from error
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            self._create()
         before = self._inode()
         connection = connect(str(self.path), self.memory_limit)
         if before not in (None, self._inode()):  # rewritten by another process between the two
             connection.close()
             return self._open()
+        shutil.rmtree(f"{self.path}.tmp", ignore_errors=True)  # what a killed process had no memory for
         return connection
+
+    def _create(self) -> None:
+        """Make the file whole or not at all: DuckDB writes it in several steps, and half of it is no database."""
+        with scratch_folder(self.scratch) as folder:
+            connect(str(folder / "new.duckdb")).close()
+            with suppress(FileExistsError):
+                os.link(folder / "new.duckdb", self.path)
 
     def _inode(self) -> int | None:
         try:
