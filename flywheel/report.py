@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 def console(to_stderr: bool) -> Console:
-    """Where people read: stdout, or stderr while a program reads stdout."""
-    return Console(stderr=to_stderr, highlight=False, soft_wrap=True)
+    """Where people read: stdout, or stderr while a program reads stdout. A file or pipe is as wide as tables need."""
+    out = Console(stderr=to_stderr, highlight=False, soft_wrap=True)
+    return out if out.is_terminal else Console(stderr=to_stderr, highlight=False, soft_wrap=True, width=120)
 
 
 @contextmanager
@@ -46,7 +47,8 @@ def progress_bar(text: str, to_stderr: bool) -> Iterator[Callable[[int, int], No
 def counter(text: str, to_stderr: bool) -> Iterator[Callable[[int], None]]:
     """A running count of something whose end nobody knows; it appears with the first call."""
     columns = SpinnerColumn(), TextColumn("{task.completed:,} {task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=console(to_stderr), transient=True) as bars:
+    out = console(to_stderr)
+    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as bars:
         task = None
 
         def update(done: int) -> None:
@@ -136,10 +138,11 @@ def print_overview(found: Overview) -> None:
     if not found.days:
         out.print("The store is empty. Next: flywheel ingest PATH, or flywheel snapshot, which brings the seed pairs.")
         return
-    counted = ("lines", "accepted", "duplicates", "quarantined", "conflicts", "embargoed", "redacted")
-    table = _table("What came in", ["day", "source"], counted)
+    counted = ["lines", "accepted", "duplicates", "quarantined", "conflicts", "embargoed"]
+    counted += ["redacted"] if any(day.redacted for day in found.days) else []
+    table = _table("What came in", [], ["day", *counted])
     for day in found.days:
-        table.add_row(str(day.day), day.source, *(f"{getattr(day, name):,}" for name in counted))
+        table.add_row(f"{day.day} {day.source}", *(f"{getattr(day, name):,}" for name in counted))
     out.print(table)
     table = _table("Where the pairs are", ["split", "source"], ("pairs", "duplicates"))
     for split in found.splits:

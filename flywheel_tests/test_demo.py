@@ -77,7 +77,7 @@ def test_new_interactions_move_the_snapshot_and_mark_older_cells_stale(demo: Dem
     home = copy_home(demo[0], tmp_path / "moved")
     before = latest_snapshot(load_settings(home))
     assert before is not None
-    known = list(before.pairs("train")["text_a"])
+    known = sorted(set(before.pairs("train")["text_a"]))
     new = tmp_path / "new.jsonl"
     new.write_text("\n".join(json.dumps({"text_a": f"{t} please", "text_b": t, "label": 1}) for t in known[:40]))
     counts = json.loads(flywheel("ingest", new, "--json", "--home", home).stdout)

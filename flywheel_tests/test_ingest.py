@@ -1,12 +1,8 @@
 """Lines in, observations out: every line is accounted for, and nothing is lost or doubled."""
 
 import json
-import multiprocessing
-import os
-import signal
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -206,54 +202,3 @@ def test_a_transaction_that_fails_leaves_nothing_and_frees_the_file(store: Store
     with pytest.raises(duckdb.Error, match="no_such_column"):
         failing()
     assert rows(store, "FROM assignments") == []
-
-
-def _ingest_one(home: Path, path: Path) -> None:
-    ingest_files(Store(home / "flywheel.duckdb"), [path])
-
-
-def test_two_processes_that_ingest_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
-    paths = [
-        write(tmp_path, [line(f"a{i}", f"b{i}", event_id=f"e{i}") for i in range(n, n + 300)], f"{n}.jsonl")
-        for n in (0, 100, 100, 200)
-    ]
-    spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=_ingest_one, args=(tmp_path / "home", path)) for path in paths]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
-    store = Store(tmp_path / "home" / "flywheel.duckdb")
-    assert rows(store, "SELECT count(*), count(DISTINCT event_id) FROM observations") == [(500, 500)]
-    assert rows(store, "SELECT sum(accepted), count(*) FROM batches") == [(500, 3)]
-
-
-def test_ingest_killed_half_way_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    path = write(tmp_path, [line(f"question {i}", f"other {i}", i % 2) for i in range(60_000)] + [b"bad"])
-    whole = Store(tmp_path / "whole" / "flywheel.duckdb")
-    started = time.monotonic()
-    ingest_files(whole, [path])
-    duration = time.monotonic() - started
-    home = tmp_path / "killed"
-    script = (
-        "from pathlib import Path; from flywheel.pairs.store import Store; from flywheel.pairs.ingest import ingest_files;"
-        "print('up', flush=True);"
-        f"ingest_files(Store(Path({str(home)!r}) / 'flywheel.duckdb'), [Path({str(path)!r})]); print('done', flush=True)"
-    )
-    killed = 0
-    for share in (0.1, 0.5, 0.8, 0.9, 0.95, 1.0):
-        with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "up\n"
-            try:
-                process.wait(duration * share)
-            except subprocess.TimeoutExpired:
-                os.kill(process.pid, signal.SIGKILL)
-                killed += 1
-    assert killed > 0
-    store = Store(home / "flywheel.duckdb")
-    ingest_files(store, [path])
-    for table in ("observations", "quarantine"):
-        assert rows(store, f"FROM {table} ORDER BY ALL") == rows(whole, f"FROM {table} ORDER BY ALL")
-    assert count_pairs(store) == count_pairs(whole)

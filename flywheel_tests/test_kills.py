@@ -36,6 +36,7 @@ from flywheel.pairs import ingest as ingest_module
 from flywheel.pairs.derive import count_pairs
 from flywheel.pairs.inbox import take_inbox
 from flywheel.pairs.ingest import ingest_files, unaccounted
+from flywheel.pairs.readers import read_batch
 from flywheel.pairs.snapshots import Snapshot, take_snapshot
 from flywheel.pairs.store import Store
 from flywheel.settings import Settings
@@ -186,7 +187,8 @@ def _audit(settings: Settings) -> None:
                 (SELECT count(*) - count(DISTINCT question) FROM assignments) AS assigned_twice,
                 (SELECT count(*) - count(DISTINCT batch_id) FROM batches) AS delivered_twice,
                 (SELECT count(*) FROM observations) - (SELECT coalesce(sum(same + different), 0) FROM pairs) AS not_summed_up,
-                (SELECT count(*) FROM quarantine WHERE batch_id NOT IN (SELECT batch_id FROM batches WHERE complete)) AS early,
+                (SELECT count(*) - count(DISTINCT (batch_id, line)) FROM quarantine) AS refused_twice,
+                (SELECT count(*) FROM quarantine q JOIN observations o ON o.batch_id = q.batch_id AND o.line = q.line) AS both,
                 (SELECT count(*) FROM observations WHERE batch_id NOT IN (SELECT batch_id FROM batches)) AS of_no_batch,
                 (SELECT count(*) FROM (SELECT question_a AS question FROM pairs UNION SELECT question_b FROM pairs)
                  WHERE question NOT IN (SELECT question FROM assignments)) AS not_assigned"""
@@ -551,6 +553,24 @@ def _kill_who_unpacks(folder: Path) -> bool:
     return any(killed(folder / f"home-{number}") for number in range(10))
 
 
+def _kill_before_a_time_comes(folder: Path) -> str:
+    """Kill an ingest half way, and end it when the time has come that a line of the first half bears; returns the batch."""
+    time_that_comes = datetime.now(UTC) + timedelta(days=1, seconds=2)  # up to a day ahead, a clock may be wrong
+    events = [_in_topic(number) for number in range(2000)]
+    path, home = folder / "batch.jsonl", folder / "home"
+    path.write_bytes(_lines([{**events[0], "time": time_that_comes.isoformat()}, *events[1:]]))
+
+    def act(settings: Settings) -> None:
+        ingest_files(Store(settings.database), [path], settings)
+
+    before, process = Traces.of(home), _start(act, home)
+    _kill_when(lambda: _stage(home, process, before) == TRANSACTION, process, seconds_later=0.1)
+    while datetime.now(UTC) < time_that_comes - timedelta(days=1):
+        time.sleep(0.1)
+    _run(act, home)
+    return read_batch(path, path.name).batch_id
+
+
 # The tests.
 
 
@@ -651,3 +671,10 @@ def test_what_a_killed_process_had_no_memory_for_is_cleared_away(nursery: Proces
 def test_a_killed_ingest_of_a_packed_parquet_file_leaves_no_copy_of_it(nursery: ProcessPoolExecutor, tmp_path: Path) -> None:
     assert nursery.submit(_kill_who_unpacks, tmp_path).result()
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_line_is_accounted_for_whose_time_comes_between_a_kill_and_the_next_run(
+    nursery: ProcessPoolExecutor, tmp_path: Path
+) -> None:
+    batch_id = nursery.submit(_kill_before_a_time_comes, tmp_path).result()
+    assert unaccounted(Store(tmp_path / "home" / "flywheel.duckdb"), [batch_id]) == []

@@ -2,7 +2,6 @@
 
 import logging
 import time
-import uuid
 from pathlib import Path
 
 from filelock import FileLock
@@ -43,7 +42,7 @@ def take_inbox(store: Store, settings: Settings) -> tuple[list[IngestReport], tu
         inbox.mkdir(parents=True, exist_ok=True)
         with FileLock(inbox / ".lock"):
             for path in finished_files(inbox):
-                _move(path, inbox / "work" / f"{uuid.uuid4().hex[:12]}-{path.name}")
+                _move(path, inbox / "work" / f"{time.time_ns():x}-{path.name}")
             for path in sorted((inbox / "work").glob("*")):
                 name = path.name.partition("-")[2]
                 try:

@@ -144,7 +144,6 @@ class _Staged:
     parts: list[Path]
     quarantine: Path
     lines: int
-    quarantined: int
     redacted: int
 
 
@@ -155,7 +154,7 @@ def _stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress
     """
     parts: list[Path] = []
     quarantine = folder / "quarantine.parquet"
-    lines = quarantined = 0
+    lines = 0
     pending: deque[Future[list[tuple[int, str, str]]]] = deque()
     with (
         _without_gc(),
@@ -165,10 +164,8 @@ def _stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress
     ):
 
         def settle(at_most: int) -> None:
-            nonlocal quarantined
             while len(pending) > at_most:
                 bad = pending.popleft().result()
-                quarantined += len(bad)
                 columns = zip(*bad, strict=True) if bad else ([], [], [])
                 refused.write_table(pa.table(dict(zip(_QUARANTINE.names, map(list, columns), strict=True)), _QUARANTINE))
 
@@ -181,7 +178,7 @@ def _stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress
             if progress:
                 progress(lines)
         settle(0)
-    return _Staged(parts, quarantine, lines, quarantined, redactor.count)
+    return _Staged(parts, quarantine, lines, redactor.count)
 
 
 @contextmanager
@@ -288,12 +285,14 @@ def _commit(store: Store, batch: Batch, staged: _Staged) -> IngestReport:
             if _stored_slices(db, batch) > number:
                 continue
             if number == 0:
-                columns = "batch_id, file, source, slices, complete, thinned, duplicates, observations, conflicts, embargoed"
+                counts = "slices, duplicates, quarantined, observations, conflicts, embargoed"
                 db.execute(
-                    f"INSERT INTO batches ({columns}) VALUES (?, ?, ?, 0, false, false, 0, 0, 0, 0)",
+                    f"""INSERT INTO batches (batch_id, file, source, complete, thinned, {counts})
+                        VALUES (?, ?, ?, false, false, 0, 0, 0, 0, 0, 0)""",
                     [batch.batch_id, batch.file, batch.source],
                 )
             _store_slice(db, batch, parts)
+            _store_refused(db, batch, staged, range(number * together * _CHUNK + 1, (number + 1) * together * _CHUNK + 1))
             if number == len(slices) - 1:
                 return _complete(db, batch, staged)
     raise AssertionError("the last slice completes the batch")
@@ -316,16 +315,28 @@ def _store_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Pa
     )
 
 
+def _store_refused(db: duckdb.DuckDBPyConnection, batch: Batch, staged: _Staged, lines: range) -> None:
+    """The slice's refused lines, with the slice: another run may refuse others, since a time in the future comes."""
+    (refused,) = db.execute(
+        """INSERT INTO quarantine SELECT $batch, $file, line, reason, raw FROM read_parquet($path)
+           WHERE line >= $first AND line < $after""",
+        {
+            "batch": batch.batch_id,
+            "file": batch.file,
+            "path": str(staged.quarantine),
+            "first": lines.start,
+            "after": lines.stop,
+        },
+    ).fetchall()[0]
+    db.execute("UPDATE batches SET quarantined = quarantined + ? WHERE batch_id = ?", [refused, batch.batch_id])
+
+
 def _complete(db: duckdb.DuckDBPyConnection, batch: Batch, staged: _Staged) -> IngestReport:
     db.execute(
-        "INSERT INTO quarantine SELECT $batch, $file, line, reason, raw FROM read_parquet($path)",
-        {"batch": batch.batch_id, "file": batch.file, "path": str(staged.quarantine)},
-    )
-    db.execute(
-        """UPDATE batches SET complete = true, lines = $lines, quarantined = $quarantined, redacted = $redacted,
-           accepted = $lines - $quarantined - duplicates, ingested_at = $now WHERE batch_id = $batch""",
+        """UPDATE batches SET complete = true, lines = $lines, redacted = $redacted,
+           accepted = $lines - quarantined - duplicates, ingested_at = $now WHERE batch_id = $batch""",
         {
-            "lines": staged.lines, "quarantined": staged.quarantined, "redacted": staged.redacted,
+            "lines": staged.lines, "redacted": staged.redacted,
             "now": datetime.now(UTC).replace(tzinfo=None), "batch": batch.batch_id,
         },
     )  # fmt: skip

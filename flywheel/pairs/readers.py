@@ -77,11 +77,17 @@ def read_batch(path: Path, name: str, columns: Mapping[str, str] | None = None) 
         f"{path} {name}".encode()
     except UnicodeEncodeError as error:
         raise UnreadableFileError(f"{name!a} is a name that is not UTF-8. Nothing of it was stored; rename it.") from error
+    content = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256")
         before = _state(path)
+        with _open(path, _COMPRESSION.get(path.suffix.lower())) as file:  # the same lines are the same batch, packed or not
+            while block := file.read(1 << 20):
+                content.update(block)
+    except (EOFError, pa.ArrowException) as error:
+        raise _damaged(name, error) from error
     except OSError as error:
+        if error.strerror is None:  # of the decompression, not of the file system
+            raise _damaged(name, error) from error
         raise UnreadableFileError(f"{path} cannot be read ({error.strerror}). Nothing of it was stored.") from error
     if columns:
         content.update(orjson.dumps(columns, option=orjson.OPT_SORT_KEYS))
@@ -100,9 +106,13 @@ def _unchanged(path: Path, name: str, before: tuple[int, ...], columns: Mapping[
     try:
         yield from _renamed(lines, columns) if columns else lines
     except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a column's name
-        raise UnreadableFileError(f"{name} is damaged or cut short ({error}). Nothing of it was stored.") from error
+        raise _damaged(name, error) from error
     if _state(path) != before:
         raise FlywheelError(f"{name} changed while it was read. Nothing of it was stored; ingest it again when it is finished.")
+
+
+def _damaged(name: str, error: Exception) -> UnreadableFileError:
+    return UnreadableFileError(f"{name} is damaged or cut short ({error}). Nothing of it was stored.")
 
 
 def _state(path: Path) -> tuple[int, ...]:

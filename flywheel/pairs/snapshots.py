@@ -149,7 +149,7 @@ def take_snapshot(store: Store, settings: Settings, new_test: bool = False) -> S
         hashes = {name: _content_hash(folder / f"{name}.parquet") for name in ("train", *FROZEN)}
         test_id = digest("|".join(hashes[name] for name in FROZEN))
         snapshot_id = digest(f"{hashes['train']}|{test_id}")
-        with connect(memory_limit=settings.memory_limit) as db:
+        with connect(memory_limit=settings.memory_limit, temp_directory=folder.parent / f"{folder.name}.spill") as db:
             summaries = {name: asdict(_summary(db, folder / f"{name}.parquet")) for name in hashes}
         write_json(folder / "manifest.json", {"snapshot_id": snapshot_id, "test_id": test_id, **summaries})
         if shared := Snapshot.load(folder).shared_questions():

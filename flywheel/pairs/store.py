@@ -194,7 +194,9 @@ class Store:
         if before not in (None, self._inode()):  # rewritten by another process between the two
             connection.close()
             return self._open()
-        shutil.rmtree(f"{self.path}.tmp", ignore_errors=True)  # what a killed process had no memory for
+        shutil.rmtree(f"{self.path}.tmp", ignore_errors=True)  # what a killed process had no memory for,
+        for left in self.path.parent.glob(f"{self.path.name}.rewritten*"):  # or had not rewritten to its end
+            left.unlink(missing_ok=True)
         return connection
 
     def _create(self) -> None:
