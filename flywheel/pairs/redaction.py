@@ -8,8 +8,9 @@ from typing import Any
 from flywheel.errors import FlywheelError
 
 KINDS = ("email", "phone", "card")
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-_CARD = re.compile(r"\d(?:[ -]?\d){12,}")
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_DIGITS = re.compile(r"\d(?:[ -]?\d){12,}")
+_CARD_DIGITS = (13, 19)
 _NOT_TEXT = frozenset({"type", "event_id", "user", "time", "model", "label", "kind", "thumb"})
 _MANY_DIGITS = re.compile(r"(?:\d\D{0,3}){7}")
 
@@ -26,7 +27,7 @@ class Redactor:
         self._steps = [step for kind, step in found.items() if kind in kinds]  # cards before phones: both are digits
         self._hook = _load(hook) if hook else None
         self._name = hook
-        self._region = region.upper()
+        self._region = _checked_region(region) if "phone" in kinds else region
         self.count = 0
 
     def __bool__(self) -> bool:
@@ -67,20 +68,30 @@ class Redactor:
         return text
 
     def _cards(self, text: str) -> str:
+        return _DIGITS.sub(lambda match: self._cards_among(match.group()), text)
+
+    def _cards_among(self, run: str) -> str:
+        """A run of groups of digits without the card numbers: groups side by side, 13 to 19 digits, the check digit right."""
         from stdnum import luhn
 
-        def replace(match: re.Match[str]) -> str:
-            groups = list(re.finditer(r"\d+", match.group()))
-            for first, start in enumerate(groups):
-                for end in reversed(groups[first:]):
-                    digits = re.sub(r"\D", "", match.group()[start.start() : end.end()])
-                    if 13 <= len(digits) <= 19 and luhn.is_valid(digits):
-                        self.count += 1
-                        rest = match.group()[end.end() :]
-                        return match.group()[: start.start()] + "<card>" + self._cards(rest)
-            return match.group()
-
-        return _CARD.sub(replace, text)
+        groups = list(re.finditer(r"\d+", run))
+        kept: list[str] = []
+        copied = first = 0
+        while first < len(groups):
+            digits, last = "", None
+            for place, group in enumerate(groups[first : first + _CARD_DIGITS[1]], start=first):
+                digits += group.group()
+                if len(digits) > _CARD_DIGITS[1]:
+                    break
+                if len(digits) >= _CARD_DIGITS[0] and luhn.is_valid(digits):
+                    last = place
+            if last is None:
+                first += 1
+                continue
+            kept += [run[copied : groups[first].start()], "<card>"]
+            copied, first = groups[last].end(), last + 1
+            self.count += 1
+        return "".join(kept) + run[copied:]
 
     def _phones(self, text: str) -> str:
         if not _MANY_DIGITS.search(text):
@@ -92,6 +103,14 @@ class Redactor:
             text = f"{text[: match.start]}<phone>{text[match.end :]}"
         self.count += len(found)
         return text
+
+
+def _checked_region(region: str) -> str:
+    import phonenumbers
+
+    if region.upper() not in phonenumbers.SUPPORTED_REGIONS:
+        raise FlywheelError(f"redact_region is {region!r}, which is no country's two-letter code, such as US or DE.")
+    return region.upper()
 
 
 def _load(name: str) -> Callable[[str], str]:

@@ -3,195 +3,49 @@
 A file that cannot be read at all is one sentence and leaves nothing behind; nothing else is ever raised.
 """
 
-import csv
-import gzip
-import io
 import json
 import math
 import os
-import subprocess
-import sys
-import unicodedata
 import uuid
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from datetime import time as clock
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import jsonschema_rs
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from flywheel.errors import FlywheelError, UnreadableFileError
-from flywheel.pairs.events import event_schema
-from flywheel.pairs.ingest import IngestReport, ingest_files, unaccounted
+from flywheel.errors import UnreadableFileError
+from flywheel.pairs.ingest import ingest_files
 from flywheel.pairs.readers import MAX_LINE_BYTES, Unreadable, read_batch
 from flywheel.pairs.store import Store
 from flywheel.settings import Settings
-from flywheel_tests.test_ingest import balanced, line, rows, write
-
-FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
-KINDS = (".jsonl", ".csv", ".parquet")  # TSV is CSV with another delimiter
-COMPRESSIONS = ("", ".gz", ".zst")
-EVERY_SUFFIX = [f"{form}{compression}" for form in FORMATS for compression in COMPRESSIONS]
-
-HEADER = b"text_a,text_b,label\n"
-GOOD = line("what is a flywheel", "what does a flywheel do") + b"\n"
-
-Record = Mapping[str, Any]
-
-
-# ---- what a file says, in every format ----
-
-
-def json_file(records: Sequence[Record]) -> bytes:
-    return b"".join(json.dumps(record).encode() + b"\n" for record in records)
-
-
-def csv_file(records: Sequence[Record], delimiter: str = ",") -> bytes:
-    names = sorted({"text_a", *(name for record in records for name in record)})
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, names, delimiter=delimiter)
-    writer.writeheader()
-    writer.writerows(
-        {k: json.dumps(v) if isinstance(v, list) else v for k, v in record.items()}  # a list is written as JSON
-        for record in records
-    )
-    return text.getvalue().encode()
-
-
-def parquet_file(records: Sequence[Record]) -> bytes:
-    names = sorted({"text_a", *(name for record in records for name in record)})
-    return table_file({name: [record.get(name) for record in records] for name in names})
-
-
-def table_file(columns: Mapping[str, Any] | pa.Table, **options: Any) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(dict(columns)), sink, **options)
-    return sink.getvalue().to_pybytes()
-
-
-def packed(data: bytes, suffix: str) -> bytes:
-    if suffix.endswith(".gz"):
-        return gzip.compress(data, mtime=0)
-    return pa.compress(data, codec="zstd", asbytes=True) if suffix.endswith(".zst") else data
-
-
-def file_of(records: Sequence[Record], suffix: str) -> bytes:
-    form = suffix.split(".")[1]
-    data = (
-        json_file(records) if form == "jsonl"
-        else csv_file(records) if form == "csv"
-        else csv_file(records, "\t") if form == "tsv"
-        else parquet_file(records)
-    )  # fmt: skip
-    return packed(data, suffix)
-
-
-# ---- what became of it ----
-
-
-def read(folder: Path, data: bytes, name: str) -> list[Any]:
-    """What the readers make of a file, without a store."""
-    (folder / name).write_bytes(data)
-    return list(read_batch(folder / name, name).lines)
-
-
-def physical_lines(data: bytes) -> list[bytes]:
-    lines = data.split(b"\n")
-    return [each.rstrip(b"\r\n") for each in (lines if lines[-1] else lines[:-1])]
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What the store made of one file: the report, its observations by line, and the reasons of its quarantined lines."""
-
-    report: IngestReport
-    observations: dict[int, list[dict[str, Any]]]
-    reasons: dict[int, str]
-    raws: dict[int, str]
-
-    def only(self, number: int) -> dict[str, Any]:
-        (observation,) = self.observations[number]
-        return observation
-
-
-def take(store: Store, data: bytes, name: str = "batch.jsonl", settings: Settings | None = None) -> Taken:
-    """Ingest `data` as a file called `name`; every line of it must be accounted for."""
-    folder = store.path.parent / "delivered"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(data)
-    (report,) = ingest_files(store, [folder / name], settings)
-    assert balanced(report)
-    assert unaccounted(store, [report.batch_id]) == []
-    with store.transaction() as db:
-        found = db.execute(
-            "SELECT * EXCLUDE (batch_id) FROM observations WHERE batch_id = ? ORDER BY line, item", [report.batch_id]
-        )
-        names = [column[0] for column in found.description]
-        observations: dict[int, list[dict[str, Any]]] = {}
-        for row in found.fetchall():
-            observation = dict(zip(names, row, strict=True))
-            observations.setdefault(observation["line"], []).append(observation)
-        quarantine = db.execute(
-            "SELECT line, reason, raw FROM quarantine WHERE batch_id = ? ORDER BY line", [report.batch_id]
-        ).fetchall()
-    reasons = {number: reason for number, reason, _ in quarantine}
-    assert len(reasons) == len(quarantine)
-    assert not reasons.keys() & observations.keys()
-    assert reasons.keys() | observations.keys() <= set(range(1, report.lines + 1))
-    assert all(reason and "\n" not in reason for reason in reasons.values())
-    return Taken(report, observations, reasons, {number: raw for number, _, raw in quarantine})
-
-
-def contents(store: Store) -> list[list[tuple[Any, ...]]]:
-    with store.transaction() as db:
-        tables = ("batches", "observations", "quarantine", "pairs")
-        return [db.execute(f"FROM {table} ORDER BY ALL").fetchall() for table in tables]
-
-
-def check(taken: Taken, expected: Sequence[str | None]) -> None:
-    """Line by line: None was accepted, a text is part of the reason for which it was not."""
-    assert taken.report.lines == len(expected)
-    refused = {number: reason for number, reason in enumerate(expected, start=1) if reason is not None}
-    assert {number: taken.reasons.get(number) for number in refused.keys() | taken.reasons.keys()} == taken.reasons
-    assert refused.keys() == taken.reasons.keys()
-    wrong = {number: taken.reasons[number] for number, reason in refused.items() if reason not in taken.reasons[number]}
-    assert wrong == {}
-    assert taken.report.accepted + taken.report.duplicates == len(expected) - len(refused)
-
-
-def refused(store: Store, data: bytes, name: str, settings: Settings | None = None) -> str:
-    """The sentence with which the whole file is refused; nothing of it may be stored."""
-    with pytest.raises(FlywheelError) as raised:
-        take(store, data, name, settings)
-    assert contents(store) == [[], [], [], []]
-    sentence = str(raised.value)
-    assert "othing" in sentence
-    assert sentence.isprintable()
-    return sentence
-
-
-def clean(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def texts(observation: Mapping[str, Any]) -> set[str]:
-    return {observation["text_a"], observation["text_b"]}
-
-
-def with_members(members: str, base: str = '"text_a": "this", "text_b": "that", "label": 1') -> bytes:
-    """A line of JSON as it is written, for what `json.dumps` would not write."""
-    return f"{{{base}, {members}}}\n".encode()
-
+from flywheel_tests.deliveries import (
+    EVERY_SUFFIX,
+    GOOD,
+    HEADER,
+    KINDS,
+    Record,
+    check,
+    clean,
+    contents,
+    csv_file,
+    file_of,
+    packed,
+    physical_lines,
+    read,
+    refused,
+    table_file,
+    take,
+    texts,
+    with_members,
+)
+from flywheel_tests.test_ingest import balanced
 
 # ---- 1. the same lines in every format ----
 
@@ -649,103 +503,6 @@ def test_a_path_that_leads_to_no_file_is_one_sentence(store: Store, path: Path) 
         ingest_files(store, [path])
 
 
-# ---- search events ----
-
-# What was clicked of three results: what each of them says, label by position, or why the line is refused.
-CLICKED: dict[str, dict[int, int] | str] = {
-    "[1]": {1: 1},
-    "[3]": {1: 0, 2: 0, 3: 1},
-    "[3, 1]": {1: 1, 2: 0, 3: 1},
-    "[2, 2, 2]": {1: 0, 2: 1},
-    "[2.0]": {1: 0, 2: 1},
-    "[]": "no result was clicked",
-    "[0]": "clicked",
-    "[-1, 1]": "clicked",
-    "[4]": "position 4 of a list of 3",
-    "[18446744073709551616]": "clicked",
-    "[1e300]": "clicked",
-    "[1.5]": "clicked",
-    '["1"]': "clicked",
-    "[true]": "clicked",
-    "[null]": "clicked",
-    "[[1]]": "clicked",
-    "1": "clicked",
-    "null": "clicked",
-    "{}": "clicked",
-}
-
-
-def test_a_search_says_what_was_clicked_and_passed_over_or_is_refused(store: Store) -> None:
-    base = '"type": "search", "query": "query", "shown": ["one", "two", "three"]'
-    taken = take(store, b"".join(with_members(f'"clicked": {clicked}', base) for clicked in CLICKED))
-    check(taken, [said if isinstance(said, str) else None for said in CLICKED.values()])
-    for number, said in enumerate(CLICKED.values(), start=1):
-        if not isinstance(said, str):
-            assert {each["position"]: each["label"] for each in taken.observations[number]} == said
-
-
-def test_a_search_is_kept_when_one_of_its_results_says_something(store: Store) -> None:
-    def search(shown: str, clicked: str = "[2]") -> bytes:
-        return with_members(f'"shown": {shown}, "clicked": {clicked}', '"type": "search", "query": "query"')
-
-    long = json.dumps([f"result {n}" for n in range(1_000)])
-    taken = take(store, b"".join([
-        search('["Query", "two"]'), search('["", "two"]'), search('["two", "two"]'), search(long, "[1000]"),
-        search('["query"]', "[1]"), search('["Query", " "]'), search('["", "query "]', "[1, 2]"),
-        search("[]", "[1]"), search('"two"', "[1]"), search('["one", null]'), search("[1, 2]"), search("null"),
-        search(json.dumps([f"result {n}" for n in range(1_001)])),
-    ]))  # fmt: skip
-    check(taken, [None] * 4 + ["same question", "", ""] + ["shown"] * 6)
-    assert [len(taken.observations[number]) for number in range(1, 5)] == [1, 1, 2, 1_000]
-    assert taken.report.observations == 1_004
-
-
-# ---- times ----
-
-NOON = datetime(2026, 1, 1, 12)
-TIMES: dict[str, datetime | None] = {
-    **dict.fromkeys(
-        ('"2026-01-01T12:00:00"', '"2026-01-01 12:00"', '"2026-01-01T12:00:00Z"', '"2026-01-01T12:00:00.000Z"'), NOON
-    ),
-    **dict.fromkeys(('"2026-01-01T17:30:00+05:30"', '"2026-01-01T04:00:00-0800"', '"2026-01-02T02:00:00+14"'), NOON),
-    **dict.fromkeys(("1767268800", "1767268800.0", '"1767268800"', "1.7672688e9"), NOON),
-    "1767268800.5": NOON.replace(microsecond=500_000),
-    '"2026-01-01"': NEW_YEAR,
-    '"1970-01-01T00:00:00Z"': datetime(1970, 1, 1),
-    '"1969-12-31T23:00:00-05:00"': datetime(1970, 1, 1, 4),
-    **dict.fromkeys(('"epoch"', '"EPOCH"', '" epoch "', '"now"', '"today"', '"yesterday"', '"tomorrow"', '"never"'), None),
-    **dict.fromkeys(('"infinity"', '"-infinity"', '"Infinity"', '"inf"', '"nan"', '"NaN"', '"null"', '"None"'), None),
-    **dict.fromkeys(('""', '" "', '"12:00:00"', '"5 days"', '"2026-02-30"', '"01/02/2026"', '"2026-W01"', '"1,5"'), None),
-    **dict.fromkeys(('"0000-01-01"', '"0001-01-01"', '"-0044-03-15"', '"2026-01-01 (BC)"', '"1969-12-31T23:59:59"'), None),
-    **dict.fromkeys(('"1970-01-01T00:30:00+01:00"', '"2999-01-01"', '"9999-12-31T23:59:59"', '"294247-01-10"'), None),
-    **dict.fromkeys(('"20260101"', '"2026"', "20260101", '"20260101T120000"'), None),  # dates, and no seconds since 1970
-    **dict.fromkeys(("1767268800000", "1e300", "-1", "99999999999", "1" * 40, "true", "[]", "{}", "[1767268800]"), None),
-}
-
-
-def test_a_time_is_the_instant_it_says_or_the_line_is_refused(store: Store) -> None:
-    taken = take(store, b"".join(with_members(f'"time": {time}') for time in TIMES))
-    stored = {time: taken.only(n)["observed_at"] if n in taken.observations else None for n, time in enumerate(TIMES, start=1)}
-    assert stored == TIMES
-    assert all("time" in reason for reason in taken.reasons.values())
-
-
-def test_an_event_without_a_time_is_one(store: Store) -> None:
-    taken = take(store, with_members('"time": null') + GOOD)
-    check(taken, [None, None])
-    assert taken.only(1)["observed_at"] is None
-
-
-def test_a_time_without_a_zone_is_utc_wherever_the_machine_stands(store: Store, tmp_path: Path) -> None:
-    path = write(tmp_path, [line("a", "b", time="2026-01-01T12:00:00")])
-    script = (
-        "import sys; from pathlib import Path; from flywheel.pairs.store import Store;"
-        "from flywheel.pairs.ingest import ingest_files; ingest_files(Store(Path(sys.argv[1])), [Path(sys.argv[2])])"
-    )
-    subprocess.run([sys.executable, "-c", script, store.path, path], env={**os.environ, "TZ": "Asia/Tokyo"}, check=True)
-    assert rows(store, "SELECT observed_at FROM observations") == [(NOON,)]
-
-
 # ---- columns of other names ----
 
 THEIRS = [
@@ -866,247 +623,3 @@ def test_the_same_records_are_the_same_observations_in_every_format(
         ]
         found.append((taken.report.lines, taken.report.duplicates, sorted(taken.reasons), observations))
     assert found[0] == found[1] == found[2]
-
-
-# ---- 3. what events say ----
-
-Q, S, A = ("text", "other"), ("query", "shown"), ("query", "answer")
-SAYS: list[tuple[Record, list[tuple[tuple[str, str], int, str, float, int | None]]]] = [
-    ({"text_a": "text", "text_b": "other", "label": 1}, [(Q, 1, "explicit", 1.0, None)]),
-    ({"type": "label", "text_a": "text", "text_b": "other", "label": 0, "kind": "implied", "position": 9},
-     [(Q, 0, "implied", 1.0, 9)]),
-    ({"type": "label", "text_a": "text", "text_b": "other", "label": 0, "weight": 3}, [(Q, 0, "explicit", 3.0, None)]),
-    ({"type": "duplicate", "text_a": "text", "text_b": "other"}, [(Q, 1, "explicit", 1.0, None)]),
-    ({"type": "duplicate", "text_a": "text", "text_b": "other", "weight": 0.7}, [(Q, 1, "explicit", 0.7, None)]),
-    ({"type": "click", "query": "query", "shown": "shown"}, [(S, 1, "implied", 0.5, None)]),
-    ({"type": "click", "query": "query", "shown": "shown", "position": 4, "weight": 2}, [(S, 1, "implied", 2.0, 4)]),
-    ({"type": "skip", "query": "query", "shown": "shown"}, [(S, 0, "implied", 0.1, None)]),
-    ({"type": "skip", "query": "query", "shown": "shown", "position": 1, "weight": 2}, [(S, 0, "implied", 2.0, 1)]),
-    ({"type": "thumb", "query": "query", "answer": "answer", "thumb": "up"}, [(A, 1, "implied", 0.8, None)]),
-    ({"type": "thumb", "query": "query", "answer": "answer", "thumb": "down", "position": 2, "weight": 5},
-     [(A, 0, "implied", 5.0, 2)]),
-    ({"type": "search", "query": "query", "shown": ["one", "two", "three", "four"], "clicked": [3, 1]},
-     [(("query", "one"), 1, "implied", 0.5, 1), (("query", "two"), 0, "implied", 0.1, 2),
-      (("query", "three"), 1, "implied", 0.5, 3)]),
-    ({"type": "search", "query": "query", "shown": ["one", "two", "three"], "clicked": [2], "weight": 4},
-     [(("query", "one"), 0, "implied", 4.0, 1), (("query", "two"), 1, "implied", 4.0, 2)]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("suffix", KINDS)
-def test_every_event_says_what_the_table_of_events_says(store: Store, suffix: str) -> None:
-    searches = [each for each in SAYS if each[0].get("type") == "search"]
-    others = [each for each in SAYS if each[0].get("type") != "search"]
-    for name, told in (("searches", searches), ("others", others)):  # a column of Parquet has one type
-        records = [{**record, "model": f"m{n}", "event_id": f"{name} {n}"} for n, (record, _) in enumerate(told, start=1)]
-        taken = take(store, file_of(records, suffix), f"{name}{suffix}")
-        for n, (record, says) in enumerate(told, start=1):
-            assert [
-                (texts(o), o["label"], o["kind"], o["weight"], o["position"], o["type"], o["model"], o["event_id"])
-                for o in taken.observations[n]
-            ] == [(set(pair), *said, record.get("type", "label"), f"m{n}", f"{name} {n}") for pair, *said in says]
-
-
-def test_a_thumb_is_up_or_down(store: Store) -> None:
-    thumbs = {"up": None, "down": None, "UP": "thumb", "": "thumb", "sideways": "thumb", "true": "thumb"}
-    lines = [{"type": "thumb", "query": "q", "answer": "a", "thumb": thumb} for thumb in thumbs]
-    check(take(store, json_file([*lines, {"type": "thumb", "query": "q", "answer": "a", "thumb": True}])),
-          [*thumbs.values(), "thumb"])  # fmt: skip
-
-
-def test_the_schema_is_valid_and_describes_every_event_there_is() -> None:
-    schema = event_schema()
-    jsonschema_rs.meta.validate(schema)
-    published = jsonschema_rs.validator_for(schema)
-    for record, _ in SAYS:
-        published.validate(record)
-    for wrong in ({}, [], {"type": "like"}, {"text_a": "a", "text_b": "b"}, {"text_a": 1, "text_b": "b", "label": 1}):
-        assert not published.is_valid(wrong)
-    assert {each["$ref"].rpartition("/")[2] for each in schema["oneOf"]} == {r.get("type", "label") for r, _ in SAYS}
-
-
-def test_unknown_fields_are_kept_with_the_observation(store: Store) -> None:
-    more = {"session": {"id": 7, "path": ["a", None]}, "Text_A": "not ours", "": "no name", "shown": ["of another type"]}
-    taken = take(store, json_file([
-        {"text_a": "a", "text_b": "b", "label": 1, **more},
-        {"type": "search", "query": "q", "shown": ["one", "two"], "clicked": [2], "position": 7, "kind": "explicit"},
-        {"text_a": "a", "text_b": "b", "label": 1, "user": None, "time": None, "position": None},
-    ]))  # fmt: skip
-    check(taken, [None, None, None])
-    assert json.loads(taken.only(1)["extra"]) == more
-    assert [json.loads(each["extra"]) for each in taken.observations[2]] == [{"position": 7, "kind": "explicit"}] * 2
-    assert taken.only(3)["extra"] is None
-
-
-# ---- 4. redaction ----
-
-ALL = ("email", "phone", "card")
-REDACTED = {
-    "mail bob.x+y@ex-ample.co.uk now": "mail <email> now",
-    "a@b.io, c@d.io": "<email>, <email>",
-    "jörg@exämple.com": "<email>",
-    "call 415-555-2671": "call <phone>",
-    "call (415) 555-2671 or +44 20 7946 0958": "call <phone> or <phone>",
-    "+4930123456": "<phone>",
-    "pay 4111 1111 1111 1111 now": "pay <card> now",
-    "pay 4111-1111-1111-1111": "pay <card>",
-    "378282246310005": "<card>",
-    "4111111111111111 5500005555555559": "<card> <card>",
-    "4111 1111 1111 1111 12/27": "<card> 12/27",
-    "4111 1111 1111 1111 123": "<card> 123",
-    "order 7 4111111111111111": "order 7 <card>",
-    "not a card 4111 1111 1111 1112": "not a card 4111 1111 1111 1112",
-    "order 1234567890 of 2026-01-01 12:00:00": "order 1234567890 of 2026-01-01 12:00:00",
-    "id 550e8400-e29b-41d4-a716-446655440000 at 192.168.100.200": "id 550e8400-e29b-41d4-a716-446655440000 at 192.168.100.200",
-    "bob at example.com, @bob, 10% of 1,000,000": "bob at example.com, @bob, 10% of 1,000,000",
-}
-SECRETS = ("bob@example.com", "415-555-2671", "4111 1111 1111 1111")
-
-
-@pytest.fixture
-def redacting(settings: Settings) -> Settings:
-    return Settings(home=settings.home, redact=ALL)
-
-
-def everything_stored(store: Store) -> str:
-    return repr(contents(store))
-
-
-@pytest.mark.parametrize("suffix", KINDS)
-def test_what_looks_like_an_address_or_a_number_is_replaced_and_counted(store: Store, redacting: Settings, suffix: str) -> None:
-    records = [{"text_a": text, "text_b": f"other {n}", "label": "1"} for n, text in enumerate(REDACTED)]
-    taken = take(store, file_of(records, suffix), f"batch{suffix}", redacting)
-    check(taken, [None] * len(REDACTED))
-    for number, expected in enumerate(REDACTED.values(), start=1):
-        assert texts(taken.only(number)) == {expected, f"other {number - 1}"}
-    assert taken.report.redacted == sum(text.count("<") for text in REDACTED.values())
-
-
-def test_long_runs_of_digits_are_read_to_their_end(store: Store, redacting: Settings) -> None:
-    runs = ["1 " * 4_900, "12 " * 3_300, "1" * 9_999, "1-" * 4_900, "4111 1111 1111 1111 " * 400, "@" * 5_000 + "a" * 5_000]
-    taken = take(store, json_file([{"text_a": run, "text_b": "b", "label": 1} for run in runs]), settings=redacting)
-    check(taken, [None] * len(runs))
-    assert texts(taken.only(5)) == {"b", "<card> " * 399 + "<card>"}
-    assert taken.report.redacted == 400
-
-
-def test_nothing_is_redacted_unless_it_is_asked_for(store: Store, settings: Settings) -> None:
-    data = json_file([{"text_a": text, "text_b": f"other {n}", "label": 1} for n, text in enumerate(SECRETS)])
-    assert take(store, data).report.redacted == 0
-    assert all(secret in everything_stored(store) for secret in SECRETS)
-    cards = take(Store(settings.home / "cards.duckdb"), data, settings=Settings(home=settings.home, redact=("card",)))
-    assert cards.report.redacted == 1
-    assert [texts(cards.only(number)) & {*SECRETS, "<card>"} for number in (1, 2, 3)] == [{s} for s in (*SECRETS[:2], "<card>")]
-
-
-def test_unknown_fields_are_redacted_to_their_depth_and_who_and_when_is_not(store: Store, redacting: Settings) -> None:
-    said = {"user": "u@example.com", "event_id": "e@example.com", "model": "m@example.com", "time": "2026-01-01"}
-    more = {"note": SECRETS[0], "deep": {"list": [SECRETS[1], {"card": f"{SECRETS[2]}!"}, 7]}}
-    taken = take(store, json_file([{"text_a": "a", "text_b": "b", "label": 1, **said, **more}]), settings=redacting)
-    observation = taken.only(1)
-    assert json.loads(observation["extra"]) == {"note": "<email>", "deep": {"list": ["<phone>", {"card": "<card>!"}, 7]}}
-    assert taken.report.redacted == 3
-    assert [observation[field] for field in ("user_id", "event_id", "model")] == [f"{w}@example.com" for w in "uem"]
-
-
-def test_every_text_of_an_event_is_redacted(store: Store, redacting: Settings) -> None:
-    taken = take(store, json_file([
-        {"type": "search", "query": f"q {SECRETS[0]}", "shown": [SECRETS[1], "clicked", SECRETS[2]], "clicked": [2, 3]},
-        {"type": "click", "query": f"q {SECRETS[0]}", "shown": SECRETS[1]},
-        {"type": "skip", "query": f"q {SECRETS[0]}", "shown": SECRETS[2]},
-        {"type": "thumb", "query": SECRETS[0], "answer": f"call {SECRETS[1]}", "thumb": "up"},
-        {"type": "duplicate", "text_a": SECRETS[0], "text_b": f"write to {SECRETS[0]}"},
-    ]), settings=redacting)  # fmt: skip
-    check(taken, [None] * 5)
-    assert taken.report.redacted == 11
-    assert not any(secret in everything_stored(store) for secret in SECRETS)
-
-
-@pytest.mark.parametrize("suffix", KINDS)
-def test_what_is_quarantined_is_redacted_too(store: Store, redacting: Settings, suffix: str) -> None:
-    records = [{"text_a": secret, "text_b": "b", "label": "?", "time": secret} for secret in SECRETS]
-    records += [{"text_a": "a", "text_b": "b", "label": "1", "time": secret} for secret in SECRETS]
-    records += [{"text_a": secret, "text_b": " ", "label": "1", "type": secret} for secret in SECRETS]
-    taken = take(store, file_of(records, suffix), f"batch{suffix}", redacting)
-    check(taken, [""] * len(records))
-    assert not any(secret in everything_stored(store) for secret in SECRETS)
-    assert taken.report.redacted >= len(records)
-
-
-def test_lines_that_cannot_be_read_are_redacted_too(store: Store, redacting: Settings) -> None:
-    lines = [f'{{"text_a": "{secret}'.encode() for secret in SECRETS] + [b"\xff bob@example.com", b"bob@example.com\0"]
-    taken = take(store, b"\n".join(lines), settings=redacting)
-    check(taken, ["not JSON"] * 3 + ["not UTF-8", "NUL"])
-    assert not any(secret in everything_stored(store) for secret in SECRETS)
-    csv_lines = "".join(f"{secret},b\n" for secret in SECRETS).encode()
-    assert take(store, HEADER + csv_lines, "batch.csv", redacting).report.quarantined == 3
-    assert not any(secret in everything_stored(store) for secret in SECRETS)
-
-
-def test_a_quarantined_line_is_redacted_before_it_is_shortened(store: Store, redacting: Settings) -> None:
-    addresses = [f'{{"label": 5, "more": "{"x" * length} bob@example.com"}}\n' for length in range(440, 490)]
-    addresses += [f"{'x' * length} bob@example.com\n" for length in range(470, 500)]
-    take(store, "".join(addresses).encode(), settings=redacting)
-    assert "bob@" not in everything_stored(store)
-
-
-def test_a_quarantined_line_is_redacted_as_it_reads_and_not_as_it_is_escaped(store: Store, redacting: Settings) -> None:
-    take(store, rb'{"text_a": "bob@ex\u00e4mple.com or bob\u0040example.com", "label": 5}', settings=redacting)
-    assert "bob" not in everything_stored(store)
-
-
-def test_two_texts_that_are_equal_after_redaction_are_one_question(store: Store, redacting: Settings) -> None:
-    taken = take(store, json_file([
-        {"text_a": "ask ann@example.com", "text_b": "whom to ask", "label": 1},
-        {"text_a": "Ask bob@example.com", "text_b": "whom to ask", "label": 0},
-        {"text_a": "ask ann@example.com", "text_b": "ask bob@example.com", "label": 1},
-    ]), settings=redacting)  # fmt: skip
-    check(taken, [None, None, "same question"])
-    assert rows(store, "SELECT same, different FROM pairs") == [(1, 1)]
-    assert taken.report.conflicts == 2
-
-
-def test_national_phone_numbers_are_those_of_the_region_named(store: Store, settings: Settings) -> None:
-    for region in ("DE", "de"):
-        german = Settings(home=settings.home, redact=("phone",), redact_region=region)
-        taken = take(store, line("ruf 030 901820 an", f"other {region}"), f"{region}.jsonl", german)
-        assert "ruf <phone> an" in texts(taken.only(1))
-
-
-def without_names(text: str) -> str:
-    return text.replace("Bob", "<name>").replace("bob@", "bob at ")
-
-
-def failing(text: str) -> str:
-    raise ZeroDivisionError(text)
-
-
-def returning_nothing(text: str) -> None:
-    return None
-
-
-NO_FUNCTION = 3
-
-
-def test_a_hook_of_the_users_runs_last_and_is_counted(store: Store, settings: Settings) -> None:
-    hooked = Settings(home=settings.home, redact=("email",), redact_hook=f"{__name__}:without_names")
-    data = json_file([{"text_a": "Bob is bob@example.com", "text_b": "b", "label": 1}, {"text_a": "Bob", "label": "Bob"}])
-    taken = take(store, data, settings=hooked)
-    check(taken, [None, ""])
-    assert texts(taken.only(1)) == {"<name> is <email>", "b"}
-    assert "Bob" not in everything_stored(store)
-    assert taken.report.redacted == 3
-
-
-@pytest.mark.parametrize("hook", ["failing", "returning_nothing", "NO_FUNCTION", "nowhere"])
-def test_a_hook_that_cannot_do_its_work_is_one_sentence_and_stores_nothing(store: Store, settings: Settings, hook: str) -> None:
-    hooked = Settings(home=settings.home, redact_hook=f"{__name__}:{hook}")
-    with pytest.raises(FlywheelError, match=rf"hook|{hook}"):
-        take(store, GOOD, settings=hooked)
-    assert rows(store, "FROM batches") == []
-
-
-@pytest.mark.parametrize("hook", ["no_such_module:function", "no colon", ":", "json:", ":dumps"])
-def test_a_hook_that_names_no_function_is_one_sentence(store: Store, settings: Settings, hook: str) -> None:
-    with pytest.raises(FlywheelError, match="module:function"):
-        take(store, GOOD, settings=Settings(home=settings.home, redact_hook=hook))
