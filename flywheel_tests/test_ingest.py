@@ -105,7 +105,7 @@ some_line = st.one_of(
 )
 
 
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(some_line, max_size=25))
 @example(lines=[b"\r", b"\r\r"])
 def test_accepted_duplicates_and_quarantined_always_add_up(

@@ -77,7 +77,7 @@ def by_question(pairs: pd.DataFrame) -> dict[str, set[str]]:
     return found
 
 
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(edges, min_size=2, max_size=4))
 def test_no_question_trains_and_tests_whatever_comes_later(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[Edge]]
@@ -102,7 +102,7 @@ def test_no_question_trains_and_tests_whatever_comes_later(
         assert set(pairs.loc[pairs["split"].isin(FROZEN), "kind"]) <= {"explicit"}
 
 
-@hypothesis_settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=edges, second=edges, third=edges)
 def test_batch_by_batch_gives_what_all_at_once_gives(
     tmp_path_factory: pytest.TempPathFactory, first: list[Edge], second: list[Edge], third: list[Edge]
@@ -116,6 +116,8 @@ def test_batch_by_batch_gives_what_all_at_once_gives(
     whole.add([*second, *third])
     pd.testing.assert_frame_equal(steps.pairs(), whole.pairs())
     assert steps.components() == whole.components()
+    counted = (steps.pairs()["split"].isin(["train", "waiting"])).sum()
+    assert rows(steps.store, "SELECT trainable FROM counters") == [(counted,)]
     with steps.store.transaction() as db:
         reassign(db)
     pd.testing.assert_frame_equal(steps.pairs(), whole.pairs())
@@ -335,9 +337,12 @@ def test_four_hundred_thousand_pairs_with_one_giant_component_are_split_and_stay
     _leaks_nothing(store)
 
 
-@pytest.mark.parametrize("zipf", [False, True])
-def test_click_logs_that_form_one_component_still_give_a_test_split(tmp_path: Path, zipf: bool) -> None:
+@pytest.mark.parametrize(("zipf", "cut_at_most"), [(False, 300_000), (True, 300_000), (False, 5_000)])
+def test_click_logs_that_form_one_component_still_give_a_test_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipf: bool, cut_at_most: int
+) -> None:
     """Topics of twenty questions; some clicks go astray, evenly or mostly to a few questions that everybody clicks."""
+    monkeypatch.setattr("flywheel.pairs.splits._CUT_AT_MOST", cut_at_most)
     rng = np.random.default_rng(0)
     topics, pairs = 400, 8000
     topic = rng.integers(0, topics, pairs)

@@ -10,6 +10,7 @@ import duckdb
 from flywheel.errors import FlywheelError
 from flywheel.pairs.components import reassign
 from flywheel.pairs.derive import sum_up
+from flywheel.pairs.retrains import count_trainable
 from flywheel.pairs.store import Store
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ def forget(store: Store, selection: Selection) -> Forgotten:
         db.execute("UPDATE batches SET thinned = true WHERE batch_id IN (FROM thinned)")
         _sum_up_anew(db)
         reassign(db)
+        count_trainable(db)
         ids = db.execute("SELECT kind, id FROM unfinished").fetchall()
     store.rewrite()
     pair_ids, batch_ids = (frozenset(name for of, name in ids if of == kind) for kind in ("pair", "batch"))

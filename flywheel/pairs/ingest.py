@@ -24,6 +24,7 @@ from flywheel.pairs.derive import Outcome, add_observations
 from flywheel.pairs.events import SAID, field_names, unknown_fields, why_no_event
 from flywheel.pairs.readers import Batch, Unreadable, read_batch, suffixes
 from flywheel.pairs.redaction import Redactor
+from flywheel.pairs.retrains import count_trainable
 from flywheel.pairs.store import Store, connect
 from flywheel.pairs.text import MACROS
 from flywheel.settings import Settings
@@ -308,6 +309,7 @@ def _store_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Pa
     if parts:
         repeated = _take_slice(db, batch, parts)
         outcome = add_observations(db)
+        count_trainable(db)
     db.execute(
         """UPDATE batches SET slices = slices + 1, duplicates = duplicates + ?, observations = observations + ?,
            conflicts = conflicts + ?, embargoed = embargoed + ? WHERE batch_id = ?""",

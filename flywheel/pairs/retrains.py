@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import duckdb
+
 from flywheel.pairs.store import Store
 
 # What trains, and what would if it were drawn now: pairs that are waiting are new all the same.
 # (Grouping reads the column as it is compressed; a condition on it would unpack every row.)
-COUNT_TRAINABLE = """
-SELECT CAST(coalesce(sum(pairs), 0) AS BIGINT) FROM (SELECT split, count(*) AS pairs FROM pairs GROUP BY split)
-WHERE split IN ('train', 'waiting')
+_COUNT = """
+UPDATE counters SET trainable = (
+    SELECT CAST(coalesce(sum(pairs), 0) AS BIGINT) FROM (SELECT split, count(*) AS pairs FROM pairs GROUP BY split)
+    WHERE split IN ('train', 'waiting'))
 """
 
 
@@ -19,6 +22,12 @@ class NewPairs:
 
     new: int
     state: str
+
+
+def count_trainable(db: duckdb.DuckDBPyConnection) -> int:
+    """Count the pairs that train or may; for every transaction that changes them, so that asking costs nothing."""
+    db.execute(_COUNT)
+    return int(db.execute("SELECT trainable FROM counters").fetchall()[0][0])
 
 
 def record_training(store: Store, snapshot_id: str) -> None:
@@ -35,7 +44,7 @@ def record_training(store: Store, snapshot_id: str) -> None:
 def new_pairs(store: Store) -> NewPairs:
     """Count the training pairs that no training at size `all` has seen."""
     with store.transaction() as db:
-        (now,) = db.execute(COUNT_TRAINABLE).fetchall()[0]
+        (now,) = db.execute("SELECT trainable FROM counters").fetchall()[0]
         last = db.execute("SELECT snapshot_id, trainable FROM retrains ORDER BY trained_at DESC LIMIT 1").fetchone()
     snapshot_id, trained = last or ("none", 0)
     return NewPairs(max(0, now - trained), f"{snapshot_id[:12]}-{now}")

@@ -19,7 +19,7 @@ from flywheel.errors import FlywheelError
 from flywheel.files import publish, scratch_folder, write_json
 from flywheel.pairs.components import FROZEN
 from flywheel.pairs.remote import LATEST, download, latest_id, remove, upload, write_latest
-from flywheel.pairs.retrains import COUNT_TRAINABLE
+from flywheel.pairs.retrains import count_trainable
 from flywheel.pairs.splits import SplitRules, draw, release
 from flywheel.pairs.store import Store, connect
 from flywheel.pairs.text import digest
@@ -145,7 +145,7 @@ def take_snapshot(store: Store, settings: Settings, new_test: bool = False) -> S
             draw(db, SplitRules.of(settings))
             _freeze(db)
             _export(db, folder, settings)
-            (trainable,) = db.execute(COUNT_TRAINABLE).fetchall()[0]
+            trainable = count_trainable(db)
         hashes = {name: _content_hash(folder / f"{name}.parquet") for name in ("train", *FROZEN)}
         test_id = digest("|".join(hashes[name] for name in FROZEN))
         snapshot_id = digest(f"{hashes['train']}|{test_id}")

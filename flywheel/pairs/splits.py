@@ -15,6 +15,7 @@ from flywheel.pairs.components import reassign, split_sql
 from flywheel.settings import Settings
 
 SOURCES = ("seed", "interaction")
+_CUT_AT_MOST = 300_000  # questions that are cut into communities
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,7 @@ def _cut(db: duckdb.DuckDBPyConnection, source: str, rules: SplitRules) -> None:
            GROUP BY question HAVING count(*) <= ?""",
         [rules.max_component_pairs],
     )
+    _narrow(db)
     edges = db.execute(
         """SELECT CAST(a.n AS INTEGER) AS a, CAST(b.n AS INTEGER) AS b FROM large
            JOIN members a ON a.question = question_a JOIN members b ON b.question = question_b ORDER BY 1, 2"""
@@ -183,6 +185,35 @@ def _cut(db: duckdb.DuckDBPyConnection, source: str, rules: SplitRules) -> None:
         """INSERT INTO components SELECT component, count(*), count(*) FILTER (explicit), ?
            FROM undrawn JOIN (SELECT pair_id FROM large) USING (pair_id) WHERE component IS NOT NULL GROUP BY component""",
         [source],
+    )
+
+
+def _narrow(db: duckdb.DuckDBPyConnection) -> None:
+    """Keep the neighbourhood of a few questions where there are more than a draw can need: the first of them in hash order
+    and what they lead to, step by step. The rest is left uncut and trains.
+    """
+    (count,) = db.execute("SELECT count(*) FROM members").fetchall()[0]
+    if count <= _CUT_AT_MOST:
+        return
+    in_hash_order = "ORDER BY md5(concat('cut|', question)) LIMIT"
+    db.execute(f"CREATE OR REPLACE TEMP TABLE region AS SELECT question FROM members {in_hash_order} {_CUT_AT_MOST // 100}")
+    db.execute("CREATE OR REPLACE TEMP TABLE border AS FROM region")
+    held = found = _CUT_AT_MOST // 100
+    while found and held < _CUT_AT_MOST:
+        db.execute(
+            f"""CREATE OR REPLACE TEMP TABLE border AS
+                SELECT question FROM (
+                    SELECT question_b AS question FROM large JOIN border ON question = question_a
+                    UNION SELECT question_a FROM large JOIN border ON question = question_b)
+                WHERE question IN (SELECT question FROM members) AND question NOT IN (FROM region)
+                {in_hash_order} {_CUT_AT_MOST - held}"""
+        )
+        (found,) = db.execute("SELECT count(*) FROM border").fetchall()[0]
+        db.execute("INSERT INTO region FROM border")
+        held += found
+    db.execute(
+        """CREATE OR REPLACE TEMP TABLE members AS
+           SELECT question, row_number() OVER (ORDER BY question) - 1 AS n FROM region"""
     )
 
 

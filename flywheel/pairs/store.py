@@ -45,6 +45,7 @@ CREATE TABLE draws (source VARCHAR, version INTEGER, drawn_at TIMESTAMP);
 CREATE TABLE frozen_pairs (
     pair_id UUID, question_a UUID, question_b UUID, text_a VARCHAR, text_b VARCHAR, label TINYINT, weight DOUBLE,
     kind VARCHAR, source VARCHAR, split VARCHAR, component UUID);
+CREATE TABLE counters AS SELECT CAST(0 AS BIGINT) AS trainable;
 CREATE TABLE snapshots (snapshot_id VARCHAR, trainable BIGINT);
 CREATE TABLE retrains (snapshot_id VARCHAR, trainable BIGINT, trained_at TIMESTAMP);
 """
