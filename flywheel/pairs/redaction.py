@@ -7,7 +7,6 @@ from typing import Any
 
 from flywheel.errors import FlywheelError
 
-KINDS = ("email", "phone", "card")
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _DIGITS = re.compile(r"\d(?:[ -]?\d){12,}")
 _CARD_DIGITS = (13, 19)
