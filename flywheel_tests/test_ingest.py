@@ -85,6 +85,14 @@ def test_a_line_that_no_calendar_or_encoding_holds_is_quarantined_too(store: Sto
     assert (report.accepted, report.quarantined) == (0, len(lines))
 
 
+def test_a_first_line_that_is_nested_too_deeply_to_be_kept_is_quarantined(store: Store, tmp_path: Path) -> None:
+    deep: object = 1
+    for _ in range(600):
+        deep = {"deeper": [deep]}
+    report = ingest_files(store, [write(tmp_path, [line("a", "b", deep=deep), line("c", "d")])])[0]
+    assert (report.accepted, report.quarantined) == (1, 1)
+
+
 def test_events_with_a_blank_id_are_not_taken_for_the_same(store: Store, tmp_path: Path) -> None:
     report = ingest_files(store, [write(tmp_path, [line(f"a{i}", "b", event_id=" ") for i in range(5)])])[0]
     assert (report.accepted, report.duplicates) == (5, 0)

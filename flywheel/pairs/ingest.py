@@ -229,7 +229,7 @@ def _read(chunk: Sequence[tuple[int, Any]], redactor: Redactor) -> _Chunk:
             event, extra = (b"", None) if reason else _encoded(record, raw)
         except (TypeError, ValueError, RecursionError) as error:  # nested too deeply, a value of a type that JSON has not
             reason = f"the line cannot be written as JSON ({error})"
-        if b"\\u0000" in event and _ESCAPED_NUL.search(event):
+        if not reason and b"\\u0000" in event and _ESCAPED_NUL.search(event):
             reason = "the line holds a NUL character"
         if reason:
             refused.append((number, redactor(reason), beginning(number)))
