@@ -87,7 +87,7 @@ def test_a_line_that_no_calendar_or_encoding_holds_is_quarantined_too(store: Sto
 
 def test_a_first_line_that_is_nested_too_deeply_to_be_kept_is_quarantined(store: Store, tmp_path: Path) -> None:
     deep: object = 1
-    for _ in range(600):
+    for _ in range(200):
         deep = {"deeper": [deep]}
     report = ingest_files(store, [write(tmp_path, [line("a", "b", deep=deep), line("c", "d")])])[0]
     assert (report.accepted, report.quarantined) == (1, 1)
