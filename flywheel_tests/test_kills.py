@@ -75,7 +75,7 @@ def exported(home: Path) -> dict[str, Any]:
 def names(home: Path) -> list[str]:
     """Every file and folder of a home; a rejected file bears the name of its claim, which is random."""
     found = [path.relative_to(home).as_posix() for path in home.rglob("*")]
-    return sorted(re.sub(r"^inbox/rejected/[0-9a-f]{12}-", "inbox/rejected/", name) for name in found)
+    return sorted(re.sub(r"^inbox/rejected/[0-9a-f]+-", "inbox/rejected/", name) for name in found)
 
 
 def test_a_hundred_kills_at_random_moments_hit_living_processes_and_every_stage_is_hit(tally: Tally) -> None:
