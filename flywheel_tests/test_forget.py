@@ -12,6 +12,7 @@ from flywheel.pairs.derive import count_pairs
 from flywheel.pairs.forget import Selection, find, forget
 from flywheel.pairs.inbox import take_inbox
 from flywheel.pairs.ingest import ingest_files, unaccounted
+from flywheel.pairs.probe import probe_leaks
 from flywheel.pairs.snapshots import latest_snapshot, take_snapshot
 from flywheel.pairs.store import Store
 from flywheel.settings import Settings
@@ -50,6 +51,14 @@ def test_the_file_itself_holds_nothing_of_it_any_more(settings: Settings) -> Non
     held = b"".join(path.read_bytes() for path in settings.home.glob("flywheel.duckdb*"))
     assert b"secret garden" not in held
     assert count_pairs(store).pairs == 45
+
+
+def test_all_of_it_works_in_a_home_of_any_name(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "it's mine")
+    store = home_with(settings, [*clump_lines(range(450)), line("my secret garden", "nobody knows it", user="u1")])
+    snapshot = take_snapshot(store, settings)
+    assert (snapshot.shared_questions(), probe_leaks(snapshot).why_not) == (0, None)
+    assert steps.forget(settings, Selection(user="u1")).snapshots == (snapshot.snapshot_id,)
 
 
 def test_a_second_delivery_of_forgotten_events_brings_nothing_back(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError, StoreBusyError
 from flywheel.pairs.derive import count_pairs
-from flywheel.pairs.ingest import IngestReport, ingest, ingest_files, quarantine_reasons
+from flywheel.pairs.ingest import IngestReport, ingest, ingest_files, quarantine_reasons, unaccounted
 from flywheel.pairs.readers import read_batch
 from flywheel.pairs.store import Store
 
@@ -91,6 +91,17 @@ def test_a_first_line_that_is_nested_too_deeply_to_be_kept_is_quarantined(store:
         deep = {"deeper": [deep]}
     report = ingest_files(store, [write(tmp_path, [line("a", "b", deep=deep), line("c", "d")])])[0]
     assert (report.accepted, report.quarantined) == (1, 1)
+
+
+def test_lines_that_the_store_has_lost_are_noticed(store: Store, tmp_path: Path) -> None:
+    report = ingest_files(store, [write(tmp_path, [line("a", "b"), line("c", "d"), b"bad"])])[0]
+    assert unaccounted(store, [report.batch_id]) == []
+    with store.transaction() as db:
+        db.execute("DELETE FROM observations WHERE line = 2")
+        db.execute("DELETE FROM quarantine")
+    (said,) = unaccounted(store, [report.batch_id])
+    assert "2 accepted (1 in the store)" in said
+    assert "1 quarantined (0 in the store)" in said
 
 
 def test_events_with_a_blank_id_are_not_taken_for_the_same(store: Store, tmp_path: Path) -> None:

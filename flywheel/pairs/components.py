@@ -1,4 +1,4 @@
-"""Which questions hang together, kept up to date batch by batch: what a batch costs does not depend on what came before.
+"""Which questions hang together, kept up to date batch by batch, at the cost of the batch and a scan of the ids.
 
 A question has a state. A snapshot fixes it as `train`, `calibration` or `test` for good. Before that it belongs to a component
 of new questions, named by the least of them, and the whole component is

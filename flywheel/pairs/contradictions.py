@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from flywheel.pairs.store import Store
+from flywheel.pairs.text import SPELLINGS
 
 # From the end of the "different" pair that has fewer duplicates, so that a question everyone touches costs nothing.
 _TRIANGLES = """
@@ -18,14 +19,12 @@ different AS (
 SELECT d.pair_id, s.y AS through, s.pair_id AS near_pair, t.pair_id AS far_pair
 FROM different d JOIN same s ON s.x = d.near JOIN same t ON t.x = s.y AND t.y = d.far
 """
-_RANKED = """
+_RANKED = f"""
 WITH worst AS (
     SELECT pair_id, count(*) AS bridges, min(through) AS through FROM triangles
     GROUP BY pair_id ORDER BY bridges DESC, pair_id LIMIT ?),
 texts AS (
-    SELECT question, min(text) AS text FROM (
-        SELECT question_a AS question, text_a AS text FROM observations
-        UNION ALL SELECT question_b, text_b FROM observations)
+    SELECT question, min(text) AS text FROM {SPELLINGS}
     WHERE question IN (SELECT unnest([question_a, question_b]) FROM pairs WHERE pair_id IN (SELECT pair_id FROM worst)
                        UNION ALL SELECT through FROM worst)
     GROUP BY question)

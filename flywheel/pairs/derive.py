@@ -1,4 +1,4 @@
-"""Observations add up to pairs: one row a pair, with its label by a stated rule. Costs what the new observations cost.
+"""Observations add up to pairs: one row a pair, with its label by a stated rule. Costs what the new ones cost, and a scan.
 
 The label of a pair: explicit beats implied, then the newest, then the event's hash, so that the order in which batches came
 in changes nothing. How often each label was said is kept beside it.

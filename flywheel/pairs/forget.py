@@ -1,6 +1,5 @@
 """Forgetting: what a user, a batch or a text left behind goes away for good."""
 
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,7 @@ from flywheel.pairs.components import reassign
 from flywheel.pairs.derive import sum_up
 from flywheel.pairs.retrains import count_trainable
 from flywheel.pairs.store import Store
-
-log = logging.getLogger(__name__)
+from flywheel.pairs.text import SPELLINGS
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,9 @@ class Selection:
         if len(given) != 1 or not given[0].strip():
             raise FlywheelError("Say what to forget: exactly one of --user, --batch and --text-contains, and not a blank.")
         if self.batch is not None and len(self.batch) < 8:
-            raise FlywheelError("A batch is named by at least the first 8 characters of its id; `flywheel pairs` lists them.")
+            raise FlywheelError(
+                "A batch is named by at least the first 8 characters of its id; `flywheel pairs origin TEXT` names it."
+            )
 
     def where(self, table: str) -> tuple[str, list[str]]:
         """The condition on `observations` or `quarantine`, and its parameter."""
@@ -131,10 +131,8 @@ def _sum_up_anew(db: duckdb.DuckDBPyConnection) -> None:
     db.execute("INSERT INTO pairs BY NAME SELECT * FROM kept")
     db.execute("DELETE FROM frozen_pairs WHERE pair_id NOT IN (SELECT pair_id FROM pairs)")
     db.execute(
-        """CREATE OR REPLACE TEMP TABLE respelled AS
-           SELECT question, min(text) AS text FROM (
-               SELECT question_a AS question, text_a AS text FROM observations
-               UNION ALL SELECT question_b, text_b FROM observations)
+        f"""CREATE OR REPLACE TEMP TABLE respelled AS
+           SELECT question, min(text) AS text FROM {SPELLINGS}
            WHERE question IN (SELECT unnest([question_a, question_b]) FROM gone) GROUP BY question"""
     )
     for side in ("a", "b"):

@@ -1,4 +1,4 @@
-"""Lines in, observations and pairs out: validated outside the database, then stored in one transaction per batch."""
+"""Lines in, observations and pairs out: validated outside the database, then stored, a slice in one transaction."""
 
 import gc
 import logging
@@ -26,7 +26,7 @@ from flywheel.pairs.readers import Batch, Unreadable, read_batch, suffixes
 from flywheel.pairs.redaction import Redactor
 from flywheel.pairs.retrains import count_trainable
 from flywheel.pairs.store import Store, connect
-from flywheel.pairs.text import MACROS
+from flywheel.pairs.text import MACROS, quoted
 from flywheel.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def ingest(store: Store, batch: Batch, redactor: Redactor | None = None, progres
     if known:
         return known
     with scratch_folder(store.scratch) as folder:
-        staged = _stage(batch, folder, store.memory_limit, redactor or Redactor((), "US", None), progress)
+        staged = _stage(batch, folder, store.memory_limit, redactor or Redactor(), progress)
         return _commit(store, batch, staged)
 
 
@@ -135,7 +135,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _redactor(settings: Settings | None) -> Redactor:
-    return Redactor(settings.redact, settings.redact_region, settings.redact_hook) if settings else Redactor((), "US", None)
+    return Redactor(settings.redact, settings.redact_region, settings.redact_hook) if settings else Redactor()
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ def _clean(database: duckdb.DuckDBPyConnection, batch: Batch, chunk: _Chunk, par
     db.execute("SET TimeZone = 'UTC'")  # of times that say none
     db.register("events", chunk.events)
     now = datetime.now(UTC).replace(tzinfo=None)
-    db.execute(_CLEAN.replace("$part", _quoted(part)), {"now": now, "batch": batch.batch_id, "source": batch.source})
+    db.execute(_CLEAN.replace("$part", quoted(part)), {"now": now, "batch": batch.batch_id, "source": batch.source})
     empty = db.execute(
         "SELECT line, min(reason) FROM read_parquet(?) GROUP BY line HAVING count(*) = count(reason)", [str(part)]
     ).fetchall()
@@ -352,7 +352,7 @@ def _complete(db: duckdb.DuckDBPyConnection, batch: Batch, staged: _Staged) -> I
 
 def _take_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Path]) -> int:
     """The slice's new observations as the temporary view `slice`, stored; returns how many lines were known already."""
-    staged = "read_parquet([" + ", ".join(f"'{_quoted(part)}'" for part in parts) + "])"
+    staged = "read_parquet([" + ", ".join(f"'{quoted(part)}'" for part in parts) + "])"
     db.execute(
         f"""CREATE OR REPLACE TEMP TABLE repeated AS
             WITH named AS (SELECT event, line FROM {staged} WHERE event_id IS NOT NULL AND reason IS NULL)
@@ -372,10 +372,6 @@ def _take_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Pat
     )
     db.execute("INSERT INTO observations BY NAME SELECT * FROM slice")
     return int(repeated)
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
 
 
 def _known(db: Any, batch: Batch) -> IngestReport | None:

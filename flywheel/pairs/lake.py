@@ -18,6 +18,7 @@ from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wa
 
 from flywheel.errors import FlywheelError, StoreBusyError
 from flywheel.pairs.store import Store, connect
+from flywheel.pairs.text import quoted
 from flywheel.settings import Settings
 
 _EXTENSIONS = {"sqlite": "sqlite_scanner", "postgres": "postgres_scanner"}
@@ -64,7 +65,7 @@ class LakeStore(Store):
             return
         with connect() as turn:
             _load(turn, "postgres_scanner")
-            turn.execute(f"ATTACH '{_quoted(self._catalogue)}' AS turn (TYPE postgres)")
+            turn.execute(f"ATTACH '{quoted(self._catalogue)}' AS turn (TYPE postgres)")
             turn.execute("BEGIN")  # what asks and what holds are one session
             ask = f"SELECT * FROM postgres_query('turn', 'SELECT pg_try_advisory_xact_lock({_TURN})')"
             attempts = Retrying(
@@ -84,7 +85,7 @@ class LakeStore(Store):
             _load(connection, extension)
         if self._data.startswith("s3://"):
             connection.execute(_s3_secret())
-        connection.execute(f"ATTACH '{_quoted(self._uri)}' AS store (DATA_PATH '{_quoted(self._data)}')")
+        connection.execute(f"ATTACH '{quoted(self._uri)}' AS store (DATA_PATH '{quoted(self._data)}')")
         connection.execute("USE store")
         return connection
 
@@ -115,7 +116,7 @@ def _load(connection: duckdb.DuckDBPyConnection, extension: str) -> None:
     try:
         if not files:
             raise FlywheelError(f"DuckDB's extension {extension} is not installed.")
-        connection.execute(f"LOAD '{_quoted(str(files[0]))}'")
+        connection.execute(f"LOAD '{quoted(str(files[0]))}'")
     except (duckdb.Error, FlywheelError) as error:
         raise FlywheelError(
             f"{error} A store in a DuckLake needs the extension packages of DuckDB {duckdb.__version__}: "
@@ -131,12 +132,8 @@ def _s3_secret() -> str:
         "SESSION_TOKEN": os.environ.get("AWS_SESSION_TOKEN"),
         "REGION": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
     }
-    options = [f"{name} '{_quoted(value)}'" for name, value in given.items() if value]
+    options = [f"{name} '{quoted(value)}'" for name, value in given.items() if value]
     if endpoint := os.environ.get("AWS_ENDPOINT_URL"):
         parts = urlsplit(endpoint)
-        options += [f"ENDPOINT '{_quoted(parts.netloc)}'", f"USE_SSL {parts.scheme == 'https'}", "URL_STYLE 'path'"]
+        options += [f"ENDPOINT '{quoted(parts.netloc)}'", f"USE_SSL {parts.scheme == 'https'}", "URL_STYLE 'path'"]
     return f"CREATE SECRET (TYPE s3{''.join(', ' + option for option in options)})"
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")

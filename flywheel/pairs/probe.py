@@ -11,6 +11,7 @@ import numpy as np
 from flywheel.pairs.components import FROZEN
 from flywheel.pairs.snapshots import Snapshot
 from flywheel.pairs.store import connect
+from flywheel.pairs.text import quoted
 
 _TRAIN_ON = 50_000
 _FEATURES = "low, high, common, short, long"
@@ -58,7 +59,7 @@ def probe_leaks(snapshot: Snapshot, memory_limit: str = "512MB") -> LeakProbe:
 
     wanted = "pair_id, question_a, question_b, text_a, text_b, label"
     union = " UNION ALL ".join(
-        f"SELECT {wanted}, '{name}' AS split FROM read_parquet('{snapshot.folder / name}.parquet')"
+        f"SELECT {wanted}, '{name}' AS split FROM read_parquet('{quoted(snapshot.folder / name)}.parquet')"
         for name in ("train", *FROZEN)
     )
     with connect(memory_limit=memory_limit) as db:

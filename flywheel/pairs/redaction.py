@@ -21,7 +21,7 @@ class Redactor:
     (`python-stdnum`). `hook` is a function of the user's, `module:function`, that takes a text and returns one.
     """
 
-    def __init__(self, kinds: Sequence[str], region: str, hook: str | None) -> None:
+    def __init__(self, kinds: Sequence[str] = (), region: str = "US", hook: str | None = None) -> None:
         found: dict[str, Callable[[str], str]] = {"email": self._emails, "card": self._cards, "phone": self._phones}
         self._steps = [step for kind, step in found.items() if kind in kinds]  # cards before phones: both are digits
         self._hook = _load(hook) if hook else None

@@ -22,7 +22,7 @@ from flywheel.pairs.remote import LATEST, download, latest_id, remove, upload, w
 from flywheel.pairs.retrains import count_trainable
 from flywheel.pairs.splits import SplitRules, draw, release
 from flywheel.pairs.store import Store, connect
-from flywheel.pairs.text import digest
+from flywheel.pairs.text import SPELLINGS, digest, quoted
 from flywheel.settings import Settings
 
 ALL = "all"
@@ -76,7 +76,7 @@ class Snapshot:
         try:
             with connect() as db:
                 ends = " UNION ALL ".join(
-                    f"SELECT {end} AS question, '{name}' AS split FROM read_parquet('{file}')"
+                    f"SELECT {end} AS question, '{name}' AS split FROM read_parquet('{quoted(file)}')"
                     for file, name in files
                     for end in ("question_a", "question_b")
                 )
@@ -178,10 +178,8 @@ def _is_whole(folder: Path) -> bool:
 def _freeze(db: duckdb.DuckDBPyConnection) -> None:
     """Keep the drawn pairs as they are now. The text of a question is the least of the spellings seen."""
     db.execute(
-        """CREATE OR REPLACE TEMP TABLE texts AS
-           SELECT question, min(text) AS text FROM (
-               SELECT question_a AS question, text_a AS text FROM observations
-               UNION ALL SELECT question_b, text_b FROM observations) GROUP BY question"""
+        f"""CREATE OR REPLACE TEMP TABLE texts AS
+           SELECT question, min(text) AS text FROM {SPELLINGS} GROUP BY question"""
     )
     db.execute(
         """INSERT INTO frozen_pairs BY NAME
@@ -221,7 +219,7 @@ def _export(db: duckdb.DuckDBPyConnection, folder: Path, settings: Settings) -> 
     }
     db.execute("SET preserve_insertion_order = true")
     for name, query in queries.items():
-        db.execute(f"COPY ({query}) TO '{folder / name}.parquet' (COMPRESSION zstd)")
+        db.execute(f"COPY ({query}) TO '{quoted(folder / name)}.parquet' (COMPRESSION zstd)")
 
 
 def _content_hash(file: Path) -> str:

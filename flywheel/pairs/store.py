@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from flywheel.errors import FlywheelError, StoreBusyError, explain_disk_errors
 from flywheel.files import scratch_folder
-from flywheel.pairs.text import MACROS
+from flywheel.pairs.text import MACROS, quoted
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ class Store:
             try:
                 connection.execute("CHECKPOINT")
                 (name,) = connection.execute("SELECT current_database()").fetchall()[0]
-                connection.execute(f"ATTACH '{aside}' AS rewritten")
+                connection.execute(f"ATTACH '{quoted(aside)}' AS rewritten")
                 connection.execute(f'COPY FROM DATABASE "{name}" TO rewritten')
                 connection.execute("DETACH rewritten")
                 aside.replace(self.path)

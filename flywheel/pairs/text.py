@@ -20,6 +20,16 @@ CREATE OR REPLACE TEMP MACRO hex_of(id) AS replace(CAST(id AS VARCHAR), '-', '')
 """
 
 
+# Every spelling of every question that somebody used: the text of a question is the least of them.
+SPELLINGS = """(SELECT question_a AS question, text_a AS text FROM observations
+                UNION ALL SELECT question_b, text_b FROM observations)"""
+
+
+def quoted(text: object) -> str:
+    """A path or a text as it stands between single quotes in SQL."""
+    return str(text).replace("'", "''")
+
+
 def digest(text: str) -> str:
     """128-bit BLAKE2b of `text` in hex: identities and hash orders outside the database."""
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
