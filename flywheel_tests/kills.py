@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel.pairs import ingest as ingest_module
+from flywheel.pairs import staging
 from flywheel.pairs.inbox import take_inbox
 from flywheel.pairs.ingest import ingest_files, unaccounted
 from flywheel.pairs.readers import read_batch
@@ -203,7 +204,7 @@ def _settle_in() -> None:
     from flywheel.pairs.events import why_no_event
 
     why_no_event({})
-    ingest_module._CHUNK, ingest_module._SLICE = CHUNK, SLICE
+    staging.CHUNK, ingest_module._SLICE = CHUNK, SLICE
     logging.disable(logging.WARNING)
     assert threading.active_count() == 1, threading.enumerate()
 
