@@ -19,11 +19,9 @@ from flywheel.pairs.store import Store
 from flywheel.settings import Settings
 from flywheel.training.head import PairVectors, own_components
 from flywheel.training.job import HeadRecipe, TrainingJob
-from flywheel.training.train import Listener
 from flywheel_tests.test_ingest import line
 
 MINILM = CATALOGUE["all-MiniLM-L6-v2"]
-SILENT = Listener(lambda done, total: None, lambda done, total: None)
 
 
 def six_texts(clump: int) -> list[str]:

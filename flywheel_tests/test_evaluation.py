@@ -18,8 +18,9 @@ from flywheel.pairs.seeds import STARTER
 from flywheel.pairs.starter import starter_lines
 from flywheel.settings import Settings
 from flywheel.training.job import HeadRecipe, TrainedModel
+from flywheel.training.progress import unheard
 from flywheel.training.train import train
-from flywheel_tests.clumps import SILENT, World, clump_world, embed, take_world
+from flywheel_tests.clumps import World, clump_world, embed, take_world
 
 MINIMUM = 30
 SHARES = {"test_share": 0.2, "calibration_share": 0.2}
@@ -35,12 +36,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def few(world: World) -> TrainedModel:
-    return train(world.job(size="1600", head=SHORT), world.snapshot, world.vectors, world.settings.models, SILENT)
+    return train(world.job(size="1600", head=SHORT), world.snapshot, world.vectors, world.settings.models, unheard)
 
 
 @pytest.fixture(scope="module")
 def many(world: World) -> TrainedModel:
-    return train(world.job(size="1601", head=SHORT), world.snapshot, world.vectors, world.settings.models, SILENT)
+    return train(world.job(size="1601", head=SHORT), world.snapshot, world.vectors, world.settings.models, unheard)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,7 @@ def test_decisions_are_the_stored_scores_at_the_calibrated_threshold(world: Worl
 
 
 def test_a_tuned_model_beats_its_untuned_self_the_more_the_longer_it_trains(world: World, few_record: Evaluation) -> None:
-    trained = train(world.job(size="1600"), world.snapshot, world.vectors, world.settings.models, SILENT)
+    trained = train(world.job(size="1600"), world.snapshot, world.vectors, world.settings.models, unheard)
     before, whole = run(world, untuned(world)), run(world, tuned_subject(trained, world.vectors))
     assert whole.calibrated_error < 0.9 * before.calibrated_error
     assert whole.calibrated_error < few_record.calibrated_error < before.calibrated_error
@@ -186,7 +187,7 @@ def test_an_encoder_that_knows_the_intents_makes_no_error(world: World, tmp_path
 def test_too_few_pairs_of_its_own_leave_a_note_and_no_interval(world: World, tmp_path: Path) -> None:
     noted = []
     for size in ("19", "25"):
-        model = train(world.job(size=size), world.snapshot, world.vectors, world.settings.models, SILENT)
+        model = train(world.job(size=size), world.snapshot, world.vectors, world.settings.models, unheard)
         record = run(world, tuned_subject(model, world.vectors), tmp_path)
         assert record.interval is None
         assert record.calibrated_interval is not None

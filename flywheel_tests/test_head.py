@@ -19,12 +19,10 @@ from flywheel.training.head import (
     untuned_head,
 )
 from flywheel.training.job import Head, HeadRecipe
+from flywheel.training.progress import Progress, unheard
 from flywheel_tests.clumps import clump_pairs, embed, six_texts
 
 WIDTH = CATALOGUE["all-MiniLM-L6-v2"].width
-
-
-def quiet(done: int, total: int) -> None: ...
 
 
 def gap(head: Head, pairs: PairVectors) -> float:
@@ -56,14 +54,16 @@ def test_a_narrower_untuned_head_is_the_orthonormal_map_that_loses_least_and_rep
 def test_training_separates_unseen_duplicates_from_siblings_and_repeats_bit_for_bit() -> None:
     seen, unseen = clump_pairs(range(40)), clump_pairs(range(40, 60))
     start = untuned_head(np.concatenate([seen.left, seen.right]), 64)
-    heard: list[tuple[int, int]] = []
-    head = train_head(start, seen, HeadRecipe(), 0, lambda done, total: heard.append((done, total)))
+    heard: list[Progress] = []
+    head = train_head(start, seen, HeadRecipe(), 0, heard.append)
     assert gap(head, unseen) > 1.2 * gap(start, unseen)
-    assert heard == [(10 * epoch, 100) for epoch in range(1, 11)]  # 600 pairs in batches of 64
-    again = train_head(start, seen, HeadRecipe(), 0, quiet)
+    assert [(event.done, event.of) for event in heard] == [
+        (10 * epoch, 100) for epoch in range(1, 11)
+    ]  # 600 pairs in batches of 64
+    again = train_head(start, seen, HeadRecipe(), 0, unheard)
     assert np.array_equal(head.weight, again.weight)
     assert np.array_equal(head.bias, again.bias)
-    assert not np.array_equal(head.weight, train_head(start, seen, HeadRecipe(), 1, quiet).weight)
+    assert not np.array_equal(head.weight, train_head(start, seen, HeadRecipe(), 1, unheard).weight)
 
 
 def test_the_weight_of_a_pair_is_how_much_it_teaches() -> None:
@@ -73,7 +73,7 @@ def test_the_weight_of_a_pair_is_how_much_it_teaches() -> None:
     lying = replace(pairs, labels=np.where(unsure, 1 - pairs.labels, pairs.labels))
     ignored = np.where(unsure, 0.0, 1.0)
     learned = [
-        train_head(start, replace(each, weights=weights), recipe, 0, quiet).weight
+        train_head(start, replace(each, weights=weights), recipe, 0, unheard).weight
         for weights in (ignored, pairs.weights)
         for each in (pairs, lying)
     ]
@@ -85,20 +85,20 @@ def test_a_loss_that_is_no_number_is_an_error_that_says_what_to_do() -> None:
     pairs = clump_pairs(range(8))
     broken = replace(pairs, left=np.full_like(pairs.left, np.nan))
     with pytest.raises(FlywheelError, match="loss is nan at step 0: lower the learning rate"):
-        train_head(untuned_head(pairs.left, 16), broken, HeadRecipe(), 0, quiet)
+        train_head(untuned_head(pairs.left, 16), broken, HeadRecipe(), 0, unheard)
 
 
 def test_vectors_that_are_all_one_point_are_an_error() -> None:
     pairs = clump_pairs(range(8))
     constant = Head(np.zeros((16, WIDTH), np.float32), np.ones(16, np.float32))
     with pytest.raises(FlywheelError, match="collapsed to one point"):
-        train_head(constant, pairs, HeadRecipe(learning_rate=1e-12), 0, quiet)
+        train_head(constant, pairs, HeadRecipe(learning_rate=1e-12), 0, unheard)
 
 
 def test_one_question_on_the_left_of_every_pair_is_no_collapse() -> None:
     pairs = clump_pairs(range(8))
     star = replace(pairs, left=np.repeat(pairs.left[:1], len(pairs.left), axis=0))
-    head = train_head(untuned_head(pairs.right, 16), star, HeadRecipe(), 0, quiet)
+    head = train_head(untuned_head(pairs.right, 16), star, HeadRecipe(), 0, unheard)
     assert head.apply(pairs.right).std(axis=0).max() > 0.1
 
 
@@ -128,7 +128,7 @@ def test_the_ranking_weight_makes_duplicates_outrank_other_clumps_texts() -> Non
     pairs = clump_pairs(range(20))
 
     def ranking_loss(weight: float) -> float:
-        head = train_head(untuned_head(pairs.left, 32), pairs, HeadRecipe(ranking_weight=weight), 0, quiet)
+        head = train_head(untuned_head(pairs.left, 32), pairs, HeadRecipe(ranking_weight=weight), 0, unheard)
         logits = torch.tensor(20 * head.apply(pairs.left) @ head.apply(pairs.right).T)
         return float(_ranking_loss(logits, torch.tensor(pairs.labels), torch.tensor(pairs.components)))
 

@@ -24,8 +24,9 @@ from flywheel.pairs.snapshots import Snapshot, questions_of
 from flywheel.pairs.starter import starter_lines
 from flywheel.settings import Settings
 from flywheel.training.job import Head, HeadRecipe, TrainedModel, TrainingJob
+from flywheel.training.progress import Encoded, Progress, Trained, unheard
 from flywheel.training.train import train
-from flywheel_tests.clumps import MINILM, SILENT, World, clump_world, take_world
+from flywheel_tests.clumps import MINILM, World, clump_world, take_world
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def model(world: World) -> TrainedModel:
-    return train(world.job(), world.snapshot, world.vectors, world.settings.models, SILENT)
+    return train(world.job(), world.snapshot, world.vectors, world.settings.models, unheard)
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def visible(folder: Path) -> list[str]:
 def test_equal_jobs_give_equal_folders_without_ever_opening_test(world: World, model: TrainedModel, tmp_path: Path) -> None:
     copied = shutil.copytree(world.snapshot.folder, tmp_path / "snapshot")
     (copied / "test.parquet").unlink()
-    again = train(world.job(), Snapshot.load(copied), world.vectors, tmp_path / "models", SILENT)
+    again = train(world.job(), Snapshot.load(copied), world.vectors, tmp_path / "models", unheard)
     assert again.folder.name == model.folder.name == world.job().job_id
     assert contents(again.folder) == contents(model.folder)
     for mine, theirs in zip(read_head(again.folder), read_head(model.folder), strict=True):
@@ -89,7 +90,7 @@ def test_own_scores_are_out_of_fold(model: TrainedModel, world: World) -> None:
 
 
 def test_base_weights_lie_on_disk_once(model: TrainedModel, world: World) -> None:
-    other = train(world.job(random_seed=1), world.snapshot, world.vectors, world.settings.models, SILENT)
+    other = train(world.job(random_seed=1), world.snapshot, world.vectors, world.settings.models, unheard)
     both = [folder / "model.safetensors" for folder in (model.folder, other.folder)]
     assert os.path.samefile(*both)
     assert (model.folder / "3_Dense" / "model.safetensors").stat().st_nlink == 1
@@ -101,28 +102,29 @@ def test_pickles_beside_the_base_weights_stay_behind(world: World, model: Traine
     (base / "onnx").mkdir()
     (base / "onnx" / "model.onnx").write_bytes(b"a graph")
     vectors = replace(world.vectors, model_paths={MINILM.name: base})
-    again = train(world.job(), world.snapshot, vectors, tmp_path / "models", SILENT)
+    again = train(world.job(), world.snapshot, vectors, tmp_path / "models", unheard)
     assert contents(again.folder) == contents(model.folder)
 
 
 def test_a_finished_job_is_reused_and_nothing_is_encoded(world: World, model: TrainedModel, tmp_path: Path) -> None:
     empty = Vectors(MINILM, tmp_path, {}, "gone")
-    again = train(world.job(), world.snapshot, empty, world.settings.models, SILENT)
+    again = train(world.job(), world.snapshot, empty, world.settings.models, unheard)
     assert again == replace(model, reused=True)
     assert not model.reused
     with pytest.raises(FlywheelError, match="no device 'gone'"):
-        train(world.job(random_seed=7), world.snapshot, empty, world.settings.models, SILENT)
+        train(world.job(random_seed=7), world.snapshot, empty, world.settings.models, unheard)
 
 
 def test_of_two_at_once_one_trains_and_the_other_finds_its_model(world: World, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as both:
-        runs = [both.submit(train, world.job(), world.snapshot, world.vectors, tmp_path, SILENT) for _ in range(2)]
+        runs = [both.submit(train, world.job(), world.snapshot, world.vectors, tmp_path, unheard) for _ in range(2)]
     assert sorted(run.result().reused for run in runs) == [False, True]
 
 
 def test_a_training_that_breaks_off_leaves_no_model_and_the_next_one_succeeds(world: World, tmp_path: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+    def stop(event: Progress) -> None:
+        if isinstance(event, Trained):
+            raise KeyboardInterrupt
 
     models, cache = tmp_path / "models", shutil.copytree(world.settings.cache, tmp_path / "cache")
     shared = cache / world.vectors.weights_id / "model.safetensors"
@@ -130,33 +132,33 @@ def test_a_training_that_breaks_off_leaves_no_model_and_the_next_one_succeeds(wo
     shared.mkdir()  # the weights can be neither linked nor copied, so that writing the folder fails half way
     vectors = replace(world.vectors, cache_folder=cache)
     with pytest.raises(OSError, match=r"model\.safetensors"):
-        train(world.job(), world.snapshot, vectors, models, SILENT)
+        train(world.job(), world.snapshot, vectors, models, unheard)
     with pytest.raises(KeyboardInterrupt):
-        train(world.job(), world.snapshot, vectors, models, replace(SILENT, training=stop))
+        train(world.job(), world.snapshot, vectors, models, stop)
     wild = world.job(head=HeadRecipe(learning_rate=1e30))
     with pytest.raises(FlywheelError, match="lower the learning rate"), np.errstate(over="ignore"):
-        train(wild, world.snapshot, vectors, models, SILENT)
+        train(wild, world.snapshot, vectors, models, unheard)
     assert visible(models) == []
     shared.rmdir()
-    assert not train(world.job(), world.snapshot, vectors, models, SILENT).reused
+    assert not train(world.job(), world.snapshot, vectors, models, unheard).reused
     assert visible(models) == [world.job().job_id]
 
 
 def test_a_size_beyond_the_data_is_refused_with_both_numbers(world: World, tmp_path: Path) -> None:
     held = world.snapshot.train.seed
     with pytest.raises(FlywheelError, match=rf"Size {held + 1} needs {held + 1} seed pairs, but `train` holds {held}\."):
-        train(world.job(size=str(held + 1)), world.snapshot, world.vectors, tmp_path, SILENT)
+        train(world.job(size=str(held + 1)), world.snapshot, world.vectors, tmp_path, unheard)
 
 
 def test_a_few_pairs_train_without_a_threshold_of_their_own(world: World, tmp_path: Path) -> None:
-    small = train(world.job(size="3"), world.snapshot, world.vectors, tmp_path, SILENT)
+    small = train(world.job(size="3"), world.snapshot, world.vectors, tmp_path, unheard)
     assert (small.train_pairs, small.own_fit) == (3, None)
 
 
 def test_no_calibration_split_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     few = clump_world(tmp_path, clumps=3)
     with pytest.raises(FlywheelError, match=r"no calibration split yet.*Ingest more pairs"):
-        train(few.job(), few.snapshot, few.vectors, few.settings.models, SILENT)
+        train(few.job(), few.snapshot, few.vectors, few.settings.models, unheard)
 
 
 @pytest.mark.parametrize("damage", [None, "{", "{}", "[]", '{"job": {}}'])
@@ -211,11 +213,10 @@ json.dump([model.get_embedding_dimension(), vectors.tolist()], open(sys.argv[2],
 
 
 def test_the_folder_serves_the_evaluated_vectors_without_flywheel(starter: World, tmp_path: Path) -> None:
-    heard: list[tuple[int, int]] = []
-    listener = replace(SILENT, encoding=lambda done, total: heard.append((done, total)))
-    model = train(starter.job(size="20"), starter.snapshot, starter.vectors, starter.settings.models, listener)
+    heard: list[Progress] = []
+    model = train(starter.job(size="20"), starter.snapshot, starter.vectors, starter.settings.models, heard.append)
     needed = len(questions_of(starter.snapshot.pairs("train"), starter.snapshot.pairs("calibration")))
-    assert heard[-1] == (needed, needed)
+    assert [event for event in heard if isinstance(event, Encoded)][-1] == Encoded(needed, needed)
 
     texts = questions_of(starter.snapshot.pairs("calibration"))[:40]
     expected = Head(*read_head(model.folder)).apply(starter.vectors.get(texts))

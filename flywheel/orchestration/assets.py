@@ -15,7 +15,7 @@ from flywheel.orchestration.partitions import CELLS, parse_cell
 from flywheel.orchestration.resources import Workbench, explained
 from flywheel.orchestration.tables import champion_markdown, interval_text, leaderboard_markdown
 from flywheel.pairs.probe import probe_leaks
-from flywheel.training.train import Listener
+from flywheel.training.progress import Progress, to_text
 
 OWNERS = ["team:ml"]
 
@@ -118,10 +118,10 @@ def finetuned_model(context: dg.AssetExecutionContext, workbench: Workbench, con
     """One cell of the experiment: a base model at a dimension, fine-tuned on so many pairs."""
     settings = workbench.settings()
     variant, size = parse_cell(context)
-    listener = Listener(
-        encoding=lambda done, of: context.log.info(f"encoded {done:,} of {of:,} texts"),
-        training=lambda done, of: context.log.info(f"step {done:,} of {of:,}"),
-    )
+
+    def listener(event: Progress) -> None:
+        context.log.info(to_text(event))
+
     with explained():
         model = steps.train_cell(settings, variant, size, config.recipe, listener)
         difference = steps.served_vectors_difference(settings, model)

@@ -16,7 +16,7 @@ from flywheel.orchestration.materialise import materialise
 from flywheel.orchestration.partitions import cell_key, in_grid
 from flywheel.pairs.snapshots import ALL, latest_snapshot
 from flywheel.settings import PROJECT, Settings
-from flywheel.training.train import Listener
+from flywheel.training.progress import unheard
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def train_one(session: Session, variant: Variant, size: str, recipe: str, progre
     if in_grid(variant, size):
         materialise(session, ["finetuned_model", "evaluation"], (variant, size), recipe)
     else:
-        steps.train_cell(settings, variant, size, recipe, Listener(progress, lambda done, of: None))
+        steps.train_cell(settings, variant, size, recipe, unheard)
         steps.evaluate_cell(settings, variant, size, recipe)
 
 

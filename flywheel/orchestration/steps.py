@@ -39,7 +39,8 @@ from flywheel.pairs.snapshots import (
 from flywheel.registry.champions import Entry, Registry, Rules, choose_challenger
 from flywheel.settings import Settings
 from flywheel.training.job import HeadRecipe, TrainedModel, TrainingJob, check_recipe, check_size
-from flywheel.training.train import DIRECTION_PAIRS, Listener, train
+from flywheel.training.progress import Listener
+from flywheel.training.train import DIRECTION_PAIRS, train
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots import fetch_snapshot
 from flywheel.settings import load_settings
 from flywheel.training.job import TrainingJob
-from flywheel.training.train import Listener, train
+from flywheel.training.progress import Progress, to_line
+from flywheel.training.train import train
 
 
 def main() -> int:
@@ -34,10 +35,10 @@ def main() -> int:
                 f"The job names snapshot {job.snapshot_id}, but {arguments.snapshot} is {snapshot.snapshot_id}."
             )
 
-        def show(done: int, total: int) -> None:
-            print(f"{done}/{total}", file=sys.stderr)
+        def show(event: Progress) -> None:
+            print(to_line(event), file=sys.stderr)
 
-        model = train(job, snapshot, vectors, arguments.models, Listener(show, show))
+        model = train(job, snapshot, vectors, arguments.models, show)
     except (FlywheelError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,6 +1,7 @@
 """The `head` recipe: the encoder stays as it is, a linear head is trained on its cached vectors."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -9,12 +10,12 @@ import numpy as np
 
 from flywheel.errors import FlywheelError
 from flywheel.training.job import Head, HeadRecipe
+from flywheel.training.progress import Listener, Trained
 
 if TYPE_CHECKING:
     import torch
 
 FOLDS = 5
-Progress = Callable[[int, int], None]
 
 
 def untuned_head(vectors: np.ndarray, dim: int) -> Head:
@@ -44,7 +45,7 @@ class PairVectors:
         return PairVectors(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def train_head(start: Head, pairs: PairVectors, recipe: HeadRecipe, random_seed: int, progress: Progress) -> Head:
+def train_head(start: Head, pairs: PairVectors, recipe: HeadRecipe, random_seed: int, listener: Listener) -> Head:
     """Train from `start` on labelled pairs.
 
     Loss: logistic loss of the label on a learned scale and offset of the cosine, plus a ranking loss of the duplicates
@@ -68,8 +69,9 @@ def train_head(start: Head, pairs: PairVectors, recipe: HeadRecipe, random_seed:
             optimizer, lambda step: min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (1 - step / steps)
         )
         generator = torch.Generator().manual_seed(random_seed)
-        step = 0
+        step, started = 0, time.monotonic()
         for _ in range(recipe.epochs):
+            losses = []
             for batch in torch.randperm(len(label), generator=generator).split(recipe.batch_size):
                 za, zb = normalize(a[batch] @ weight.T + bias), normalize(b[batch] @ weight.T + bias)
                 cosines = za @ zb.T
@@ -84,8 +86,10 @@ def train_head(start: Head, pairs: PairVectors, recipe: HeadRecipe, random_seed:
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+                losses.append(loss.item())
                 step += 1
-            progress(step, steps)
+            left = (time.monotonic() - started) * (steps - step) / step
+            listener(Trained(step, steps, sum(losses) / len(losses), left))
     head = Head(weight.detach().numpy(), bias.detach().numpy())
     if len(label) > 1 and head.apply(np.concatenate([pairs.left, pairs.right])).std(axis=0).max() < 1e-4:
         raise FlywheelError("All vectors collapsed to one point: lower the learning rate. No model was saved.")

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,17 @@ from flywheel.evaluation.thresholds import MIN_LABELS, ScoreFit, fit_scores
 from flywheel.files import publish, scratch_folder, write_json
 from flywheel.models.catalogue import Variant
 from flywheel.models.folder import write_head_model
-from flywheel.models.vectors import Progress, Vectors
+from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots import Snapshot, questions_of
 from flywheel.training.head import PairVectors, folds_by_component, own_components, train_head, untuned_head
 from flywheel.training.job import Head, TrainedModel, TrainingJob
+from flywheel.training.progress import Encoded, Listener, unheard
 
 log = logging.getLogger(__name__)
 
 OWN_THRESHOLD_PAIRS = 1_600
 DIRECTION_PAIRS = 10_000
 OWN_SCORES = "own_scores.parquet"
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who hears how far a training is: (done, of) for texts encoded and for training steps."""
-
-    encoding: Progress
-    training: Progress
 
 
 def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener) -> TrainedModel:
@@ -69,7 +62,7 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
             "Ingest more pairs and run `flywheel snapshot`."
         )
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
-    vectors.get(questions_of(pairs, calibration, _direction_pairs(snapshot)), listener.encoding)
+    vectors.get(questions_of(pairs, calibration, _direction_pairs(snapshot)), lambda done, of: listener(Encoded(done, of)))
     started = time.perf_counter()
     arrays = PairVectors(
         left=vectors.get(list(pairs["text_a"])),
@@ -79,7 +72,7 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
         components=own_components(list(pairs["question_a"]), list(pairs["question_b"])),
     )
     start = untuned_start(snapshot, vectors, Variant.parse(job.variant).dim)
-    head = train_head(start, arrays, job.head, job.random_seed, listener.training)
+    head = train_head(start, arrays, job.head, job.random_seed, listener)
     own = _own_scores(start, arrays, job) if MIN_LABELS <= len(pairs) <= OWN_THRESHOLD_PAIRS else None
     seconds = time.perf_counter() - started
     scores = _score(head, vectors, calibration)
@@ -151,7 +144,7 @@ def _own_scores(start: Head, pairs: PairVectors, job: TrainingJob) -> pd.DataFra
     """Score every pair by a head that has not seen its component: `score, label, component`."""
     scores = np.empty(len(pairs.labels))
     for seen, held_out in folds_by_component(pairs.components):
-        head = train_head(start, pairs.take(seen), job.head, job.random_seed, lambda done, of: None)
+        head = train_head(start, pairs.take(seen), job.head, job.random_seed, unheard)
         scores[held_out] = (head.apply(pairs.left[held_out]) * head.apply(pairs.right[held_out])).sum(1)
     return pd.DataFrame({"score": scores, "label": pairs.labels, "component": pairs.components})
 
