@@ -9,11 +9,10 @@ from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration import grid, steps
 from flywheel.orchestration.materialise import materialise
-from flywheel.orchestration.partitions import GRID_DIMENSIONS
 from flywheel.orchestration.tables import champion_markdown
 from flywheel.pairs.snapshots import latest_snapshot
 from flywheel.report import console, print_leaderboard, run_grid
-from flywheel.training.job import SIZES
+from flywheel.training.job import GRID_DIMENSIONS, SIZES
 
 if TYPE_CHECKING:
     from flywheel.orchestration.instance import Session

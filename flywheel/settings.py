@@ -51,6 +51,8 @@ class Settings(BaseSettings):
 
     model_paths: dict[str, Path] = Field(default_factory=dict, description="Base model name -> local folder of weights.")
     device: str = Field("auto", description="Where encoders run: auto, cpu, cuda, cuda:N or mps.")
+    state_cache_gb: float = Field(20.0, gt=0, description="Disk for the recipe top's token states, per base model.")
+    price_per_hour: float | None = Field(None, ge=0, description="What an hour of this machine costs; plans then show money.")
 
     baseline: Literal["auto", "openai", "local"] = Field(
         "auto", description="auto: the API if its vectors are cached or a key is set, else the local baseline."

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from flywheel.models.cache import EmbeddingCache
 from flywheel.models.catalogue import CATALOGUE
+from flywheel.models.features import PARTS
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.ingest import ingest
 from flywheel.pairs.readers import Batch, json_lines
 from flywheel.pairs.snapshots import Snapshot, take_snapshot
 from flywheel.pairs.store import Store
 from flywheel.settings import Settings
-from flywheel.training.head import PairVectors, own_components
+from flywheel.training.head import PairFeatures, own_components
 from flywheel.training.job import HeadRecipe, TrainingJob
 from flywheel_tests.test_ingest import line
 
@@ -47,12 +47,18 @@ def embed(texts: list[str]) -> np.ndarray:
     return (np.stack(rows) / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def clump_pairs(clumps: range) -> PairVectors:
+def embed_features(texts: list[str]) -> np.ndarray:
+    """The same as what a cache of features holds."""
+    return np.tile(embed(texts), len(PARTS))
+
+
+def clump_pairs(clumps: range) -> PairFeatures:
     """The pairs of some clumps as training takes them."""
     lines = [json.loads(each) for each in clump_lines(clumps)]
     a, b = ([each[text] for each in lines] for text in ("text_a", "text_b"))
     labels = np.array([each["label"] for each in lines])
-    return PairVectors(embed(a), embed(b), labels, np.ones(len(a)), own_components(a, b))
+    rows = np.arange(len(a))
+    return PairFeatures(embed([*a, *b]), rows, len(a) + rows, labels, np.ones(len(a)), own_components(a, b))
 
 
 @dataclass(frozen=True)
@@ -83,5 +89,5 @@ def clump_world(home: Path, clumps: int, **rules: Any) -> World:
     """A world of clumps. Their vectors are cached and the device does not exist, so that encoding anything else fails."""
     world = take_world(Settings(home=home, device="gone", **rules), clump_lines(range(clumps)))
     texts = [text for clump in range(clumps) for text in six_texts(clump)]
-    EmbeddingCache(world.settings.cache / world.vectors.weights_id, MINILM.width).get(texts, embed)
+    world.vectors.cache.get(texts, embed_features)
     return world

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import CATALOGUE
-from flywheel.models.encoder import encode, encoder_id, load_encoder, resolve_device
+from flywheel.models.encoder import encoder_id, load_encoder, resolve_device
+from flywheel.models.features import pooled
 from flywheel.models.weights import locate_weights
 
 if TYPE_CHECKING:
@@ -41,56 +41,8 @@ def minilm_copy(tmp_path: Path) -> Path:
     return copy
 
 
-def test_vectors_are_those_of_a_saved_model_folder(encoder: "SentenceTransformer", tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
-    encoder.save_pretrained(str(tmp_path / "folder"))
-    from_folder = SentenceTransformer(str(tmp_path / "folder"), device="cpu")
-    one_by_one = np.stack([from_folder.encode(text, show_progress_bar=False) for text in TEXTS])
-    np.testing.assert_allclose(encode(encoder, TEXTS), one_by_one, atol=2e-6)
-
-
-def test_vectors_are_the_normalised_mean_of_the_token_states(encoder: "SentenceTransformer") -> None:
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    folder = locate_weights(MINILM, {})
-    tokens = AutoTokenizer.from_pretrained(folder)(TEXTS[0], return_tensors="pt")
-    with torch.inference_mode():
-        mean = AutoModel.from_pretrained(folder)(**tokens).last_hidden_state[0].mean(dim=0).numpy()
-    np.testing.assert_allclose(encode(encoder, TEXTS[:1])[0], mean / np.linalg.norm(mean), atol=2e-6)
-
-
-def test_rows_are_unit_float32_in_the_order_of_the_texts(encoder: "SentenceTransformer") -> None:
-    texts = [f"{'word ' * (place * 7 % 23)}{place}" for place in range(150)]
-    vectors = encode(encoder, texts)
-    assert vectors.dtype == np.float32
-    assert vectors.shape == (150, 384)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(vectors[::-1], encode(encoder, texts[::-1]), atol=2e-6)
-    assert np.array_equal(vectors, encode(encoder, texts))
-
-
-def test_duplicates_share_their_meaning_and_paraphrases_are_close(encoder: "SentenceTransformer") -> None:
-    vectors = encode(encoder, TEXTS)
-    assert vectors[0] @ vectors[4] > 0.8 > 0.3 > vectors[0] @ vectors[3]
-
-
-def test_no_texts_give_no_rows_of_the_right_width(encoder: "SentenceTransformer") -> None:
-    assert encode(encoder, []).shape == (0, 384)
-
-
-def test_progress_counts_up_to_the_number_of_texts(encoder: "SentenceTransformer") -> None:
-    heard: list[tuple[int, int]] = []
-    encode(encoder, ["a"] * 150, lambda done, total: heard.append((done, total)))
-    assert len(heard) > 1
-    assert [done for done, _ in heard] == sorted({done for done, _ in heard})
-    assert heard[-1] == (150, 150)
-    assert {total for _, total in heard} == {150}
-
-
 def test_loading_and_encoding_write_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    encode(load_encoder(MINILM, {}, "cpu"), ["a text"])
+    pooled(load_encoder(MINILM, {}, "cpu"), ["a text"])
     assert capfd.readouterr() == ("", "")
 
 

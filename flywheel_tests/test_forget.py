@@ -16,8 +16,9 @@ from flywheel.pairs.probe import probe_leaks
 from flywheel.pairs.snapshots import latest_snapshot, take_snapshot
 from flywheel.pairs.store import Store
 from flywheel.settings import Settings
+from flywheel.training.progress import unheard
 from flywheel.training.train import train
-from flywheel_tests.clumps import SILENT, clump_lines, clump_world
+from flywheel_tests.clumps import clump_lines, clump_world
 from flywheel_tests.conftest import flywheel
 from flywheel_tests.test_ingest import line, rows, write
 
@@ -112,7 +113,7 @@ def test_a_forgotten_test_pair_leaves_the_frozen_split(settings: Settings) -> No
 def test_the_models_that_were_trained_on_it_are_named_and_no_others(tmp_path: Path) -> None:
     world = clump_world(tmp_path, 200)
     models = {
-        size: train(world.job(size=size), world.snapshot, world.vectors, world.settings.models, SILENT).folder.name
+        size: train(world.job(size=size), world.snapshot, world.vectors, world.settings.models, unheard).folder.name
         for size in ("20", "all")
     }
     small = set(world.snapshot.training_pairs("20", 0, 0.0)["pair_id"])

@@ -11,23 +11,24 @@ from hypothesis import strategies as st
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.training.head import (
-    PairVectors,
-    _ranking_loss,
+    PairFeatures,
     folds_by_component,
     own_components,
     train_head,
     untuned_head,
 )
 from flywheel.training.job import Head, HeadRecipe
-from flywheel.training.progress import Progress, unheard
+from flywheel.training.progress import Progress, Trained, unheard
 from flywheel_tests.clumps import clump_pairs, embed, six_texts
 
+# Steps long enough for pairs as few as these.
+BRISK = HeadRecipe(learning_rate=3e-3)
 WIDTH = CATALOGUE["all-MiniLM-L6-v2"].width
 
 
-def gap(head: Head, pairs: PairVectors) -> float:
+def gap(head: Head, pairs: PairFeatures) -> float:
     """How far the mean scores of duplicates and siblings lie apart, in standard deviations of the siblings'."""
-    scores = (head.apply(pairs.left) * head.apply(pairs.right)).sum(1)
+    scores = pairs.scores(head)
     same, other = scores[pairs.labels == 1], scores[pairs.labels == 0]
     return float((same.mean() - other.mean()) / other.std())
 
@@ -53,22 +54,23 @@ def test_a_narrower_untuned_head_is_the_orthonormal_map_that_loses_least_and_rep
 
 def test_training_separates_unseen_duplicates_from_siblings_and_repeats_bit_for_bit() -> None:
     seen, unseen = clump_pairs(range(40)), clump_pairs(range(40, 60))
-    start = untuned_head(np.concatenate([seen.left, seen.right]), 64)
+    start = untuned_head(seen.features, 64)
     heard: list[Progress] = []
-    head = train_head(start, seen, HeadRecipe(), 0, heard.append)
+    head = train_head(start, seen, BRISK, 0, heard.append)
     assert gap(head, unseen) > 1.2 * gap(start, unseen)
-    assert [(event.done, event.of) for event in heard] == [
-        (10 * epoch, 100) for epoch in range(1, 11)
-    ]  # 600 pairs in batches of 64
-    again = train_head(start, seen, HeadRecipe(), 0, unheard)
+    last = heard[-1]
+    assert isinstance(last, Trained)
+    assert (last.done, last.of, last.seconds_left) == (100, 100, 0)  # ten times 600 pairs in batches of 64
+    assert last.loss > 0
+    again = train_head(start, seen, BRISK, 0, unheard)
     assert np.array_equal(head.weight, again.weight)
     assert np.array_equal(head.bias, again.bias)
-    assert not np.array_equal(head.weight, train_head(start, seen, HeadRecipe(), 1, unheard).weight)
+    assert not np.array_equal(head.weight, train_head(start, seen, BRISK, 1, unheard).weight)
 
 
 def test_the_weight_of_a_pair_is_how_much_it_teaches() -> None:
     pairs = clump_pairs(range(20))
-    start, recipe = untuned_head(pairs.left, 16), HeadRecipe(ranking_weight=0)
+    start, recipe = untuned_head(pairs.features, 16), HeadRecipe(ranking_weight=0)
     unsure = np.arange(len(pairs.labels)) % 3 == 0
     lying = replace(pairs, labels=np.where(unsure, 1 - pairs.labels, pairs.labels))
     ignored = np.where(unsure, 0.0, 1.0)
@@ -83,9 +85,9 @@ def test_the_weight_of_a_pair_is_how_much_it_teaches() -> None:
 
 def test_a_loss_that_is_no_number_is_an_error_that_says_what_to_do() -> None:
     pairs = clump_pairs(range(8))
-    broken = replace(pairs, left=np.full_like(pairs.left, np.nan))
+    broken = replace(pairs, features=np.full_like(pairs.features, np.nan))
     with pytest.raises(FlywheelError, match="loss is nan at step 0: lower the learning rate"):
-        train_head(untuned_head(pairs.left, 16), broken, HeadRecipe(), 0, unheard)
+        train_head(untuned_head(pairs.features, 16), broken, HeadRecipe(), 0, unheard)
 
 
 def test_vectors_that_are_all_one_point_are_an_error() -> None:
@@ -97,48 +99,54 @@ def test_vectors_that_are_all_one_point_are_an_error() -> None:
 
 def test_one_question_on_the_left_of_every_pair_is_no_collapse() -> None:
     pairs = clump_pairs(range(8))
-    star = replace(pairs, left=np.repeat(pairs.left[:1], len(pairs.left), axis=0))
-    head = train_head(untuned_head(pairs.right, 16), star, HeadRecipe(), 0, unheard)
-    assert head.apply(pairs.right).std(axis=0).max() > 0.1
+    star = replace(pairs, left=np.repeat(pairs.left[:1], len(pairs.left)))
+    head = train_head(untuned_head(pairs.features, 16), star, HeadRecipe(), 0, unheard)
+    assert head.apply(pairs.features[pairs.right]).std(axis=0).max() > 0.1
 
 
 def test_texts_of_one_component_are_never_each_others_negatives() -> None:
     import torch
 
+    from flywheel.training.losses import ranking_loss
+
     component = torch.tensor([0, 0, 1, 1, 2])
     label = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0])
     related = (component[:, None] == component).fill_diagonal_(False)
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
-    loss = _ranking_loss(logits, label, component)
-    assert _ranking_loss(logits.masked_fill(related, 100.0), label, component) == loss
-    assert _ranking_loss(logits.masked_fill(related, 100.0), label, torch.arange(5)) > loss + 10
+    loss = ranking_loss(logits, label, component)
+    assert ranking_loss(logits.masked_fill(related, 100.0), label, component) == loss
+    assert ranking_loss(logits.masked_fill(related, 100.0), label, torch.arange(5)) > loss + 10
 
     def with_cell(row: int, column: int) -> torch.Tensor:
-        return _ranking_loss(logits.index_put((torch.tensor(row), torch.tensor(column)), torch.tensor(100.0)), label, component)
+        return ranking_loss(logits.index_put((torch.tensor(row), torch.tensor(column)), torch.tensor(100.0)), label, component)
 
     assert with_cell(0, 4) > loss + 10  # a text of another component is a negative, both ways, whatever its own label
     assert with_cell(4, 0) > loss + 10
     assert with_cell(4, 3) == loss  # neither is a duplicate's text
-    assert _ranking_loss(logits, torch.zeros(5), component) == 0
+    assert ranking_loss(logits, torch.zeros(5), component) == 0
 
 
 def test_the_ranking_weight_makes_duplicates_outrank_other_clumps_texts() -> None:
     import torch
 
+    from flywheel.training.losses import ranking_loss
+
     pairs = clump_pairs(range(20))
 
-    def ranking_loss(weight: float) -> float:
-        head = train_head(untuned_head(pairs.left, 32), pairs, HeadRecipe(ranking_weight=weight), 0, unheard)
-        logits = torch.tensor(20 * head.apply(pairs.left) @ head.apply(pairs.right).T)
-        return float(_ranking_loss(logits, torch.tensor(pairs.labels), torch.tensor(pairs.components)))
+    def loss_after(weight: float) -> float:
+        head = train_head(untuned_head(pairs.features, 32), pairs, HeadRecipe(ranking_weight=weight), 0, unheard)
+        logits = torch.tensor(20 * head.apply(pairs.features[pairs.left]) @ head.apply(pairs.features[pairs.right]).T)
+        return float(ranking_loss(logits, torch.tensor(pairs.labels), torch.tensor(pairs.components)))
 
-    assert ranking_loss(5.0) < 0.9 * ranking_loss(0.0)
+    assert loss_after(5.0) < 0.9 * loss_after(0.0)
 
 
 def test_the_ranking_loss_of_a_batch_of_one_pair_is_nothing() -> None:
     import torch
 
-    assert _ranking_loss(torch.tensor([[0.3]]), torch.ones(1), torch.zeros(1)) == 0
+    from flywheel.training.losses import ranking_loss
+
+    assert ranking_loss(torch.tensor([[0.3]]), torch.ones(1), torch.zeros(1)) == 0
 
 
 @hypothesis_settings(max_examples=50, deadline=None)

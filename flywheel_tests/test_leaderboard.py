@@ -11,10 +11,10 @@ from flywheel.evaluation.evaluate import Subject, evaluate, tuned_subject, untun
 from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
 from flywheel.evaluation.records import Evaluation, evaluation_folder
 from flywheel.files import write_json
-from flywheel.models.cache import EmbeddingCache
 from flywheel.models.catalogue import Variant
+from flywheel.training.progress import unheard
 from flywheel.training.train import train
-from flywheel_tests.clumps import MINILM, SILENT, World, clump_world, embed, take_world
+from flywheel_tests.clumps import World, clump_world, embed_features, take_world
 from flywheel_tests.test_ingest import line
 
 
@@ -23,7 +23,7 @@ def measure(world: World, subject: Subject) -> Evaluation:
 
 
 def cell(world: World, size: str) -> Evaluation:
-    model = train(world.job(size=size), world.snapshot, world.vectors, world.settings.models, SILENT)
+    model = train(world.job(size=size), world.snapshot, world.vectors, world.settings.models, unheard)
     return measure(world, tuned_subject(model, world.vectors))
 
 
@@ -67,7 +67,7 @@ def test_published_rows_come_last_and_have_a_published_error_and_no_error(world:
 def test_cells_of_an_older_snapshot_are_stale_until_they_are_trained_again(world: World) -> None:
     text = "clump0 intenta wording9"
     new = take_world(world.settings, [line(world.snapshot.pairs("train")["text_a"][0], text, 0)])
-    EmbeddingCache(new.settings.cache / new.vectors.weights_id, MINILM.width).get([text], embed)
+    new.vectors.cache.get([text], embed_features)
     assert new.snapshot.test_id == world.snapshot.test_id
     assert new.snapshot.snapshot_id != world.snapshot.snapshot_id
     assert shown(board_of(new)) == [("tuned", "50", True), ("tuned", "100", True)]

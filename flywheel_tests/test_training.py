@@ -6,10 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def test_the_folder_says_what_it_is_and_holds_no_pickle(world: World, model: Tra
     assert {"torch", "sentence-transformers", "transformers", "numpy"} <= record["versions"].keys()
     assert (model.train_pairs, record["calibration_pairs"]) == (100, world.snapshot.calibration.pairs)
     modules = json.loads((model.folder / "modules.json").read_text())
-    assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Normalize", "3_Dense", "4_Normalize"]
+    assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Dense", "3_Normalize"]
     assert all((model.folder / module["path"]).is_dir() for module in modules)
     card = (model.folder / "README.md").read_text()
     assert "base_model: sentence-transformers/all-MiniLM-L6-v2\nlicense: apache-2.0\n" in card
@@ -81,7 +81,7 @@ def test_own_scores_are_out_of_fold(model: TrainedModel, world: World) -> None:
     own = pd.read_parquet(model.folder / "own_scores.parquet")
     pairs = world.snapshot.training_pairs("100", 0, 0.0)
     head = Head(*read_head(model.folder))
-    left, right = (head.apply(world.vectors.get(list(pairs[text]))) for text in ("text_a", "text_b"))
+    left, right = (head.apply(world.vectors.features(list(pairs[text]))) for text in ("text_a", "text_b"))
     assert list(own["label"]) == list(pairs["label"])
     assert model.own_fit is not None
     seen = (left * right).sum(1)
@@ -93,7 +93,7 @@ def test_base_weights_lie_on_disk_once(model: TrainedModel, world: World) -> Non
     other = train(world.job(random_seed=1), world.snapshot, world.vectors, world.settings.models, unheard)
     both = [folder / "model.safetensors" for folder in (model.folder, other.folder)]
     assert os.path.samefile(*both)
-    assert (model.folder / "3_Dense" / "model.safetensors").stat().st_nlink == 1
+    assert (model.folder / "2_Dense" / "model.safetensors").stat().st_nlink == 1
 
 
 def test_pickles_beside_the_base_weights_stay_behind(world: World, model: TrainedModel, tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_a_training_that_breaks_off_leaves_no_model_and_the_next_one_succeeds(wo
             raise KeyboardInterrupt
 
     models, cache = tmp_path / "models", shutil.copytree(world.settings.cache, tmp_path / "cache")
-    shared = cache / world.vectors.weights_id / "model.safetensors"
-    shared.unlink(missing_ok=True)
+    shared = cache / "weights" / world.vectors.weights_id / "model.safetensors"
+    shared.unlink()
     shared.mkdir()  # the weights can be neither linked nor copied, so that writing the folder fails half way
     vectors = replace(world.vectors, cache_folder=cache)
     with pytest.raises(OSError, match=r"model\.safetensors"):
@@ -174,7 +174,11 @@ def run_job(job: TrainingJob, world: World, models: Path) -> subprocess.Complete
     spec.write_text(job.to_json())
     where = [spec, world.snapshot.folder, models, world.settings.cache]
     return subprocess.run(
-        [sys.executable, "-m", "flywheel.training", *map(str, where)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "flywheel.training", *map(str, where)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "FLYWHEEL_DEVICE": world.settings.device},
     )
 
 
@@ -219,7 +223,7 @@ def test_the_folder_serves_the_evaluated_vectors_without_flywheel(starter: World
     assert [event for event in heard if isinstance(event, Encoded)][-1] == Encoded(needed, needed)
 
     texts = questions_of(starter.snapshot.pairs("calibration"))[:40]
-    expected = Head(*read_head(model.folder)).apply(starter.vectors.get(texts))
+    expected = Head(*read_head(model.folder)).apply(starter.vectors.features(texts))
     done = subprocess.run(
         [sys.executable, "-I", "-c", SERVE, str(model.folder), str(tmp_path / "vectors.json")],
         input="\n".join(texts), capture_output=True, text=True, check=False,
@@ -227,9 +231,9 @@ def test_the_folder_serves_the_evaluated_vectors_without_flywheel(starter: World
     assert done.returncode == 0, done.stderr
     width, served = json.loads((tmp_path / "vectors.json").read_text())
     assert width == 32
-    np.testing.assert_allclose(served, expected, atol=1e-5)
+    assert np.abs(np.array(served) @ np.array(served).T - expected @ expected.T).max() < 0.005  # the cache's are bfloat16's
     np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1, atol=1e-5)
-    assert served_difference(model.folder, texts, expected) < 1e-5
+    assert served_difference(model.folder, texts, expected) < 0.005
     assert served_difference(model.folder, texts, np.concatenate([-expected[:1], expected[1:]])) > 0.1
     assert served_difference(model.folder, texts, expected[:, :16]) == np.inf
 
@@ -239,11 +243,18 @@ class QuickVectors(Vectors):
 
     @property
     def _encoder(self) -> Any:
-        rows = np.eye(1, MINILM.width, dtype=np.float32)
-        return SimpleNamespace(get_embedding_dimension=lambda: 384, encode=lambda batch, **_: rows.repeat(len(batch), 0))
+        return None
 
 
-def test_progress_counts_on_over_the_chunks_in_which_texts_are_encoded(tmp_path: Path) -> None:
+def quick(encoder: None, texts: list[str], progress: Callable[[int, int], None] | None) -> np.ndarray:
+    for done in range(0, len(texts), 100):
+        if progress is not None:
+            progress(min(done + 100, len(texts)), len(texts))
+    return np.ones((len(texts), 3 * MINILM.width))
+
+
+def test_progress_counts_on_over_the_chunks_in_which_texts_are_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flywheel.models.vectors.pooled", quick)
     heard: list[tuple[int, int]] = []
     vectors, texts = QuickVectors(MINILM, tmp_path, {}, "gone"), [str(number) for number in range(5000)]
     vectors.get(texts[:10])

@@ -1,7 +1,7 @@
 """Scoring a model on a snapshot's `test` pairs, with a threshold that `test` has not seen."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,11 +41,13 @@ class Subject:
 
 
 def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
-    """A trained model, by its head over the base model's cached vectors."""
+    """A trained model, by its head over the cached features of its encoder: the base model, or the one tuned from it."""
     head = Head(*read_head(model.folder))
     variant = Variant.parse(model.job.variant)
+    if model.tuned_encoder:
+        vectors = replace(vectors, tuned=model.folder)
     return Subject(
-        model.job.job_id, "tuned", str(variant), lambda t: head.apply(vectors.get(t)), variant.model.contamination, model
+        model.job.job_id, "tuned", str(variant), lambda t: head.apply(vectors.features(t)), variant.model.contamination, model
     )
 
 
@@ -106,7 +108,10 @@ def _record(subject: Subject, snapshot: Snapshot, calibration: pd.DataFrame, tes
         own_interval = error_interval(own, tested, minimum=minimum)
         own_note = why_no_verdict(own.components, minimum)
     elif subject.model is not None and subject.model.train_pairs <= OWN_THRESHOLD_PAIRS:
-        own_interval, own_note = None, "its own pairs are too few for a threshold; the shared one is shown"
+        own_interval, own_note = (
+            None,
+            "no threshold from its own pairs (too few, or layers trained): the shared one is shown",
+        )
     job = subject.model.job if subject.model else None
     return Evaluation(
         record_id=subject.record_id,

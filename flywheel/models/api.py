@@ -17,7 +17,7 @@ from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 
 from flywheel.errors import FlywheelError
 from flywheel.models.cache import EmbeddingCache
-from flywheel.models.vectors import Progress
+from flywheel.models.features import Progress
 
 if TYPE_CHECKING:
     from openai import OpenAI, OpenAIError

@@ -7,8 +7,9 @@ readers need no lock and see whole shards only, and what a killed writer leaves 
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from uuid import uuid4
@@ -23,21 +24,34 @@ logger = logging.getLogger(__name__)
 # Texts that are encoded and stored together: the most that a kill can lose.
 _CHUNK = 2048
 _KEY = np.dtype("S16")
-_KEYS, _VECTORS, _ASIDE = ".keys.npy", ".vectors.npy", ".tmp"
+_KEYS, _VECTORS, _LENGTHS, _ASIDE = ".keys.npy", ".vectors.npy", ".lengths.npy", ".tmp"
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Some rows for each of k texts: `rows` (total, width), the first `lengths[0]` of them for the first text, and so on."""
+
+    rows: np.ndarray
+    lengths: np.ndarray
+
+
+Encode = Callable[[list[str]], np.ndarray | Ragged]
 
 
 @dataclass(frozen=True)
 class _Index:
-    """What the shards `names` hold: `keys` sorted, and for each the place of its shard in `vectors` and its row there.
+    """What the shards `names` hold: `keys` sorted, and for each the place of its shard in `vectors`, its first row there and
+    how many rows it has.
 
-    Flat arrays: 24 bytes a text, many times less than a dict of Python objects.
+    Flat arrays: 32 bytes a text, many times less than a dict of Python objects.
     """
 
-    names: tuple[str, ...]
-    vectors: tuple[np.ndarray, ...]
-    keys: np.ndarray
-    shards: np.ndarray
-    rows: np.ndarray
+    names: tuple[str, ...] = ()
+    vectors: tuple[np.ndarray, ...] = ()
+    keys: np.ndarray = field(default_factory=lambda: np.empty(0, _KEY))
+    shards: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give for each of `keys` its position in the index, and whether it is there at all."""
@@ -47,19 +61,21 @@ class _Index:
         return positions, self.keys[positions] == keys
 
 
-_EMPTY = _Index((), (), np.empty(0, _KEY), np.empty(0, np.int32), np.empty(0, np.int32))
+_EMPTY = _Index()
 
 
 class EmbeddingCache:
-    """The vectors of one encoder, `width` numbers each, in `folder`; any number of processes may share the folder.
+    """What one encoder gives for texts, rows of `width` numbers, in `folder`; any number of processes may share the folder.
 
-    A text is known by the 16-byte BLAKE2b hash of its UTF-8 bytes, so texts that differ in one space are two texts.
+    A text has one row, its vector, or as many as it has tokens. It is known by the 16-byte BLAKE2b hash of its UTF-8
+    bytes, so texts that differ in one space are two texts. Shards are memory-mapped: a reader holds what it reads.
     """
 
-    def __init__(self, folder: Path, width: int) -> None:
-        """Touch nothing: the first write makes the folder."""
+    def __init__(self, folder: Path, width: int, dtype: type[np.floating] = np.float32) -> None:
+        """Touch nothing: the first write makes the folder. `dtype` is what numbers are stored as."""
         self.folder = folder
         self.width = width
+        self.dtype = np.dtype(dtype)
         self._index = _EMPTY
 
     def missing(self, texts: Iterable[str]) -> int:
@@ -67,14 +83,55 @@ class EmbeddingCache:
         _, known = self._refresh().find(np.unique(_hash_texts(texts)))
         return int(np.count_nonzero(~known))
 
-    def get(self, texts: Sequence[str], encode: Callable[[list[str]], np.ndarray]) -> np.ndarray:
-        """Give the vectors of `texts`, float32 (n, width), in their order; a text may stand there more than once.
+    def get(self, texts: Sequence[str], encode: Encode) -> np.ndarray:
+        """Give the vectors of `texts`, (n, width), in their order; a text may stand there more than once.
 
         Texts without a vector go through `encode`, k texts to (k, width), each once, in chunks that are stored as they
         come. A lock on the folder lets one process encode at a time, and the next finds what that one stored. Raises
         FlywheelError when `encode` gives another shape or a number that is not finite (that chunk is not stored), when
         a shard is damaged or has another width, and when the disk refuses the write.
         """
+        index, positions = self._find(texts, encode)
+        shards, rows = index.shards[positions], index.rows[positions]
+        vectors = np.empty((len(texts), self.width), dtype=self.dtype)
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            vectors[here] = index.vectors[shard][rows[here]]
+        return vectors
+
+    def get_ragged(self, texts: Sequence[str], encode: Encode) -> list[np.ndarray]:
+        """Give the rows of each text, (its length, width), as views of memory-mapped files. `encode` gives a `Ragged`."""
+        index, positions = self._find(texts, encode)
+        first, shards = index.rows[positions], index.shards[positions]
+        last = first + index.lengths[positions]
+        return [index.vectors[shard][a:b] for shard, a, b in zip(shards, first, last, strict=True)]
+
+    def size(self) -> int:
+        """How many bytes lie in the folder."""
+        return sum(path.stat().st_size for path in self.folder.glob("*.npy"))
+
+    def texts(self) -> int:
+        """How many texts are known."""
+        return len(self._refresh().keys)
+
+    def prune(self, keep: Iterable[str]) -> int:
+        """Forget every text but those to `keep`; returns how many went. Readers go on with what they have open."""
+        wanted = np.unique(_hash_texts(keep))
+        gone = 0
+        with self._locked():
+            for name in self._refresh().names:
+                keys, lengths, rows = self._read_shard(name)
+                kept = np.isin(keys, wanted)
+                if kept.all():
+                    continue
+                gone += int(np.count_nonzero(~kept))
+                if kept.any():
+                    self._write_shard(keys[kept], Ragged(np.asarray(rows[np.repeat(kept, lengths)]), lengths[kept]))
+                for suffix in (_KEYS, _LENGTHS, _VECTORS):  # keys first: what remains of a kill is then a leftover
+                    (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+        return gone
+
+    def _find(self, texts: Sequence[str], encode: Encode) -> tuple[_Index, np.ndarray]:
         keys = _hash_texts(texts)
         index = self._refresh()
         positions, known = index.find(keys)
@@ -84,21 +141,24 @@ class EmbeddingCache:
             positions, known = index.find(keys)
         if not known.all():
             raise FlywheelError(f"Vectors vanished from {self.folder} while it was being filled. Run the command again.")
-        shards, rows = index.shards[positions], index.rows[positions]
-        vectors = np.empty((len(texts), self.width), dtype=np.float32)
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            vectors[here] = index.vectors[shard][rows[here]]
-        return vectors
+        return index, positions
 
-    def _fill(self, texts: Sequence[str], keys: np.ndarray, encode: Callable[[list[str]], np.ndarray]) -> None:
-        """Encode and store what is still missing once the lock is held."""
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder's lock, with what killed writers left cleared away."""
         lock = FileLock(self.folder / "lock")
         with explain_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         try:
             self._remove_leftovers()
+            yield
+        finally:
+            lock.release()
+
+    def _fill(self, texts: Sequence[str], keys: np.ndarray, encode: Encode) -> None:
+        """Encode and store what is still missing once the lock is held."""
+        with self._locked():
             _, known = self._refresh().find(keys)
             unknown = np.flatnonzero(~known)
             _, first = np.unique(keys[unknown], return_index=True)
@@ -106,30 +166,33 @@ class EmbeddingCache:
             logger.info("Encoding %d texts for %s.", len(todo), self.folder)
             for start in range(0, len(todo), _CHUNK):
                 chunk = todo[start : start + _CHUNK]
-                vectors = self._checked(encode([texts[place] for place in chunk]), len(chunk))
-                self._write_shard(keys[chunk], vectors)
-        finally:
-            lock.release()
+                self._write_shard(keys[chunk], self._checked(encode([texts[place] for place in chunk]), len(chunk)))
 
-    def _checked(self, encoded: np.ndarray, count: int) -> np.ndarray:
-        vectors = np.asarray(encoded, dtype=np.float32)
-        if vectors.shape != (count, self.width):
+    def _checked(self, encoded: np.ndarray | Ragged, count: int) -> Ragged:
+        ragged = encoded if isinstance(encoded, Ragged) else Ragged(np.asarray(encoded), np.ones(count, np.int32))
+        lengths = np.asarray(ragged.lengths, dtype=np.int32)
+        if len(lengths) != count or ragged.rows.shape != (lengths.sum(), self.width):
             raise FlywheelError(
-                f"The encoder gave an array of shape {vectors.shape} where {self.folder} takes {(count, self.width)}; "
-                "it was not stored. Use this cache with the encoder it was made for."
+                f"The encoder gave an array of shape {ragged.rows.shape} where {self.folder} takes "
+                f"{(int(lengths.sum()), self.width)}; it was not stored. Use this cache with the encoder it was made for."
             )
-        broken = np.count_nonzero(~np.isfinite(vectors).all(axis=1))
+        with np.errstate(over="ignore"):  # a number too large for the cache becomes infinite and is refused
+            rows = ragged.rows.astype(self.dtype)
+        broken = np.count_nonzero(~np.isfinite(rows).all(axis=1))
         if broken:
             raise FlywheelError(
                 f"The encoder gave NaN or infinity for {broken} of {count} texts; they were not stored. "
                 "Set device to cpu, or replace the model's weights."
             )
-        return vectors
+        return Ragged(rows, lengths)
 
-    def _write_shard(self, keys: np.ndarray, vectors: np.ndarray) -> None:
+    def _write_shard(self, keys: np.ndarray, ragged: Ragged) -> None:
         name = uuid4().hex
+        arrays = {_VECTORS: ragged.rows, _KEYS: keys}
+        if (ragged.lengths != 1).any():
+            arrays = {_LENGTHS: ragged.lengths, **arrays}
         with explain_disk_errors(self.folder):
-            for suffix, array in ((_VECTORS, vectors), (_KEYS, keys)):
+            for suffix, array in arrays.items():
                 aside = self.folder / f"{name}{suffix}{_ASIDE}"
                 with aside.open("wb") as file:
                     np.save(file, array, allow_pickle=False)
@@ -142,9 +205,10 @@ class EmbeddingCache:
         with explain_disk_errors(self.folder):
             for path in self.folder.glob(f"*{_ASIDE}"):
                 path.unlink()
-            for path in self.folder.glob(f"*{_VECTORS}"):
-                if not path.with_name(path.name.removesuffix(_VECTORS) + _KEYS).exists():
-                    path.unlink()
+            for suffix in (_VECTORS, _LENGTHS):
+                for path in self.folder.glob(f"*{suffix}"):
+                    if not path.with_name(path.name.removesuffix(suffix) + _KEYS).exists():
+                        path.unlink()
 
     def _refresh(self) -> _Index:
         """Bring the index up to date with the folder and give it."""
@@ -158,38 +222,42 @@ class EmbeddingCache:
         self._index = index
         return index
 
-    def _read_shard(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Give the keys (rows,) and the memory-mapped vectors (rows, width) of a shard."""
+    def _read_shard(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Give the keys (k,), their lengths (k,) and the memory-mapped rows (total, width) of a shard."""
         try:
             keys = np.load(self.folder / f"{name}{_KEYS}", allow_pickle=False)
             vectors = np.load(self.folder / f"{name}{_VECTORS}", mmap_mode="r", allow_pickle=False)
+            lengths = np.ones(len(keys), np.int32)
+            if (ragged := self.folder / f"{name}{_LENGTHS}").exists():
+                lengths = np.load(ragged, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise FlywheelError(
                 f"Shard {name} of {self.folder} is damaged ({error}). Delete the folder: its vectors are made again."
             ) from error
-        if keys.dtype != _KEY or vectors.dtype != np.float32 or vectors.shape != (len(keys), self.width):
+        if keys.dtype != _KEY or vectors.dtype != self.dtype or vectors.shape != (lengths.sum(), self.width):
             raise FlywheelError(
                 f"Shard {name} of {self.folder} holds {len(keys)} keys and {vectors.dtype} vectors of shape "
                 f"{vectors.shape}, not of width {self.width}. Delete the folder: its vectors are made again."
             )
-        return keys, vectors
+        return keys, lengths, vectors
 
 
 def _hash_texts(texts: Iterable[str]) -> np.ndarray:
     return np.fromiter((blake2b(text.encode(), digest_size=_KEY.itemsize).digest() for text in texts), dtype=_KEY)
 
 
-def _extended(index: _Index, names: list[str], shards: list[tuple[np.ndarray, np.ndarray]]) -> _Index:
-    """Give an index that knows the shards `names`, each (keys, vectors), as well."""
+def _extended(index: _Index, names: list[str], shards: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> _Index:
+    """Give an index that knows the shards `names`, each (keys, lengths, vectors), as well."""
     places = range(len(index.names), len(index.names) + len(names))
-    keys = np.concatenate([index.keys, *(keys for keys, _ in shards)])
-    places_of_keys = [np.full(len(keys), place, np.int32) for place, (keys, _) in zip(places, shards, strict=True)]
-    rows_of_keys = [np.arange(len(keys), dtype=np.int32) for keys, _ in shards]
+    keys = np.concatenate([index.keys, *(keys for keys, _, _ in shards)])
+    places_of_keys = [np.full(len(keys), place, np.int32) for place, (keys, _, _) in zip(places, shards, strict=True)]
+    rows_of_keys = [np.cumsum(lengths, dtype=np.int64) - lengths for _, lengths, _ in shards]
     order = np.argsort(keys, kind="stable")
     return _Index(
         names=(*index.names, *names),
-        vectors=(*index.vectors, *(vectors for _, vectors in shards)),
+        vectors=(*index.vectors, *(vectors for _, _, vectors in shards)),
         keys=keys[order],
         shards=np.concatenate([index.shards, *places_of_keys])[order],
         rows=np.concatenate([index.rows, *rows_of_keys])[order],
+        lengths=np.concatenate([index.lengths, *(lengths for _, lengths, _ in shards)])[order],
     )

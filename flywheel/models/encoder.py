@@ -1,4 +1,4 @@
-"""A base model as a frozen encoder: loading it, the device it runs on, texts to unit vectors, and the vectors' identity.
+"""A base model as a frozen encoder: loading it, the device it runs on, and the identity of its vectors.
 
 An encoder is a Sentence Transformers pipeline of exactly Transformer, Pooling and Normalize, so that a model folder that
 holds these modules gives the same vectors.
@@ -6,12 +6,10 @@ holds these modules gives the same vectors.
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import CATALOGUE, BaseModel
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
-
-_BATCH_SIZE = 64
 
 
 def load_encoder(model: BaseModel, model_paths: Mapping[str, Path], device: str) -> "SentenceTransformer":
@@ -59,6 +55,16 @@ def load_encoder(model: BaseModel, model_paths: Mapping[str, Path], device: str)
     return encoder.eval()
 
 
+def load_tuned(folder: Path, device: str) -> "SentenceTransformer":
+    """Load a model folder of ours on `device`, without any network."""
+    place = resolve_device(device)
+
+    from sentence_transformers import SentenceTransformer
+
+    with quiet_transformers():
+        return SentenceTransformer(str(folder), device=place, local_files_only=True).eval()
+
+
 def check_native(model: BaseModel) -> None:
     """Raise FlywheelError when `model` needs modelling code of its own."""
     if not model.native:
@@ -87,25 +93,6 @@ def resolve_device(device: str) -> str:
     if device == "mps" and not torch.backends.mps.is_available():
         raise FlywheelError("Device mps is not here: torch finds no Apple GPU. Set device to auto.")
     return device
-
-
-def encode(
-    encoder: "SentenceTransformer", texts: Sequence[str], progress: Callable[[int, int], None] | None = None
-) -> np.ndarray:
-    """Embed `texts`: float32 (n, width), unit rows in the order of `texts`.
-
-    Batches go longest first, by characters and then by place: texts of like length share a batch, so that little of it
-    is padding, and the most memory is needed at the start. `progress` hears (texts done, n) after each batch.
-    """
-    vectors = np.empty((len(texts), encoder.get_embedding_dimension() or 0), dtype=np.float32)
-    longest_first = np.argsort([-len(text) for text in texts], kind="stable")
-    for start in range(0, len(texts), _BATCH_SIZE):
-        rows = longest_first[start : start + _BATCH_SIZE]
-        batch = [texts[row] for row in rows]
-        vectors[rows] = encoder.encode(batch, batch_size=_BATCH_SIZE, show_progress_bar=False, convert_to_numpy=True)
-        if progress is not None:
-            progress(start + len(rows), len(texts))
-    return vectors
 
 
 def encoder_id(model: BaseModel, weights: Path) -> str:

@@ -1,41 +1,46 @@
-"""Cached vectors of a base model: the one way from texts to encoder vectors."""
+"""Cached features of a base model, or of one tuned from it: the one way from texts to numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from flywheel.models.cache import EmbeddingCache
+from flywheel.errors import FlywheelError
+from flywheel.models.cache import EmbeddingCache, Ragged
 from flywheel.models.catalogue import BaseModel
-from flywheel.models.encoder import check_native, encode, encoder_id, load_encoder
+from flywheel.models.encoder import encoder_id, load_encoder, load_tuned
+from flywheel.models.features import PARTS, Progress, pooled, token_states, tokenise, working_dtype
 from flywheel.models.weights import locate_weights
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Progress = Callable[[int, int], None]
+_SAMPLE = 1_000
+Encoded = TypeVar("Encoded")
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Unit vectors of one base model, from the cache where they are there; the encoder loads only for what is missing."""
+    """What one encoder makes of texts, from the cache where it is there; the encoder loads only for what is missing.
+
+    `tuned` is the folder of a model whose encoder was trained; without it the encoder is the base model. Token states
+    beyond `state_bytes` on disk are refused.
+    """
 
     model: BaseModel
     cache_folder: Path
     model_paths: Mapping[str, Path]
     device: str
+    tuned: Path | None = None
+    state_bytes: int = 20 * 10**9
 
     @cached_property
     def weights(self) -> Path:
-        """The folder of the base model's weights.
-
-        Raises FlywheelError when the model cannot be used here: no weights, wrong ones, or no code for it.
-        """
-        check_native(self.model)
-        return locate_weights(self.model, self.model_paths)
+        """The folder of the encoder's weights. Raises FlywheelError when they are not to be had."""
+        return self.tuned or locate_weights(self.model, self.model_paths)
 
     @cached_property
     def weights_id(self) -> str:
@@ -43,26 +48,96 @@ class Vectors:
         return encoder_id(self.model, self.weights)
 
     @cached_property
-    def _cache(self) -> EmbeddingCache:
-        return EmbeddingCache(self.cache_folder / self.weights_id, self.model.width)
+    def dtype(self) -> str:
+        """What the encoder computes in on this machine; its vectors are kept apart by it."""
+        return working_dtype(self.device)
 
     @cached_property
-    def _encoder(self) -> "SentenceTransformer":
-        return load_encoder(self.model, self.model_paths, self.device)
+    def cache(self) -> EmbeddingCache:
+        """Features, (n, 3 * width) in float16."""
+        folder = self.cache_folder / f"{self.weights_id}-{self.dtype}"
+        return EmbeddingCache(folder, len(PARTS) * self.model.width, np.float16)
+
+    def state_cache(self, layers: int) -> EmbeddingCache:
+        """Token states above the lowest `layers` layers."""
+        return EmbeddingCache(self.cache_folder / f"{self.weights_id}-{self.dtype}-layer{layers}", self.model.width, np.float16)
 
     def missing(self, texts: Sequence[str]) -> int:
         """How many distinct texts would have to be encoded."""
-        return self._cache.missing(texts)
+        return self.cache.missing(texts)
+
+    def features(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+        """Mean, max and CLS of the token states, float16 (n, 3 * width); `progress` hears (encoded, to encode)."""
+        total = self.missing(texts) if progress else 0
+        return self.cache.get(texts, _chunks(lambda chunk, report: pooled(self._encoder, chunk, report), total, progress))
 
     def get(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
-        """Unit vectors (n, width) of `texts`; `progress` hears (encoded, to encode)."""
-        total, before = self.missing(texts) if progress else 0, 0
+        """Unit vectors of `texts` as the untouched model gives them, float32 (n, width)."""
+        part = PARTS.index(self.model.pooling) * self.model.width
+        vectors = self.features(texts, progress)[:, part : part + self.model.width].astype(np.float32)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
 
-        def encode_chunk(chunk: list[str]) -> np.ndarray:
-            nonlocal before
-            base = before
-            report = (lambda done, _: progress(base + done, total)) if progress else None
-            before += len(chunk)
-            return encode(self._encoder, chunk, report)
+    def states(self, texts: Sequence[str], layers: int, progress: Progress | None = None) -> list[np.ndarray]:
+        """The token states of each text above the lowest `layers` layers: views, float16 (tokens, width).
 
-        return self._cache.get(texts, encode_chunk)
+        Raises FlywheelError when they would need more disk than `state_bytes`.
+        """
+        cache = self.state_cache(layers)
+        missing = cache.missing(texts)
+        if missing:
+            tokens = [len(ids) for ids in tokenise(self._encoder, texts[:: max(1, len(texts) // _SAMPLE)])]
+            needed = cache.size() + int(missing * np.mean(tokens)) * self.model.width * 2
+            if needed > self.state_bytes:
+                raise FlywheelError(
+                    f"The token states of {self.model.name} would take about {needed / 1e9:.1f} GB in {cache.folder}, and "
+                    f"state_cache_gb allows {self.state_bytes / 1e9:g}. Raise it, choose a smaller size, or run "
+                    "`flywheel cache prune`."
+                )
+
+        def encode(chunk: list[str], report: Progress | None) -> Ragged:
+            return token_states(self._lower(layers), chunk, report)
+
+        return cache.get_ragged(texts, _chunks(encode, missing if progress else 0, progress))
+
+    def load(self) -> "SentenceTransformer":
+        """The encoder itself, in float32."""
+        if self.tuned is not None:
+            return load_tuned(self.tuned, self.device)
+        return load_encoder(self.model, self.model_paths, self.device)
+
+    @cached_property
+    def _encoder(self) -> "SentenceTransformer":
+        import torch
+
+        return self.load().to(getattr(torch, self.dtype))
+
+    @cached_property
+    def _lowers(self) -> dict[int, "SentenceTransformer"]:
+        return {}
+
+    def _lower(self, layers: int) -> "SentenceTransformer":
+        """The encoder without the layers above the lowest `layers`; the rest is shared."""
+        if layers not in self._lowers:
+            import torch
+
+            lower = self.load().to(getattr(torch, self.dtype))
+            transformer: Any = lower[0]
+            transformer.auto_model.encoder.layer = transformer.auto_model.encoder.layer[:layers]
+            self._lowers[layers] = lower
+        return self._lowers[layers]
+
+
+def _chunks(
+    encode: Callable[[list[str], Progress | None], Encoded], total: int, progress: Progress | None
+) -> Callable[[list[str]], Encoded]:
+    """`encode` for one chunk after the other, with progress counted over all of them."""
+    before = 0
+
+    def encode_chunk(chunk: list[str]) -> Encoded:
+        nonlocal before
+        base = before
+        before += len(chunk)
+        return encode(chunk, (lambda done, _: progress(base + done, total)) if progress else None)
+
+    return encode_chunk

@@ -3,10 +3,9 @@
 import dagster as dg
 
 from flywheel.errors import FlywheelError
-from flywheel.models.catalogue import CATALOGUE, Variant
-from flywheel.training.job import SIZES
+from flywheel.models.catalogue import Variant
+from flywheel.training.job import GRID_DIMENSIONS, SIZES
 
-GRID_DIMENSIONS = dict.fromkeys(CATALOGUE, (256, 512)) | {"all-MiniLM-L6-v2": (256, 384)}
 GRID_VARIANTS = tuple(str(Variant(base, dim)) for base, dims in GRID_DIMENSIONS.items() for dim in dims)
 
 CELLS = dg.MultiPartitionsDefinition(

@@ -38,7 +38,7 @@ from flywheel.pairs.snapshots import (
 )
 from flywheel.registry.champions import Entry, Registry, Rules, choose_challenger
 from flywheel.settings import Settings
-from flywheel.training.job import HeadRecipe, TrainedModel, TrainingJob, check_recipe, check_size
+from flywheel.training.job import GRID_DIMENSIONS, TUNING, HeadRecipe, TrainedModel, TrainingJob, check_recipe, check_size
 from flywheel.training.progress import Listener
 from flywheel.training.train import DIRECTION_PAIRS, train
 
@@ -62,7 +62,9 @@ class IngestSummary:
 
 def vectors_of(settings: Settings, variant: Variant) -> Vectors:
     """The cached vectors of a variant's base model."""
-    return Vectors(variant.model, settings.cache, settings.model_paths, settings.device)
+    return Vectors(
+        variant.model, settings.cache, settings.model_paths, settings.device, state_bytes=int(settings.state_cache_gb * 10**9)
+    )
 
 
 def ingest_seed(settings: Settings) -> IngestReport | None:
@@ -186,6 +188,8 @@ def training_job(settings: Settings, snapshot: Snapshot, variant: Variant, size:
         snapshot_id=snapshot.snapshot_id,
         weights=vectors_of(settings, variant).weights_id,
         head=HeadRecipe(),
+        tuning=TUNING[recipe],
+        dims=() if recipe == "head" else tuple(sorted({*GRID_DIMENSIONS[variant.base], variant.dim})),
     )
 
 

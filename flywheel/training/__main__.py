@@ -26,7 +26,13 @@ def main() -> int:
     try:
         settings = load_settings()
         job = TrainingJob.from_json(arguments.job.read_bytes())
-        vectors = Vectors(Variant.parse(job.variant).model, arguments.cache, settings.model_paths, settings.device)
+        vectors = Vectors(
+            Variant.parse(job.variant).model,
+            arguments.cache,
+            settings.model_paths,
+            settings.device,
+            state_bytes=int(settings.state_cache_gb * 10**9),
+        )
         if vectors.weights_id != job.weights:
             raise FlywheelError(f"The job names the weights {job.weights}, but {vectors.weights_id} lie here.")
         snapshot = fetch_snapshot(arguments.snapshot, settings.snapshots)

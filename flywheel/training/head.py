@@ -1,10 +1,9 @@
-"""The `head` recipe: the encoder stays as it is, a linear head is trained on its cached vectors."""
+"""The `head` recipe: the encoder stays as it is, a linear head is trained on its cached features."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,10 +11,8 @@ from flywheel.errors import FlywheelError
 from flywheel.training.job import Head, HeadRecipe
 from flywheel.training.progress import Listener, Trained
 
-if TYPE_CHECKING:
-    import torch
-
 FOLDS = 5
+_EVENT_SECONDS = 0.5
 
 
 def untuned_head(vectors: np.ndarray, dim: int) -> Head:
@@ -24,60 +21,72 @@ def untuned_head(vectors: np.ndarray, dim: int) -> Head:
     Directions are eigenvectors of the uncentred second moments, so dot products survive as well as `dim` allows, and at
     the full width unchanged.
     """
-    _, directions = np.linalg.eigh(vectors.T.astype(np.float64) @ vectors)
-    leading = directions[:, ::-1][:, :dim].T
+    from scipy.linalg import eigh
+
+    width = vectors.shape[1]
+    vectors = vectors.astype(np.float64)
+    _, directions = eigh(vectors.T @ vectors, subset_by_index=[width - dim, width - 1])
+    leading = directions[:, ::-1].T
     leading *= np.sign(leading[np.arange(dim), np.abs(leading).argmax(axis=1)])[:, None]  # eigenvectors have no sign
     return Head(leading.astype(np.float32), np.zeros(dim, np.float32))
 
 
 @dataclass(frozen=True, eq=False)
-class PairVectors:
-    """Training pairs as arrays: unit vectors `left`, `right` (n, width); labels, weights and component numbers (n,)."""
+class PairFeatures:
+    """Training pairs as arrays: `features` (q, width) of questions, `left` and `right` (n,) their rows; labels, weights and
+    component numbers (n,).
+    """
 
+    features: np.ndarray
     left: np.ndarray
     right: np.ndarray
     labels: np.ndarray
     weights: np.ndarray
     components: np.ndarray
 
-    def take(self, rows: np.ndarray) -> "PairVectors":
+    def take(self, rows: np.ndarray) -> "PairFeatures":
         """The pairs of some rows."""
-        return PairVectors(*(getattr(self, field.name)[rows] for field in fields(self)))
+        names = ("left", "right", "labels", "weights", "components")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def scores(self, head: Head) -> np.ndarray:
+        """The cosine of each pair under `head`, (n,)."""
+        vectors = head.apply(self.features)
+        return (vectors[self.left] * vectors[self.right]).sum(1)
 
 
-def train_head(start: Head, pairs: PairVectors, recipe: HeadRecipe, random_seed: int, listener: Listener) -> Head:
-    """Train from `start` on labelled pairs.
+def train_head(
+    start: Head, pairs: PairFeatures, recipe: HeadRecipe, random_seed: int, listener: Listener, dims: tuple[int, ...] = ()
+) -> Head:
+    """Train from `start` on labelled pairs, by `PairLoss`, at all of `dims` together or else at the start's own.
 
-    Loss: logistic loss of the label on a learned scale and offset of the cosine, plus a ranking loss of the duplicates
-    against the batch (see `_ranking_loss`). Raises FlywheelError when the loss is no longer a number or the vectors
-    collapse to one point.
+    Raises FlywheelError when the loss is no longer a number or the vectors collapse to one point.
     """
     import torch
-    from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-    def tensor(array: np.ndarray) -> torch.Tensor:
-        return torch.tensor(array, dtype=torch.float32)
+    from flywheel.training.losses import PairLoss, logistic_fit
 
     with _one_thread():
-        a, b, label, importance = (tensor(array) for array in (pairs.left, pairs.right, pairs.labels, pairs.weights))
+        features, left, right = (torch.tensor(array) for array in (pairs.features, pairs.left, pairs.right))
+        label = torch.tensor(pairs.labels, dtype=torch.float32)
+        importance = torch.tensor(pairs.weights, dtype=torch.float32)
         component = torch.as_tensor(pairs.components)
-        weight, bias = tensor(start.weight).requires_grad_(), tensor(start.bias).requires_grad_()
-        scale, offset = torch.tensor(10.0, requires_grad=True), torch.tensor(-5.0, requires_grad=True)
+        weight, bias = torch.tensor(start.weight, requires_grad=True), torch.tensor(start.bias, requires_grad=True)
+        dims = dims or (len(start.bias),)
+        fits = [logistic_fit(pairs.scores(start.first(dim)), pairs.labels, pairs.weights) for dim in dims]
+        objective = PairLoss(fits, dims, recipe.ranking_weight, recipe.ranking_scale)
         steps = recipe.epochs * -(-len(label) // recipe.batch_size)
-        optimizer = torch.optim.Adam([weight, bias, scale, offset], lr=recipe.learning_rate)
+        optimizer = torch.optim.Adam([weight, bias, *objective.parameters()], lr=recipe.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (1 - step / steps)
         )
         generator = torch.Generator().manual_seed(random_seed)
-        step, started = 0, time.monotonic()
+        started = told = time.monotonic()
+        step, losses = 0, []
         for _ in range(recipe.epochs):
-            losses = []
             for batch in torch.randperm(len(label), generator=generator).split(recipe.batch_size):
-                za, zb = normalize(a[batch] @ weight.T + bias), normalize(b[batch] @ weight.T + bias)
-                cosines = za @ zb.T
-                loss = binary_cross_entropy_with_logits(
-                    scale * cosines.diagonal() + offset, label[batch], importance[batch]
-                ) + recipe.ranking_weight * _ranking_loss(recipe.ranking_scale * cosines, label[batch], component[batch])
+                both = features[torch.cat([left[batch], right[batch]])].float() @ weight.T + bias
+                loss = objective(*both.chunk(2), label[batch], importance[batch], component[batch])
                 if not torch.isfinite(loss):
                     raise FlywheelError(
                         f"The loss is {loss.item()} at step {step}: lower the learning rate. No model was saved."
@@ -86,32 +95,16 @@ def train_head(start: Head, pairs: PairVectors, recipe: HeadRecipe, random_seed:
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                losses.append(loss.item())
                 step += 1
-            left = (time.monotonic() - started) * (steps - step) / step
-            listener(Trained(step, steps, sum(losses) / len(losses), left))
+                losses.append(loss.item())
+                now = time.monotonic()
+                if now - told > _EVENT_SECONDS or step == steps:
+                    listener(Trained(step, steps, sum(losses) / len(losses), (now - started) * (steps - step) / step))
+                    told, losses = now, []
     head = Head(weight.detach().numpy(), bias.detach().numpy())
-    if len(label) > 1 and head.apply(np.concatenate([pairs.left, pairs.right])).std(axis=0).max() < 1e-4:
+    if len(label) > 1 and head.apply(pairs.features).std(axis=0).max() < 1e-4:
         raise FlywheelError("All vectors collapsed to one point: lower the learning rate. No model was saved.")
     return head
-
-
-def _ranking_loss(logits: "torch.Tensor", label: "torch.Tensor", component: "torch.Tensor") -> "torch.Tensor":
-    """Each duplicate (b, b diagonal) should outrank the other pairs' texts of the batch, in both directions.
-
-    Multiple negatives ranking loss (Henderson et al., 2017, "Efficient Natural Language Response Suggestion for Smart
-    Reply") over the pairs with label 1. Texts of one component may be duplicates of each other, so they are never taken
-    as each other's negatives.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    rows = torch.nonzero(label == 1).flatten()
-    if not len(rows):
-        return logits.new_zeros(())
-    related = (component[:, None] == component[None, :]).fill_diagonal_(False)
-    logits = logits.masked_fill(related, float("-inf"))
-    return (cross_entropy(logits[rows], rows) + cross_entropy(logits.T[rows], rows)) / 2
 
 
 @contextmanager
@@ -125,6 +118,15 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def out_of_fold_scores(start: Head, pairs: PairFeatures, recipe: HeadRecipe, random_seed: int) -> np.ndarray:
+    """The score of every pair (n,) by a head that has not seen its component."""
+    scores = np.empty(len(pairs.labels))
+    for seen, held_out in folds_by_component(pairs.components):
+        head = train_head(start, pairs.take(seen), recipe, random_seed, lambda event: None)
+        scores[held_out] = pairs.take(held_out).scores(head)
+    return scores
 
 
 def folds_by_component(components: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -10,34 +10,69 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.thresholds import ScoreFit
+from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.pairs.snapshots import ALL
 from flywheel.pairs.text import digest
 
-RECIPES = ("head",)
+RECIPES = ("head", "top", "full")
 SIZES = (*(str(100 * 2**k) for k in range(11)), ALL)
+_ROWS = 8192
 _AS_DECLARED = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True)
 class HeadRecipe:
-    """How a Dense head is trained on frozen vectors. The learning rate falls linearly to 0 after a tenth of warm-up.
+    """How a Dense head is trained on frozen features. The learning rate falls linearly to 0 after a tenth of warm-up.
 
     `ranking_weight` is the share of the ranking loss beside the pair loss; it keeps retrieval from getting worse while
-    pair decisions get better.
+    pair decisions get better. The defaults won `benchmarks/head_study.py`.
     """
 
     __pydantic_config__ = _AS_DECLARED
 
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
     epochs: Annotated[int, Field(gt=0)] = 10
     batch_size: Annotated[int, Field(gt=0)] = 64
-    ranking_weight: Annotated[float, Field(ge=0)] = 0.2
+    ranking_weight: Annotated[float, Field(ge=0)] = 1.0
     ranking_scale: Annotated[float, Field(gt=0)] = 20.0
 
 
 @dataclass(frozen=True)
+class TuningRecipe:
+    """How layers of the encoder are trained, together with the head, which starts where the recipe `head` ends.
+
+    `layers` is how many of the uppermost layers move, None all of them and the embeddings too. Learning rates fall
+    linearly to 0 after a tenth of warm-up. Training goes over the pairs `epochs` times, and as often as it takes to
+    make `min_steps` steps; the weights that ship are those with the lowest log loss on calibration pairs. With
+    `lora_rank` above 0 the layers get adapters of that rank (Hu et al., 2021), which are added to them in the end.
+    """
+
+    __pydantic_config__ = _AS_DECLARED
+
+    layers: Annotated[int, Field(gt=0)] | None
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 4e-5
+    head_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    epochs: Annotated[int, Field(gt=0)] = 1
+    min_steps: Annotated[int, Field(gt=0)] = 100
+    batch_size: Annotated[int, Field(gt=0)] = 32
+    ranking_weight: Annotated[float, Field(ge=0)] = 0.2
+    ranking_scale: Annotated[float, Field(gt=0)] = 20.0
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+
+
+# The dimensions of the grid, which one training of layers serves together.
+GRID_DIMENSIONS: dict[str, tuple[int, ...]] = {**dict.fromkeys(CATALOGUE, (256, 512)), "all-MiniLM-L6-v2": (256, 384)}
+
+TUNING: dict[str, TuningRecipe | None] = {"head": None, "top": TuningRecipe(layers=2), "full": TuningRecipe(layers=None)}
+
+
+@dataclass(frozen=True)
 class TrainingJob:
-    """Everything that decides a training's result; two equal jobs are one. `weights` names the encoder's exact weights."""
+    """Everything that decides a training's result; two equal jobs are one.
+
+    `weights` names the encoder's exact weights. `tuning` says how its layers move, None that they do not. `dims` are the
+    dimensions that one training of the layers serves; the job's model is its view at the variant's own.
+    """
 
     __pydantic_config__ = _AS_DECLARED
 
@@ -49,11 +84,18 @@ class TrainingJob:
     snapshot_id: str
     weights: str
     head: HeadRecipe
+    tuning: TuningRecipe | None = None
+    dims: tuple[int, ...] = ()
 
     @property
     def job_id(self) -> str:
         """The name of the output: equal specs share it."""
         return digest(self.to_json())
+
+    @property
+    def tuning_id(self) -> str:
+        """The name of the trained layers: jobs that differ in their output dimension only share it."""
+        return digest(replace(self, variant=self.variant.partition("@")[0]).to_json())
 
     def to_json(self) -> str:
         """The spec as JSON, the same text for equal specs."""
@@ -67,6 +109,9 @@ class TrainingJob:
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'spec'}: {e['msg']}" for e in error.errors())
             raise FlywheelError(f"This is not a training job: {wrong}.") from error
+        dim = Variant.parse(job.variant).dim
+        if (job.recipe == "head") != (job.tuning is None) or (job.tuning is not None and dim not in job.dims):
+            raise FlywheelError(f"This is not a training job: {job.recipe} with {job.tuning} for {job.dims} dimensions.")
         return replace(job, size=check_size(job.size), recipe=check_recipe(job.recipe))
 
 
@@ -86,15 +131,27 @@ def check_recipe(recipe: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A linear map to the output dimension: `weight` (dim, width), `bias` (dim,), both float32."""
+    """A linear map of features to the output dimension: `weight` (dim, width), `bias` (dim,), both float32."""
 
     weight: np.ndarray
     bias: np.ndarray
 
-    def apply(self, vectors: np.ndarray) -> np.ndarray:
-        """Unit vectors (n, dim) of unit encoder vectors (n, width)."""
-        projected = vectors @ self.weight.T + self.bias
-        return projected / np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), 1e-12)
+    def apply(self, features: np.ndarray) -> np.ndarray:
+        """Unit vectors, float32 (n, dim), of features (n, width)."""
+        vectors = np.empty((len(features), len(self.bias)), np.float32)
+        for start in range(0, len(features), _ROWS):
+            projected = features[start : start + _ROWS].astype(np.float32) @ self.weight.T + self.bias
+            projected /= np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), 1e-12)
+            vectors[start : start + _ROWS] = projected
+        return vectors
+
+    def on_scaled(self, scale: np.ndarray) -> "Head":
+        """The head that gives for features what this one gives for features times `scale` (width,)."""
+        return Head(self.weight * scale, self.bias)
+
+    def first(self, dim: int) -> "Head":
+        """The head that gives the first `dim` numbers."""
+        return Head(self.weight[:dim], self.bias[:dim])
 
 
 @dataclass(frozen=True)
@@ -102,7 +159,8 @@ class TrainedModel:
     """A finished model folder and the figures in its `flywheel.json`.
 
     `fit` turns scores into probabilities and holds the threshold that ships, from `calibration`; `own_fit` is taken out
-    of fold from the job's own pairs, up to 1,600 of them. `reused` says that nothing was trained this time.
+    of fold from the job's own pairs, up to 1,600 of them. `kept_start` says why the model is the untrained start, where
+    training brought no proven gain. `losses` are (step, loss). `reused` says that nothing was trained this time.
     """
 
     folder: Path
@@ -112,6 +170,8 @@ class TrainedModel:
     calibration_error: float
     train_pairs: int
     seconds: float
+    kept_start: str | None = None
+    losses: tuple[tuple[int, float], ...] = ()
     reused: bool = False
 
     @classmethod
@@ -127,9 +187,16 @@ class TrainedModel:
                 calibration_error=record["calibration_error"],
                 train_pairs=record["train_pairs"],
                 seconds=record["seconds"],
+                kept_start=record["kept_start"],
+                losses=tuple((step, loss) for step, loss in record["losses"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FlywheelError(f"{folder} holds no model of flywheel; train it with `flywheel train`.") from error
+
+    @property
+    def tuned_encoder(self) -> bool:
+        """Whether the folder holds other encoder weights than the base model's."""
+        return self.job.tuning is not None and self.kept_start is None
 
     def as_reused(self) -> "TrainedModel":
         """The same model, marked as found instead of made."""

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,22 @@ from flywheel.errors import FlywheelError, explain_disk_errors
 from flywheel.evaluation.thresholds import MIN_LABELS, ScoreFit, fit_scores
 from flywheel.files import publish, scratch_folder, write_json
 from flywheel.models.catalogue import Variant
-from flywheel.models.folder import write_head_model
+from flywheel.models.features import PARTS
+from flywheel.models.folder import shared_weights, write_model
 from flywheel.models.vectors import Vectors
+from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots import Snapshot, questions_of
-from flywheel.training.head import PairVectors, folds_by_component, own_components, train_head, untuned_head
+from flywheel.training.gate import why_no_gain
+from flywheel.training.head import PairFeatures, out_of_fold_scores, own_components, train_head, untuned_head
 from flywheel.training.job import Head, TrainedModel, TrainingJob
-from flywheel.training.progress import Encoded, Listener, unheard
+from flywheel.training.progress import Encoded, Listener, Progress, Trained
 
 log = logging.getLogger(__name__)
 
 OWN_THRESHOLD_PAIRS = 1_600
-DIRECTION_PAIRS = 10_000
+DIRECTION_PAIRS = 4_000
 OWN_SCORES = "own_scores.parquet"
+TUNED = ".tuned"
 
 
 def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener) -> TrainedModel:
@@ -54,7 +58,6 @@ def _job_lock(models: Path, job: TrainingJob) -> Iterator[None]:
 
 
 def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener) -> TrainedModel:
-    target = models / job.job_id
     calibration = snapshot.pairs("calibration")
     if calibration.empty:
         raise FlywheelError(
@@ -62,42 +65,70 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
             "Ingest more pairs and run `flywheel snapshot`."
         )
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
-    vectors.get(questions_of(pairs, calibration, _direction_pairs(snapshot)), lambda done, of: listener(Encoded(done, of)))
+    texts = questions_of(pairs, calibration, _direction_pairs(snapshot))
+    vectors.features(texts, lambda done, of: listener(Encoded(done, of)))
+    losses: list[tuple[int, float]] = []
+
+    def hear(event: Progress) -> None:
+        if isinstance(event, Trained):
+            losses.append((event.done, event.loss))
+        listener(event)
+
     started = time.perf_counter()
-    arrays = PairVectors(
-        left=vectors.get(list(pairs["text_a"])),
-        right=vectors.get(list(pairs["text_b"])),
-        labels=pairs["label"].to_numpy(),
-        weights=pairs["weight"].to_numpy(),
-        components=own_components(list(pairs["question_a"]), list(pairs["question_b"])),
-    )
-    start = untuned_start(snapshot, vectors, Variant.parse(job.variant).dim)
-    head = train_head(start, arrays, job.head, job.random_seed, listener)
-    own = _own_scores(start, arrays, job) if MIN_LABELS <= len(pairs) <= OWN_THRESHOLD_PAIRS else None
+    dim = Variant.parse(job.variant).dim
+    start, scale = head_start(snapshot, vectors, max(job.dims, default=dim))
+    training = pair_features(pairs, vectors, scale)
+    head = train_head(start, training, job.head, job.random_seed, hear, job.dims).on_scaled(scale)
+    tuned, own = vectors, None
+    if job.tuning is not None:
+        from flywheel.training.tune import tune
+
+        target = models / TUNED / job.tuning_id
+        head = tune(job, head.on_scaled(1 / scale), scale, training, pairs, calibration, vectors, target, hear)
+        tuned = replace(vectors, tuned=_encoder_folder(vectors, target))
+    elif MIN_LABELS <= len(pairs) <= OWN_THRESHOLD_PAIRS:
+        own = out_of_fold_scores(start, training, job.head, job.random_seed)
+    raw_start = start.on_scaled(scale).first(dim)
+    started_scores, scores = _score(raw_start, vectors, calibration), _score(head.first(dim), tuned, calibration)
+    if len(pairs) < MIN_LABELS:
+        kept: str | None = f"{len(pairs)} pairs are too few to tell whether training helps"
+    elif own is not None:
+        kept = why_no_gain(own, training.scores(start.first(dim)), training.labels, training.components)
+    else:
+        kept = why_no_gain(scores, started_scores, *(calibration[name].to_numpy() for name in ("label", "component")))
+    if kept:
+        log.warning("%s at size %s is the untrained start: %s", job.variant, job.size, kept)
+        head, tuned, scores = raw_start, vectors, started_scores
+        own = training.scores(start.first(dim)) if own is not None else None
+    head = head.first(dim)
     seconds = time.perf_counter() - started
-    scores = _score(head, vectors, calibration)
     fit = fit_scores(scores, calibration["label"].to_numpy())
+    own_frame = pd.DataFrame({"score": own, "label": training.labels, "component": training.components})
     with scratch_folder(models) as folder:
-        shared = vectors.cache_folder / vectors.weights_id / "model.safetensors"
-        write_head_model(folder, vectors.weights, head.weight, head.bias, shared)
-        if own is not None:
-            own.to_parquet(folder / OWN_SCORES)
+        weights = shared_weights(tuned.weights, tuned.cache_folder / "weights" / tuned.weights_id)
+        write_model(folder, vectors.weights, weights, head.weight, head.bias)
+        own_fit = _own_fit(own_frame) if own is not None else None
+        if own_fit is not None:
+            own_frame.to_parquet(folder / OWN_SCORES)
         record = {
             "job": asdict(job),
             "fit": asdict(fit),
-            "own_fit": _own_fit(own),
+            "own_fit": own_fit,
             "threshold": fit.threshold,
             "calibration_error": float(((scores >= fit.threshold) != calibration["label"]).mean()),
             "calibration_pairs": len(calibration),
             "train_pairs": len(pairs),
             "seconds": seconds,
-            "vectors_sha256": hashlib.sha256(arrays.left.tobytes() + arrays.right.tobytes()).hexdigest(),
+            "kept_start": kept,
+            "losses": losses,
+            "features_sha256": hashlib.sha256(training.features.tobytes()).hexdigest(),
+            "computed_in": vectors.dtype,
             "versions": {name: version(name) for name in ("torch", "sentence-transformers", "transformers", "numpy")},
         }
         write_json(folder / "flywheel.json", record)
         (folder / "README.md").write_text(_card(job, record))
-        publish(folder, target)
-    return TrainedModel.load(target)
+        publish(folder, models / job.job_id)
+    return TrainedModel.load(models / job.job_id)
 
 
 def _card(job: TrainingJob, record: dict[str, Any]) -> str:
@@ -127,9 +158,47 @@ What the base model had seen: {model.contamination}
 """
 
 
+def _encoder_folder(vectors: Vectors, target: Path) -> Path:
+    """A folder that loads as the tuned encoder: the base's configuration and tokenizer beside the trained weights."""
+    folder = target / "encoder"
+    if not folder.exists():
+        with scratch_folder(target) as scratch:
+            unused = np.eye(1, len(PARTS) * vectors.model.width, dtype=np.float32)
+            write_model(scratch, vectors.weights, target / WEIGHTS_FILE, unused, np.zeros(1, np.float32))
+            publish(scratch, folder)
+    return folder
+
+
 def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Head:
-    """The untuned model at `dim`, from the questions of the first training pairs (their labels are not looked at)."""
+    """The untuned model at `dim`, a head on its unit vectors, from the questions of the first training pairs (their labels
+    are not looked at).
+    """
     return untuned_head(vectors.get(questions_of(_direction_pairs(snapshot))), dim)
+
+
+def head_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
+    """Where heads start, on scaled features, and the scale (3 * width,): the principal directions of mean, max and CLS.
+
+    The scale gives each of the three the same mean length. No label is looked at.
+    """
+    features = vectors.features(questions_of(_direction_pairs(snapshot))).astype(np.float32)
+    lengths = np.linalg.norm(features.reshape(len(features), len(PARTS), -1), axis=2).mean(axis=0)
+    scale = np.repeat(1 / (lengths * np.sqrt(len(PARTS))), features.shape[1] // len(PARTS)).astype(np.float32)
+    return untuned_head(features * scale, dim), scale
+
+
+def pair_features(pairs: pd.DataFrame, vectors: Vectors, scale: np.ndarray) -> PairFeatures:
+    """The pairs of a frame as arrays, features scaled."""
+    texts = questions_of(pairs)
+    place = pd.Series(np.arange(len(texts)), index=texts)
+    return PairFeatures(
+        features=(vectors.features(texts) * scale).astype(np.float16),
+        left=place[pairs["text_a"]].to_numpy(),
+        right=place[pairs["text_b"]].to_numpy(),
+        labels=pairs["label"].to_numpy(),
+        weights=pairs["weight"].to_numpy(),
+        components=own_components(list(pairs["question_a"]), list(pairs["question_b"])),
+    )
 
 
 def _direction_pairs(snapshot: Snapshot) -> pd.DataFrame:
@@ -137,20 +206,12 @@ def _direction_pairs(snapshot: Snapshot) -> pd.DataFrame:
 
 
 def _score(head: Head, vectors: Vectors, pairs: pd.DataFrame) -> np.ndarray:
-    return (head.apply(vectors.get(list(pairs["text_a"]))) * head.apply(vectors.get(list(pairs["text_b"])))).sum(1)
+    left, right = (head.apply(vectors.features(list(pairs[side]))) for side in ("text_a", "text_b"))
+    return (left * right).sum(1)
 
 
-def _own_scores(start: Head, pairs: PairVectors, job: TrainingJob) -> pd.DataFrame:
-    """Score every pair by a head that has not seen its component: `score, label, component`."""
-    scores = np.empty(len(pairs.labels))
-    for seen, held_out in folds_by_component(pairs.components):
-        head = train_head(start, pairs.take(seen), job.head, job.random_seed, unheard)
-        scores[held_out] = (head.apply(pairs.left[held_out]) * head.apply(pairs.right[held_out])).sum(1)
-    return pd.DataFrame({"score": scores, "label": pairs.labels, "component": pairs.components})
-
-
-def _own_fit(own: pd.DataFrame | None) -> dict[str, object] | None:
-    if own is None:
+def _own_fit(own: pd.DataFrame) -> dict[str, object] | None:
+    if len(own) < MIN_LABELS:
         return None
     try:
         fit: ScoreFit = fit_scores(own["score"].to_numpy(), own["label"].to_numpy())
