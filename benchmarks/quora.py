@@ -1,0 +1,56 @@
+"""What the benchmarks of training share: a home on Quora's pairs, the machine in words, scores of pairs."""
+
+import argparse
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from flywheel.models.encoder import resolve_device
+from flywheel.orchestration import steps
+from flywheel.pairs.snapshots import Snapshot
+from flywheel.settings import Settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every one of these benchmarks asks for."""
+    parser.add_argument("--quora", type=Path, required=True, help="Parquet file of pairs: text_a, text_b, label")
+    parser.add_argument("--home", type=Path, help="the home to work in (a temporary one)")
+    parser.add_argument("--base", default="all-MiniLM-L6-v2", help="base model")
+
+
+@contextmanager
+def quora_home(quora: Path, home: Path | None) -> Iterator[tuple[Settings, Snapshot]]:
+    """A home that holds the pairs, and a snapshot of it."""
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
+        settings = Settings(home=home or Path(temporary), seed="quora", quora_path=quora)
+        steps.ingest_seed(settings)
+        yield settings, steps.snapshot(settings)
+
+
+def machine(device: str) -> str:
+    """The machine and what runs on it, in words."""
+    import torch
+
+    place = resolve_device(device)
+    if place.startswith("cuda"):
+        return f"{torch.cuda.get_device_name(place)}, torch {torch.__version__}"
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.partition(": ")[2] for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+    name = names[0] if names else platform.processor()
+    return f"{name}, {len(names)} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, {place}"
+
+
+def cosines(embed: Callable[[list[str]], np.ndarray], pairs: pd.DataFrame) -> np.ndarray:
+    """The cosine of each pair's vectors (n,), whatever their length."""
+    left, right = embed(list(pairs["text_a"])), embed(list(pairs["text_b"]))
+    return np.asarray((left * right).sum(1) / (np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)), dtype=np.float64)
+
+
+def row(*cells: object) -> str:
+    """One line of a Markdown table."""
+    return f"| {' | '.join(map(str, cells))} |"
