@@ -120,6 +120,19 @@ def test_a_job_on_any_machine_takes_its_snapshot_by_uri(s3: str, tmp_path: Path)
     assert "s3" not in ran.stderr
 
 
+def test_a_model_folder_goes_to_s3_with_its_record_last(s3: str, tmp_path: Path) -> None:
+    (tmp_path / "model" / "3_Dense").mkdir(parents=True)
+    for name in ("flywheel.json", "modules.json", "3_Dense/config.json"):
+        (tmp_path / "model" / name).write_text(name)
+    remote.upload(tmp_path / "model", f"{s3}/models/id", last="flywheel.json")
+    assert remote.read(f"{s3}/models/id/3_Dense/config.json") == b"3_Dense/config.json"
+    written = {name: details["LastModified"] for name, details in fsspec.filesystem("s3").find(s3, detail=True).items()}
+    mine = {name: when for name, when in written.items() if "/models/id/" in name}
+    assert len(mine) == 3
+    assert max(mine.values()) == mine["pairs/models/id/flywheel.json"]
+    assert remote.read(f"{s3}/models/other/flywheel.json") is None
+
+
 def test_storage_that_does_not_answer_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(home=tmp_path / "home", snapshot_store="nonsense://bucket")
     ingest_files(open_store(settings), [write(tmp_path, LINES)])

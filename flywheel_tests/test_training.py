@@ -24,7 +24,7 @@ from flywheel.pairs.snapshots import Snapshot, questions_of
 from flywheel.pairs.starter import starter_lines
 from flywheel.settings import Settings
 from flywheel.training.job import Head, HeadRecipe, TrainedModel, TrainingJob
-from flywheel.training.progress import Encoded, Progress, Trained, unheard
+from flywheel.training.progress import Encoded, Event, Failure, Progress, Result, Trained, from_line, unheard
 from flywheel.training.train import train
 from flywheel_tests.clumps import MINILM, World, clump_world, take_world
 
@@ -169,33 +169,62 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, damage: str | None
         TrainedModel.load(tmp_path)
 
 
-def run_job(job: TrainingJob, world: World, models: Path) -> subprocess.CompletedProcess[str]:
-    spec = models.with_suffix(".json")
+def run_job(job: TrainingJob, world: World, output: Path | str) -> subprocess.CompletedProcess[str]:
+    spec = world.settings.home / f"{job.job_id}.json"
     spec.write_text(job.to_json())
-    where = [spec, world.snapshot.folder, models, world.settings.cache]
+    where = [spec, world.snapshot.folder, output, world.settings.cache]
     return subprocess.run(
-        [sys.executable, "-m", "flywheel.training", *map(str, where)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "FLYWHEEL_DEVICE": world.settings.device},
-    )
+        [sys.executable, "-m", "flywheel.training", *map(str, where)], capture_output=True, text=True, check=False,
+        env={**os.environ, "FLYWHEEL_HOME": str(world.settings.home), "FLYWHEEL_DEVICE": world.settings.device},
+    )  # fmt: skip
+
+
+def told(done: subprocess.CompletedProcess[str]) -> list[Event]:
+    return [from_line(line) for line in done.stdout.splitlines()]
 
 
 def test_the_command_line_makes_the_same_folder(world: World, model: TrainedModel, tmp_path: Path) -> None:
     done = run_job(world.job(), world, tmp_path / "models")
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["model"] == str(tmp_path / "models" / world.job().job_id)
-    assert (result["threshold"], result["calibration_error"]) == (model.fit.threshold, model.calibration_error)
-    assert contents(Path(result["model"])) == contents(model.folder)
+    *progress, result = told(done)
+    assert isinstance(result, Result)
+    assert all(isinstance(event, Trained) for event in progress)
+    assert len(progress) == world.job().head.epochs
+    assert result.model == str(tmp_path / "models" / world.job().job_id)
+    assert (result.threshold, result.calibration_error) == (model.fit.threshold, model.calibration_error)
+    assert not result.reused
+    assert contents(Path(result.model)) == contents(model.folder)
+
+
+def test_an_output_at_a_uri_is_whole_or_no_model_and_a_finished_one_is_reused(
+    world: World, model: TrainedModel, tmp_path: Path
+) -> None:
+    output, job = f"file://{tmp_path}/shared", world.job()
+    there = tmp_path / "shared" / job.job_id
+    (there / "modules.json").mkdir(parents=True)  # so that the upload stops half way
+    failed = run_job(job, world, output)
+    assert failed.returncode == 1
+    assert (there / "README.md").exists()
+    assert not (there / "flywheel.json").exists()
+    (there / "modules.json").rmdir()
+    done, again = run_job(job, world, output), run_job(job, elsewhere(world, tmp_path), output)
+    assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
+    assert contents(there) == contents(model.folder)
+    (first,), (second,) = ([event for event in told(run) if isinstance(event, Result)] for run in (done, again))
+    assert first.model == second.model == f"{output}/{job.job_id}"
+    assert replace(first, reused=True) == second
+    assert len(told(again)) == 1
+
+
+def elsewhere(world: World, empty: Path) -> World:
+    """The world on a machine that has neither its models nor its cache."""
+    return replace(world, settings=world.settings.model_copy(update={"home": empty}))
 
 
 def test_the_command_line_refuses_another_snapshot_in_one_sentence(world: World, tmp_path: Path) -> None:
     done = run_job(world.job(snapshot_id="other"), world, tmp_path / "models")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"The job names snapshot other, but {world.snapshot.folder} is {world.snapshot.snapshot_id}.")
-    assert done.stderr.count("\n") == 1
+    sentence = f"The job names snapshot other, but {world.snapshot.folder} is {world.snapshot.snapshot_id}."
+    assert (done.returncode, told(done), done.stderr) == (1, [Failure(sentence)], f"{sentence}\n")
     assert not (tmp_path / "models").exists()
 
 

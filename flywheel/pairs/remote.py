@@ -1,6 +1,7 @@
-"""Snapshots on shared storage, through fsspec: a folder of files whose manifest is written last.
+"""Snapshots and model folders on shared storage, through fsspec: a folder of files, one of which is written last.
 
-A folder without a manifest is no snapshot: an upload that was killed leaves one, and the next upload completes it.
+A snapshot's folder without a manifest is no snapshot, nor is a model's without its record a model: an upload that was
+killed leaves one, and the next upload completes it.
 """
 
 import json
@@ -15,16 +16,27 @@ LATEST = "latest.json"
 _MANIFEST = "manifest.json"
 
 
-def upload(folder: Path, uri: str) -> None:
-    """Copy a snapshot's folder to `uri`, unless it is there. Raises FlywheelError when the storage cannot be written."""
+def upload(folder: Path, uri: str, last: str = _MANIFEST) -> None:
+    """Copy a folder to `uri`, its file `last` last, unless that is there already.
+
+    Raises FlywheelError when the storage cannot be written.
+    """
     with _explained(uri, "written"):
         storage, root = _open(uri)
-        if storage.exists(f"{root}/{_MANIFEST}"):
+        if storage.exists(f"{root}/{last}"):
             return
-        storage.makedirs(root, exist_ok=True)
-        files = sorted(folder.iterdir(), key=lambda file: file.name == _MANIFEST)
-        for file in files:
-            storage.put_file(str(file), f"{root}/{file.name}")
+        files = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()]
+        for name in sorted(files, key=lambda name: name == last):
+            target = f"{root}/{name}"
+            storage.makedirs(target.rpartition("/")[0], exist_ok=True)
+            storage.put_file(str(folder / name), target)
+
+
+def read(uri: str) -> bytes | None:
+    """The content of the file at `uri`, a URI or a path, or None when there is none."""
+    with _explained(uri, "read"):
+        storage, path = _open(uri)
+        return bytes(storage.cat_file(path)) if storage.exists(path) else None
 
 
 def download(uri: str, folder: Path) -> None:
@@ -53,9 +65,8 @@ def remove(store: str, snapshot_id: str) -> None:
 def latest_id(store: str) -> str | None:
     """The id of the snapshot written last to the storage `store`, or None."""
     with _explained(store, "read"):
-        storage, root = _open(store)
-        path = f"{root}/{LATEST}"
-        return str(json.loads(storage.cat_file(path))) if storage.exists(path) else None
+        found = read(f"{store}/{LATEST}")
+        return None if found is None else str(json.loads(found))
 
 
 def write_latest(store: str, snapshot_id: str) -> None:
@@ -81,6 +92,6 @@ def _explained(uri: str, done: str) -> Iterator[None]:
         raise
     except Exception as error:  # every storage library raises kinds of its own
         raise FlywheelError(
-            f"{uri} cannot be {done} ({type(error).__name__}: {error}). Look at the setting snapshot_store, at the credentials "
-            "and at the network; nothing is lost, run the same command again."
+            f"{uri} cannot be {done} ({type(error).__name__}: {error}). Look at the address (of snapshots: the setting "
+            "snapshot_store), at the credentials and at the network; nothing is lost, run the same command again."
         ) from error

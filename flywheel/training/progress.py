@@ -1,10 +1,13 @@
-"""How far a training is: plain events that any process can send and anyone can show."""
+"""How far a training is, and how it ended: plain events that any process can send and anyone can show."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from flywheel.errors import FlywheelError
+
+LESS_MEMORY = "choose a smaller batch size, dimension or size, or a machine with more memory"
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,45 @@ class Trained:
     seconds_left: float
 
 
-Progress = Encoded | Trained
+@dataclass(frozen=True)
+class Notice:
+    """Something that a person who watches should know at once."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end of a job that succeeded: where its model folder lies (a path or a URI), and its figures."""
+
+    model: str
+    calibration_error: float
+    threshold: float
+    train_pairs: int
+    seconds: float
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The end of a job that failed, in one sentence."""
+
+    reason: str
+
+
+Progress = Encoded | Trained | Notice
+Event = Progress | Result | Failure
 Listener = Callable[[Progress], None]
 
-_KINDS: dict[str, type[Encoded] | type[Trained]] = {"encoded": Encoded, "trained": Trained}
+_KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in (Encoded, Trained, Notice, Result, Failure)}
 
 
-def to_line(event: Progress) -> str:
+def to_line(event: Event) -> str:
     """An event as one line of JSON."""
     return json.dumps({"event": type(event).__name__.lower(), **asdict(event)})
 
 
-def from_line(line: str) -> Progress:
+def from_line(line: str) -> Event:
     """Read what `to_line` wrote. Raises FlywheelError for anything else."""
     try:
         fields = json.loads(line)
@@ -49,8 +79,23 @@ def unheard(event: Progress) -> None:
     """A listener for work that nobody watches."""
 
 
+def paced(listener: Listener, seconds: float, clock: Callable[[], float] = time.monotonic) -> Listener:
+    """A listener that passes on notices and ends at once, and of all else at most one event in so many seconds."""
+    heard = float("-inf")
+
+    def listen(event: Progress) -> None:
+        nonlocal heard
+        if isinstance(event, Notice) or event.done == event.of or clock() - heard >= seconds:
+            heard = clock()
+            listener(event)
+
+    return listen
+
+
 def to_text(event: Progress) -> str:
     """An event as people read it in a log."""
+    if isinstance(event, Notice):
+        return event.text
     if isinstance(event, Encoded):
         return f"encoded {event.done:,} of {event.of:,} texts"
     return f"step {event.done:,} of {event.of:,}, loss {event.loss:.4f}, about {event.seconds_left:.0f} s left"
