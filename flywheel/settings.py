@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="Where encoders run: auto, cpu, cuda, cuda:N or mps.")
     state_cache_gb: float = Field(20.0, gt=0, description="Disk for the recipe top's token states, per base model.")
     price_per_hour: float | None = Field(None, ge=0, description="What an hour of this machine costs; plans then show money.")
+    compute: Literal["inline", "process"] = Field(
+        "process", description="Where training jobs run: in the run's own process, or in one of their own; verbs train inline."
+    )
 
     baseline: Literal["auto", "openai", "local"] = Field(
         "auto", description="auto: the API if its vectors are cached or a key is set, else the local baseline."
@@ -67,7 +70,7 @@ class Settings(BaseSettings):
     retrain_after: int = Field(2_000, gt=0, description="New training pairs that start a retraining run.")
     retrain_variant: str = Field("all-MiniLM-L6-v2@384", description="What a retrain trains while there is no champion.")
     retrain_cron: str = Field("0 3 * * 1", description="When the weekly retraining runs (UTC).")
-    gpu_slots: int = Field(1, gt=0, description="Training steps that may run at once.")
+    gpu_slots: int = Field(1, gt=0, description="Training steps that may run at once, each on a device of its own.")
 
     @field_validator("home", "quora_path")
     @classmethod

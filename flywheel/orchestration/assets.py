@@ -12,10 +12,10 @@ from flywheel.evaluation.records import Evaluation
 from flywheel.orchestration import checks, steps
 from flywheel.orchestration.instance import POOL
 from flywheel.orchestration.partitions import CELLS, parse_cell
+from flywheel.orchestration.pipes import training_pipes
 from flywheel.orchestration.resources import Workbench, explained
 from flywheel.orchestration.tables import champion_markdown, interval_text, leaderboard_markdown
 from flywheel.pairs.probe import probe_leaks
-from flywheel.training.progress import Progress, to_text
 
 OWNERS = ["team:ml"]
 
@@ -118,26 +118,22 @@ def finetuned_model(context: dg.AssetExecutionContext, workbench: Workbench, con
     """One cell of the experiment: a base model at a dimension, fine-tuned on so many pairs."""
     settings = workbench.settings()
     variant, size = parse_cell(context)
-
-    def listener(event: Progress) -> None:
-        context.log.info(to_text(event))
-
-    with explained():
-        model = steps.train_cell(settings, variant, size, config.recipe, listener)
+    with training_pipes(context) as pipes, explained():
+        model = steps.train_cell(settings, variant, size, config.recipe, pipes.listener)
         difference = steps.served_vectors_difference(settings, model)
-    return dg.MaterializeResult(
-        metadata={
-            "calibration_error": model.calibration_error,
-            "threshold": model.fit.threshold,
-            "train_pairs": model.train_pairs,
-            "training_seconds": model.seconds,
-            "reused": model.reused,
-            "snapshot_id": model.job.snapshot_id,
-            "recipe": model.job.recipe,
-            "dagster/uri": str(model.folder),
-        },
-        check_results=[checks.served_vectors(difference)],
-    )
+        result = pipes.report(
+            {
+                "calibration_error": model.calibration_error,
+                "threshold": model.fit.threshold,
+                "train_pairs": model.train_pairs,
+                "training_seconds": model.seconds,
+                "reused": model.reused,
+                "snapshot_id": model.job.snapshot_id,
+                "recipe": model.job.recipe,
+                "dagster/uri": str(model.folder),
+            }
+        )
+    return result._replace(check_results=[checks.served_vectors(difference)])
 
 
 @dg.asset(

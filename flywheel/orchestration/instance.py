@@ -77,12 +77,16 @@ class Session:
 
 @contextmanager
 def open_session(settings: Settings) -> Iterator[Session]:
-    """The home's instance, with dead runs reaped and the pool's slots set."""
+    """The home's instance, with dead runs reaped and the pool's slots set.
+
+    What a verb materialises trains in its own process, cell after cell, unless someone has set `compute`.
+    """
     prepare_home(settings)
     with dg.DagsterInstance.get() as instance:
         reap_dead_runs(instance)
         instance.event_log_storage.set_concurrency_slots(POOL, settings.gpu_slots)
-        yield Session(settings, instance)
+        session = Session(settings, instance)
+        yield session if "compute" in settings.model_fields_set else session.with_settings(compute="inline")
 
 
 def check_home(settings: Settings) -> None:
@@ -125,7 +129,9 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         tag = run.tags.get(PROCESS_TAG)
         if tag and not _alive(tag):
             log.warning("run %s: its process is gone; it is reported as failed", run.run_id)
-            instance.report_run_failed(run, message="The run's process is gone (killed, or out of memory).")
+            instance.report_run_failed(
+                run, message="The run's process is gone: killed, out of memory, or the machine restarted. Launch it anew."
+            )
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             dead.append(run.run_id)
     return dead

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flywheel.compute.launch import compute_of
 from flywheel.errors import FlywheelError, explain_disk_errors
 from flywheel.evaluation.evaluate import api_subject, evaluate, tuned_subject, untuned_subject
 from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
@@ -40,7 +41,7 @@ from flywheel.registry.champions import Entry, Registry, Rules, choose_challenge
 from flywheel.settings import Settings
 from flywheel.training.job import GRID_DIMENSIONS, TUNING, HeadRecipe, TrainedModel, TrainingJob, check_recipe, check_size
 from flywheel.training.progress import Listener
-from flywheel.training.train import DIRECTION_PAIRS, train
+from flywheel.training.train import DIRECTION_PAIRS
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ def train_cell(settings: Settings, variant: Variant, size: str, recipe: str, lis
     """Train a cell on the current snapshot, or find it finished."""
     on = current_snapshot(settings)
     job = training_job(settings, on, variant, size, recipe)
-    model = train(job, on, vectors_of(settings, variant), settings.models, listener)
+    model = compute_of(settings)(job, settings, listener)
     if job.size == ALL and variant == retrain_variant(settings):
         record_training(open_store(settings), on.snapshot_id)
     return model

@@ -1,0 +1,18 @@
+"""Training in this very process: the quickest for many small jobs in a row, none of which must outlive the others."""
+
+from flywheel.compute.devices import candidates, lease
+from flywheel.models.catalogue import Variant
+from flywheel.models.vectors import Vectors
+from flywheel.pairs.snapshots import Snapshot
+from flywheel.settings import Settings
+from flywheel.training.job import TrainedModel, TrainingJob
+from flywheel.training.progress import Listener
+from flywheel.training.train import train
+
+
+def run(job: TrainingJob, settings: Settings, listener: Listener) -> TrainedModel:
+    """Run `job` here (see `Compute`)."""
+    snapshot = Snapshot.load(settings.snapshots / job.snapshot_id)
+    with lease(candidates(settings.device), listener) as device:
+        vectors = Vectors(Variant.parse(job.variant).model, settings.cache, settings.model_paths, device or settings.device)
+        return train(job, snapshot, vectors, settings.models, listener)

@@ -1,0 +1,99 @@
+"""Training in a process of its own, by the command that any machine runs: a crash or a lack of memory ends only that.
+
+The process ends with this one, even when this one is killed: it stops when its standard input, a pipe from here, is closed.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from flywheel.compute.devices import candidates, lease
+from flywheel.compute.environment import training_environment
+from flywheel.errors import FlywheelError
+from flywheel.settings import Settings
+from flywheel.training.job import TrainedModel, TrainingJob
+from flywheel.training.progress import LESS_MEMORY, Failure, Listener, Result, from_line
+
+_TAIL_BYTES = 2_000
+_END_SECONDS = 10
+
+
+def run(job: TrainingJob, settings: Settings, listener: Listener) -> TrainedModel:
+    """Run `job` in a process of its own (see `Compute`)."""
+    target = settings.models / job.job_id
+    if (target / "flywheel.json").exists():
+        return TrainedModel.load(target).as_reused()
+    with lease(candidates(settings.device), listener) as device, tempfile.TemporaryDirectory() as folder:
+        spec = Path(folder) / "job.json"
+        spec.write_text(job.to_json())
+        where = [spec, settings.snapshots / job.snapshot_id, settings.models, settings.cache]
+        command = [sys.executable, "-m", "flywheel.training", *map(str, where), "--until-eof"]
+        result = _watch(command, training_environment(os.environ, settings, device or settings.device), listener)
+    model = TrainedModel.load(Path(result.model))
+    return model.as_reused() if result.reused else model
+
+
+def _watch(command: list[str], environment: dict[str, str], listener: Listener) -> Result:
+    """Run a command to its end and give its result back. Raises FlywheelError with why there is none."""
+    ending: Result | Failure | None = None
+    with tempfile.TemporaryFile() as errors:
+        with _child(command, environment, errors) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                event = from_line(line)
+                if isinstance(event, Result | Failure):
+                    ending = event
+                else:
+                    listener(event)
+            code = child.wait()
+        if isinstance(ending, Result) and code == 0:
+            return ending
+        raise FlywheelError(ending.reason if isinstance(ending, Failure) else _why(code, _tail(errors)))
+
+
+@contextmanager
+def _child(command: list[str], environment: dict[str, str], errors: IO[bytes]) -> "Iterator[subprocess.Popen[str]]":
+    """A process that has ended when the block ends. Its own session keeps the terminal's Ctrl-C from it: we pass that on."""
+    child = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield child
+    finally:
+        child.terminate()
+        try:
+            child.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        for pipe in (child.stdin, child.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+def _why(code: int, tail: str) -> str:
+    """What became of a process that ended without saying so itself."""
+    if code == -signal.SIGKILL:
+        return f"The training process was killed, most likely because memory ran out: {LESS_MEMORY}."
+    if code < 0:
+        return f"The training process crashed ({signal.Signals(-code).name}); its last words: {tail or 'none'}"
+    return f"The training process ended with exit code {code} and no result; its last words: {tail or 'none'}"
+
+
+def _tail(errors: IO[bytes]) -> str:
+    """The last words on standard error, on one line."""
+    size = errors.seek(0, os.SEEK_END)
+    errors.seek(max(0, size - _TAIL_BYTES))
+    return " | ".join(line.strip() for line in errors.read().decode(errors="replace").splitlines()[-5:] if line.strip())
