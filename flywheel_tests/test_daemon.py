@@ -35,21 +35,20 @@ def free_port() -> int:
 class Server:
     """`flywheel up` on a home, asked through its GraphQL API."""
 
-    def __init__(self, home: Path, log: Path) -> None:
+    def __init__(self, home: Path, log: Path, retrain_after: int = 50) -> None:
         self.port = free_port()
         self.log = log
         self.cell = cell_key(retrain_variant(load_settings(home)), "all")
-        environment = {**os.environ, "FLYWHEEL_RETRAIN_AFTER": "50"}
+        environment = {**os.environ, "FLYWHEEL_RETRAIN_AFTER": str(retrain_after)}
         with log.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "flywheel.cli", "up", "--home", str(home), "--port", str(self.port)],
                 stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
             )  # fmt: skip
 
-    def ask(self, query: str) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
-        )
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/graphql", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=20) as response:
             data: dict[str, Any] = json.load(response)["data"]
         return data

@@ -120,9 +120,10 @@ def _boot_id() -> str:
 
 
 def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Report runs whose process is gone as failed and free their pool slots; returns their run ids.
+    """Report runs whose process is gone as failed and free the pool slots of dead runs; returns whom it reported.
 
-    Dagster's default launcher does not notice a killed process: its run would stay started and hold its slot for ever.
+    Dagster notices a killed process only while the code server that launched it lives: any other run would stay started for
+    ever. And the slots of a dead run, reported or not, it frees late or never.
     """
     dead = []
     for run in instance.get_runs(dg.RunsFilter(statuses=list(IN_PROGRESS_RUN_STATUSES))):
@@ -132,13 +133,26 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
             instance.report_run_failed(
                 run, message="The run's process is gone: killed, out of memory, or the machine restarted. Launch it anew."
             )
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             dead.append(run.run_id)
+    for run_id in _slot_holders(instance):
+        holder = instance.get_run_by_id(run_id)
+        if holder is None or (holder.is_finished and not _alive(holder.tags.get(PROCESS_TAG))):
+            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
     return dead
 
 
-def _alive(tag: str) -> bool:
-    """Whether the process of a tag lives; one on another host cannot be asked and counts as alive."""
+def _slot_holders(instance: dg.DagsterInstance) -> set[str]:
+    """The runs that have a slot of the pool, or were given one and have not taken it."""
+    if not instance.event_log_storage.supports_global_concurrency_limits:
+        return set()
+    pool = instance.event_log_storage.get_concurrency_info(POOL)
+    return pool.active_run_ids | pool.assigned_run_ids
+
+
+def _alive(tag: str | None) -> bool:
+    """Whether the process of a tag lives; one on another host cannot be asked and counts as alive, none is not."""
+    if tag is None:
+        return False
     host, boot, pid, started = tag.split("|")
     if host != socket.gethostname():
         return True

@@ -22,11 +22,11 @@ RUNNING_SENSOR, RUNNING_SCHEDULE = dg.DefaultSensorStatus.RUNNING, dg.DefaultSch
 
 @dg.sensor(job=INGEST, minimum_interval_seconds=10, default_status=RUNNING_SENSOR)
 def inbox_sensor(context: dg.SensorEvaluationContext, workbench: Workbench) -> dg.RunRequest | dg.SkipReason:
-    """Ingest the inbox when it holds finished files."""
+    """Ingest the inbox when it holds finished files; every look also reaps dead runs, so that none blocks the next."""
+    reap_dead_runs(context.instance)
     files = waiting_files(workbench.settings().inbox)
     if not files:
         return dg.SkipReason(f"no finished files in {workbench.settings().inbox}")
-    reap_dead_runs(context.instance)
     if in_flight(context.instance, INGEST.name):
         return dg.SkipReason("an ingest run is in flight")
     state = digest("|".join(_fingerprint(path) for path in files))[:16]
