@@ -40,6 +40,14 @@ def test_every_base_model_is_pinned_to_a_commit_and_a_hash() -> None:
         assert "Quora" in model.contamination
 
 
+def test_every_base_model_is_held_against_a_published_vector() -> None:
+    for model in CATALOGUE.values():
+        assert model.published is not None
+        assert model.published.text
+        assert len(model.published.numbers) in (5, model.width)
+        assert any(model.published.numbers)
+
+
 def test_an_unknown_base_model_is_refused_with_the_known_ones_named() -> None:
     with pytest.raises(FlywheelError) as caught:
         Variant.parse("text-embedding-3-small@256")

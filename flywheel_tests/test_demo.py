@@ -104,7 +104,7 @@ def test_new_interactions_move_the_snapshot_and_mark_older_cells_stale(demo: Dem
         (["train", "all-MiniLM-L6-v2@256", "many"], 1, "'many' is not a size"),
         (["train", "all-MiniLM-L6-v2@256", "100", "--recipe", "magic"], 1, "no recipe 'magic'"),
         (["train", "bge-base-en-v1.5@256", "100"], 1, "model_paths"),
-        (["train", "jina-embeddings-v2-small-en@256", "100"], 1, "modelling code"),
+        (["train", "jina-embeddings-v2-small-en@256", "100"], 1, "model_paths"),
         (["ingest", "missing.jsonl"], 1, "is not a file"),
         (["champion", "rollback"], 1, "no earlier champion"),
         (["grid", "--size", "123"], 1, "no cell of the grid"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.models.catalogue import CATALOGUE
+from flywheel.models.catalogue import CATALOGUE, Published
 from flywheel.models.encoder import encoder_id, load_encoder, resolve_device
 from flywheel.models.features import pooled
 from flywheel.models.weights import locate_weights
@@ -54,9 +54,31 @@ def test_loading_leaves_the_librarys_own_logging_as_it_was() -> None:
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
-def test_a_model_that_needs_its_own_code_is_refused_with_those_that_do_not() -> None:
-    with pytest.raises(FlywheelError, match=r"jina-embeddings-v2-small-en needs modelling code.*all-MiniLM-L6-v2"):
-        load_encoder(CATALOGUE["jina-embeddings-v2-small-en"], {}, "cpu")
+def test_weights_that_were_changed_do_not_give_the_published_vector_and_are_refused(minilm_copy: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    changed = replace(MINILM, weights_sha256=None)
+    weights = minilm_copy / "model.safetensors"
+    tensors = load_file(weights)
+    load_encoder(changed, {MINILM.name: minilm_copy}, "cpu")
+    weights.unlink()
+    for name in [name for name in tensors if "layer.3.attention.self.query" in name]:
+        tensors[name] = tensors[name] * 1.5
+    save_file(tensors, weights, metadata={"format": "pt"})
+    with pytest.raises(FlywheelError, match=r"all-MiniLM-L6-v2 from .*copy is not loaded right: its vector of 'hello world'"):
+        load_encoder(changed, {MINILM.name: minilm_copy}, "cpu")
+
+
+def test_another_published_vector_is_refused_with_how_far_off_it_is(encoder: "SentenceTransformer") -> None:
+    whole = encoder.encode(TEXTS[:1], show_progress_bar=False)[0].astype(float)
+    for numbers in (tuple(3 * whole), tuple(whole[:5])):
+        load_encoder(replace(MINILM, published=Published(TEXTS[0], numbers)), {}, "cpu")
+    for numbers, said in (
+        (tuple(-whole), "a cosine of -1.0000 with it"),
+        (tuple(whole[:5] + 0.01), "numbers up to 0.0100 off"),
+    ):
+        with pytest.raises(FlywheelError, match=said):
+            load_encoder(replace(MINILM, published=Published(TEXTS[0], numbers)), {}, "cpu")
 
 
 def test_a_folder_with_another_pooling_is_refused(minilm_copy: Path) -> None:

