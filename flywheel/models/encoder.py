@@ -52,16 +52,6 @@ def load_encoder(model: BaseModel, model_paths: Mapping[str, Path], device: str)
     return encoder
 
 
-def load_tuned(folder: Path, device: str) -> "SentenceTransformer":
-    """Load a model folder of ours on `device`, without any network."""
-    place = resolve_device(device)
-
-    from sentence_transformers import SentenceTransformer
-
-    with quiet_transformers():
-        return SentenceTransformer(str(folder), device=place, local_files_only=True).eval()
-
-
 def _open_transformers(folder: Path, place: str) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 

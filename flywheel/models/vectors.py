@@ -11,8 +11,9 @@ import numpy as np
 from flywheel.errors import FlywheelError
 from flywheel.models.cache import EmbeddingCache, Ragged
 from flywheel.models.catalogue import BaseModel
-from flywheel.models.encoder import encoder_id, load_encoder, load_tuned
+from flywheel.models.encoder import encoder_id, load_encoder, resolve_device
 from flywheel.models.features import PARTS, Progress, pooled, token_states, tokenise, working_dtype
+from flywheel.models.folder import open_model
 from flywheel.models.weights import locate_weights
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Vectors:
     def load(self) -> "SentenceTransformer":
         """The encoder itself, in float32."""
         if self.tuned is not None:
-            return load_tuned(self.tuned, self.device)
+            return open_model(self.tuned, resolve_device(self.device)).eval()
         return load_encoder(self.model, self.model_paths, self.device)
 
     @cached_property

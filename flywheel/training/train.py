@@ -19,7 +19,7 @@ from flywheel.evaluation.thresholds import MIN_LABELS, ScoreFit, fit_scores
 from flywheel.files import publish, scratch_folder, write_json
 from flywheel.models.catalogue import Variant
 from flywheel.models.features import PARTS
-from flywheel.models.folder import shared_weights, write_model
+from flywheel.models.folder import loading_code, shared_weights, write_model
 from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots import Snapshot, questions_of
@@ -147,7 +147,7 @@ labelled pairs: recipe `{job.recipe}`, size `{job.size}`, random seed {job.rando
 `{job.snapshot_id}`.
 
     from sentence_transformers import SentenceTransformer
-    model = SentenceTransformer("path/to/this/folder")
+    model = {loading_code(model)}
     vectors = model.encode(["how do I reset my password"])
 
 Two texts mean the same when the cosine of their vectors is at least **{record["threshold"]:.4f}**, the point where a logistic
