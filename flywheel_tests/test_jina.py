@@ -19,8 +19,9 @@ from scipy.special import erf
 
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import CATALOGUE, BaseModel, Published
-from flywheel.models.encoder import encode, load_encoder
-from flywheel.models.folder import loading_code, needs_flywheel, served_difference, write_head_model
+from flywheel.models.encoder import load_encoder
+from flywheel.models.features import PARTS, pooled
+from flywheel.models.folder import loading_code, needs_flywheel, served_difference, write_model
 from flywheel.models.weights import hash_weights, locate_weights
 from flywheel_tests.hub_layout import HEADS, HIDDEN, LAYERS, WIDE, random_tensors, write_hub_folder
 
@@ -68,6 +69,12 @@ def expected_states(ids: list[int], tensors: dict[str, np.ndarray] = TENSORS) ->
 def expected_vector(ids: list[int]) -> np.ndarray:
     mean = expected_states(ids).mean(0)
     return mean / np.linalg.norm(mean)
+
+
+def encode(encoder: "SentenceTransformer", texts: list[str]) -> np.ndarray:
+    """The model's own unit vectors."""
+    mean = pooled(encoder, texts)[:, :HIDDEN]
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
@@ -285,10 +292,13 @@ def test_the_model_comes_out_of_the_hubs_cache(
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, np.ndarray]:
     """A model folder on the random base, with its head's weight and bias."""
     draw = np.random.default_rng(3)
-    weight, bias = draw.normal(0, 0.05, (32, HIDDEN)).astype(np.float32), draw.normal(0, 0.05, 32).astype(np.float32)
+    weight, bias = (
+        draw.normal(0, 0.05, (32, len(PARTS) * HIDDEN)).astype(np.float32),
+        draw.normal(0, 0.05, 32).astype(np.float32),
+    )
     place = tmp_path_factory.mktemp("trained")
     (place / "model").mkdir()
-    write_head_model(place / "model", folder, weight, bias, place / "cache" / "model.safetensors")
+    write_model(place / "model", folder, folder / "model.safetensors", weight, bias)
     return place / "model", weight, bias
 
 
@@ -304,7 +314,7 @@ def test_a_trained_folder_serves_head_on_base(
     trained: tuple[Path, np.ndarray, np.ndarray], encoder: "SentenceTransformer", tmp_path: Path
 ) -> None:
     folder, weight, bias = trained
-    projected = encode(encoder, TEXTS) @ weight.T + bias
+    projected = pooled(encoder, TEXTS) @ weight.T + bias
     expected = projected / np.linalg.norm(projected, axis=1, keepdims=True)
     assert needs_flywheel(folder)
     assert served_difference(folder, TEXTS, expected) < 1e-5

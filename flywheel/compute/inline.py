@@ -1,8 +1,10 @@
 """Training in this very process: the quickest for many small jobs in a row, none of which must outlive the others."""
 
+from dataclasses import replace
+
 from flywheel.compute.devices import candidates, lease
 from flywheel.models.catalogue import Variant
-from flywheel.models.vectors import Vectors
+from flywheel.models.vectors import vectors_of
 from flywheel.pairs.snapshots import Snapshot
 from flywheel.settings import Settings
 from flywheel.training.job import TrainedModel, TrainingJob
@@ -14,5 +16,6 @@ def run(job: TrainingJob, settings: Settings, listener: Listener) -> TrainedMode
     """Run `job` here (see `Compute`)."""
     snapshot = Snapshot.load(settings.snapshots / job.snapshot_id)
     with lease(candidates(settings.device), listener) as device:
-        vectors = Vectors(Variant.parse(job.variant).model, settings.cache, settings.model_paths, device or settings.device)
+        vectors = vectors_of(Variant.parse(job.variant).model, settings)
+        vectors = replace(vectors, device=device or settings.device)
         return train(job, snapshot, vectors, settings.models, listener)

@@ -15,6 +15,7 @@ from flywheel.models.encoder import encoder_id, load_encoder, resolve_device
 from flywheel.models.features import PARTS, Progress, pooled, token_states, tokenise, working_dtype
 from flywheel.models.folder import open_model
 from flywheel.models.weights import locate_weights
+from flywheel.settings import Settings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -127,6 +128,12 @@ class Vectors:
             transformer.auto_model.encoder.layer = transformer.auto_model.encoder.layer[:layers]
             self._lowers[layers] = lower
         return self._lowers[layers]
+
+
+def vectors_of(model: BaseModel, settings: Settings) -> Vectors:
+    """The vectors of a base model in the home of `settings`."""
+    budget = int(settings.state_cache_gb * 10**9)
+    return Vectors(model, settings.cache, settings.model_paths, settings.device, state_bytes=budget)
 
 
 def _chunks(

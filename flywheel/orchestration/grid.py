@@ -10,6 +10,7 @@ import dagster as dg
 
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
+from flywheel.models.vectors import vectors_of
 from flywheel.orchestration import steps
 from flywheel.orchestration.instance import Session
 from flywheel.orchestration.materialise import materialise
@@ -115,7 +116,7 @@ def _is_done(settings: Settings, variant: Variant, size: str, recipe: str) -> bo
 
 def _why_no_weights(settings: Settings, variant: Variant) -> str:
     try:
-        _ = steps.vectors_of(settings, variant).weights
+        _ = vectors_of(variant.model, settings).weights
     except FlywheelError as error:
         return str(error)
     return ""

@@ -17,7 +17,7 @@ from flywheel.evaluation.records import Evaluation
 from flywheel.models.api import ApiVectors
 from flywheel.models.catalogue import Variant
 from flywheel.models.folder import served_difference
-from flywheel.models.vectors import Vectors
+from flywheel.models.vectors import vectors_of
 from flywheel.pairs.contradictions import Contradictions, find_contradictions
 from flywheel.pairs.derive import PairCounts, count_pairs
 from flywheel.pairs.forget import Selection, finish, remove_deliveries
@@ -59,13 +59,6 @@ class IngestSummary:
     redacted: int
     files: tuple[IngestReport, ...]
     rejected: tuple[str, ...] = ()
-
-
-def vectors_of(settings: Settings, variant: Variant) -> Vectors:
-    """The cached vectors of a variant's base model."""
-    return Vectors(
-        variant.model, settings.cache, settings.model_paths, settings.device, state_bytes=int(settings.state_cache_gb * 10**9)
-    )
 
 
 def ingest_seed(settings: Settings) -> IngestReport | None:
@@ -187,7 +180,7 @@ def training_job(settings: Settings, snapshot: Snapshot, variant: Variant, size:
         random_seed=settings.random_seed,
         interaction_share=settings.interaction_share,
         snapshot_id=snapshot.snapshot_id,
-        weights=vectors_of(settings, variant).weights_id,
+        weights=vectors_of(variant.model, settings).weights_id,
         head=HeadRecipe(),
         tuning=TUNING[recipe],
         dims=() if recipe == "head" else tuple(sorted({*GRID_DIMENSIONS[variant.base], variant.dim})),
@@ -207,7 +200,7 @@ def train_cell(settings: Settings, variant: Variant, size: str, recipe: str, lis
 def served_vectors_difference(settings: Settings, model: TrainedModel) -> float:
     """Largest difference between the vectors the saved folder gives and the ones evaluation uses, on a few questions."""
     texts = questions_of(current_snapshot(settings).pairs("calibration"))[:32]
-    subject = tuned_subject(model, vectors_of(settings, Variant.parse(model.job.variant)))
+    subject = tuned_subject(model, vectors_of(Variant.parse(model.job.variant).model, settings))
     return served_difference(model.folder, texts, subject.embed(texts))
 
 
@@ -215,7 +208,7 @@ def evaluate_cell(settings: Settings, variant: Variant, size: str, recipe: str) 
     """Evaluate a trained cell, and the untuned model beside it. Raises FlywheelError when the cell is not trained."""
     on = current_snapshot(settings)
     job = training_job(settings, on, variant, size, recipe)
-    vectors = vectors_of(settings, variant)
+    vectors = vectors_of(variant.model, settings)
     model = TrainedModel.load(settings.models / job.job_id)
     evaluate(untuned_subject(variant, on, vectors), on, settings.evaluations, settings.min_components)
     return evaluate(tuned_subject(model, vectors), on, settings.evaluations, settings.min_components)
@@ -245,7 +238,7 @@ def measure_baseline(settings: Settings) -> BaselineResult:
         record, reused = evaluate(api_subject(api), on, settings.evaluations, settings.min_components)
         return BaselineResult(record, reused, True, None)
     variant = Variant.parse(settings.baseline_local)
-    subject = untuned_subject(variant, on, vectors_of(settings, variant), kind="baseline")
+    subject = untuned_subject(variant, on, vectors_of(variant.model, settings), kind="baseline")
     record, reused = evaluate(subject, on, settings.evaluations, settings.min_components)
     advice = (
         f"The baseline is the untuned {variant}, not {settings.baseline_model}. "
@@ -304,7 +297,7 @@ def decide_champion(settings: Settings) -> tuple[Entry, bool]:
     candidates = list(board.tuned)
     if present and present.champion:
         champion = TrainedModel.load(settings.models / present.champion.model)
-        vectors = vectors_of(settings, Variant.parse(present.champion.variant))
+        vectors = vectors_of(Variant.parse(present.champion.variant).model, settings)
         reference, _ = evaluate(tuned_subject(champion, vectors), board.snapshot, settings.evaluations, settings.min_components)
         candidates.append(reference)
         if choose_challenger(candidates).record_id == reference.record_id:
@@ -323,7 +316,7 @@ def encode_ahead(
     frames = [on.training_pairs(size, settings.random_seed, settings.interaction_share) for size in sizes]
     texts = questions_of(*frames, on.pairs("train").head(DIRECTION_PAIRS), on.pairs("calibration"), on.pairs("test"))
     encoded = 0
-    for vectors in {variant.base: vectors_of(settings, variant) for variant in variants}.values():
+    for vectors in {variant.base: vectors_of(variant.model, settings) for variant in variants}.values():
         encoded += vectors.missing(texts)
         vectors.get(texts, progress)
     return encoded

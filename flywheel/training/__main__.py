@@ -11,12 +11,13 @@ import sys
 import tempfile
 import threading
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
-from flywheel.models.vectors import Vectors
+from flywheel.models.vectors import vectors_of
 from flywheel.pairs import remote
 from flywheel.pairs.snapshots import fetch_snapshot
 from flywheel.settings import Settings, load_settings
@@ -68,7 +69,7 @@ def _run(spec: str, snapshot_at: str, output: str, cache: Path, listener: Listen
     target = f"{output.rstrip('/')}/{job.job_id}"
     if "://" in output and (record := remote.read(f"{target}/{RECORD}")) is not None:
         return _finished(record, target)
-    vectors = Vectors(Variant.parse(job.variant).model, cache, settings.model_paths, settings.device)
+    vectors = replace(vectors_of(Variant.parse(job.variant).model, settings), cache_folder=cache)
     if vectors.weights_id != job.weights:
         raise FlywheelError(f"The job names the weights {job.weights}, but {vectors.weights_id} lie here.")
     snapshot = fetch_snapshot(snapshot_at, settings.snapshots)
