@@ -18,7 +18,8 @@ from quora import add_arguments, cosines, machine, quora_home, row
 from flywheel.evaluation.statistics import error_rate
 from flywheel.evaluation.thresholds import fit_scores
 from flywheel.models.catalogue import CATALOGUE
-from flywheel.models.encoder import encode, load_encoder, quiet_transformers, resolve_device
+from flywheel.models.encoder import load_encoder, quiet_transformers, resolve_device
+from flywheel.models.features import PARTS, pooled, working_dtype
 from flywheel.models.weights import locate_weights
 from flywheel.pairs.snapshots import questions_of
 
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2_000, help="pairs of calibration and of test, each")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    import torch
     from sentence_transformers import SentenceTransformer
 
     with quora_home(arguments.quora, arguments.home) as (settings, snapshot):
@@ -42,12 +44,17 @@ def main() -> None:
         with quiet_transformers():
             folder = str(locate_weights(model, settings.model_paths))
             plain = SentenceTransformer(folder, device=place, local_files_only=True)
-        ours = load_encoder(model, settings.model_paths, settings.device)
+        dtype = working_dtype(settings.device)
+        ours = load_encoder(model, settings.model_paths, settings.device).to(getattr(torch, dtype))
+        part = PARTS.index(model.pooling) * model.width
         sides: dict[str, Encode] = {
             "plain": lambda some: plain.encode(some, show_progress_bar=False),
-            "flywheel": lambda some: encode(ours, some),
+            "flywheel": lambda some: pooled(ours, some)[:, part : part + model.width],
         }
-        print(f"{arguments.base} on {machine(settings.device)}; {len(texts):,} texts, {arguments.rounds} rounds\n", flush=True)
+        print(
+            f"{arguments.base} on {machine(settings.device)}; {len(texts):,} texts, {arguments.rounds} rounds, {dtype}\n",
+            flush=True,
+        )
         vectors, seconds = take_turns(sides, texts, arguments.rounds)
     print(speed_table(seconds, len(texts)))
     print(parity_table({name: lookup(texts, found) for name, found in vectors.items()}, calibration, test))

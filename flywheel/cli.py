@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state (default: data/).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Recipe = Annotated[str, typer.Option("--recipe", help="How weights move: head.")]
+Recipe = Annotated[str, typer.Option("--recipe", help="How weights move: head, top or full.")]
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,

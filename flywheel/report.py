@@ -110,10 +110,11 @@ def print_leaderboard(board: Leaderboard, champion_id: str | None) -> None:
         table.add_column(name, justify="left" if name in ("", "model") else "right", no_wrap=True)
     for row in board.rows:
         pairs = row.kind if row.kind != "tuned" else f"{row.train_pairs:,}" + (" (all)" if row.size == "all" else "")
+        recipe = f" {row.recipe}" if row.recipe not in (None, "head") else ""
         mark = "★" if row.record_id == champion_id else "old" if row.record_id in board.stale else ""
         style = "bold green" if mark == "★" else "cyan" if row.kind == "baseline" else "dim" if mark else None
         table.add_row(
-            mark, row.variant, pairs, percent(row.error), interval_text(row), percent(row.calibrated_error),
+            mark, row.variant + recipe, pairs, percent(row.error), interval_text(row), percent(row.calibrated_error),
             f"{row.retrieval.mrr_at_10:.3f}", style=style,
         )  # fmt: skip
     out.print(table)

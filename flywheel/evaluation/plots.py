@@ -28,6 +28,22 @@ _FILLS = {"head": "full", "top": "bottom", "full": "none"}
 _BASELINE_STYLES: tuple[Any, ...] = ("-", "-.", ":")
 
 
+def loss_curve(losses: Sequence[tuple[int, float]]) -> bytes:
+    """PNG of a training's loss against its steps, from (step, loss)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((6.0, 2.6), facecolor="white", layout="constrained")
+    panel = figure.subplots()
+    panel.plot(*zip(*losses, strict=True), color=_COLOURS[0], linewidth=1.4)
+    panel.set(xlabel="training step", ylabel="loss")
+    panel.set_ylim(bottom=0)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", color=_GRID)
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=110, metadata={"Software": None})
+    return png.getvalue()
+
+
 @dataclass(frozen=True)
 class _Line:
     """One output dimension of one recipe (None: untuned only), with the look of its markers in matplotlib's words."""

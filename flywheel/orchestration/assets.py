@@ -2,12 +2,12 @@
 
 import base64
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
+from flywheel.evaluation.plots import loss_curve
 from flywheel.evaluation.records import Evaluation
 from flywheel.orchestration import checks, steps
 from flywheel.orchestration.instance import POOL
@@ -23,7 +23,7 @@ OWNERS = ["team:ml"]
 class RecipeConfig(dg.Config):
     """Run configuration of a cell."""
 
-    recipe: str = Field("head", description="How weights move: head.")
+    recipe: str = Field("head", description="How weights move: head, top or full.")
 
 
 @dg.asset(group_name="ingest", kinds={"duckdb"}, owners=OWNERS)
@@ -130,7 +130,9 @@ def finetuned_model(context: dg.AssetExecutionContext, workbench: Workbench, con
                 "reused": model.reused,
                 "snapshot_id": model.job.snapshot_id,
                 "recipe": model.job.recipe,
+                "shipped": f"the untrained start: {model.kept_start}" if model.kept_start else "the trained model",
                 "dagster/uri": str(model.folder),
+                **({"loss": _image("loss by training step", loss_curve(model.losses))} if model.losses else {}),
             }
         )
     return result._replace(check_results=[checks.served_vectors(difference)])
@@ -170,7 +172,7 @@ def leaderboard(workbench: Workbench) -> dg.MaterializeResult:
         figure = steps.save_figure(settings, board)
     return dg.MaterializeResult(
         metadata={
-            "error_versus_size": _image(figure),
+            "error_versus_size": _image("error rate against training pairs", figure.read_bytes()),
             "board": dg.MetadataValue.md(leaderboard_markdown(board)),
             "cells": len(board.tuned),
             "stale_cells": len(board.stale),
@@ -191,7 +193,7 @@ def champion(workbench: Workbench) -> dg.MaterializeResult:
     return dg.MaterializeResult(
         metadata={
             "decision": dg.MetadataValue.md(champion_markdown(entry, present)),
-            "error_versus_size": _image(figure),
+            "error_versus_size": _image("error rate against training pairs", figure.read_bytes()),
             "outcome": entry.action if new else "no new decision",
             **({"error": present.champion.error, "model": present.champion.model} if present and present.champion else {}),
         }
@@ -202,9 +204,8 @@ def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue | str:
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows]) if rows else "none"
 
 
-def _image(png: Path) -> dg.MarkdownMetadataValue:
-    image = base64.b64encode(png.read_bytes()).decode()
-    return dg.MetadataValue.md(f"![error rate against training pairs](data:image/png;base64,{image})")
+def _image(title: str, png: bytes) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
 def _figures(record: Evaluation) -> dict[str, Any]:

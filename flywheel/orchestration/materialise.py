@@ -11,6 +11,7 @@ from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration.assets import ALL_ASSETS
 from flywheel.orchestration.instance import PROCESS_TAG, Session, process_tag
+from flywheel.orchestration.jobs import recipe_config
 from flywheel.orchestration.partitions import cell_key
 from flywheel.orchestration.resources import Workbench
 
@@ -27,8 +28,6 @@ def materialise(
 
     Raises FlywheelError with the one sentence of the step that failed, or with the name of a blocking check.
     """
-    partitioned = [name for name in assets if name in ("finetuned_model", "evaluation")]
-    config = {"ops": {name: {"config": {"recipe": recipe}} for name in partitioned}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = dg.materialize(
@@ -37,7 +36,7 @@ def materialise(
             instance=session.instance,
             resources={"workbench": Workbench(home=str(session.settings.home), overrides=session.overrides)},
             partition_key=cell_key(*cell) if cell else None,
-            run_config={**_QUIET, **config},
+            run_config={**_QUIET, **recipe_config(recipe, assets)},
             tags={PROCESS_TAG: process_tag()},
             raise_on_error=False,
         )

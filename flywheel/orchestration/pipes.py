@@ -55,11 +55,17 @@ class TrainingPipes:
     def report(self, metadata: dict[str, Any]) -> dg.MaterializeResult:
         """Report the session's one asset as materialised."""
         (asset,) = self.session.context.selected_asset_keys
-        named = {name: {"raw_value": value, "type": PIPES_METADATA_TYPE_INFER} for name, value in metadata.items()}
+        named = {name: _message(value) for name, value in metadata.items()}
         self.messages.hand(
             "report_asset_materialization", asset_key=asset.to_escaped_user_string(), metadata=named, data_version=None
         )
         return dg.PipesClientCompletedInvocation(self.session).get_materialize_result()
+
+
+def _message(value: Any) -> dict[str, Any]:
+    if isinstance(value, dg.MarkdownMetadataValue):
+        return {"raw_value": value.value, "type": "md"}
+    return {"raw_value": value, "type": PIPES_METADATA_TYPE_INFER}
 
 
 @contextmanager

@@ -1,15 +1,16 @@
 """Sensors and the schedule: they look, decide in a pure function, and ask for a run."""
 
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from flywheel.orchestration.instance import reap_dead_runs
-from flywheel.orchestration.jobs import INGEST, RETRAIN
+from flywheel.orchestration.jobs import INGEST, RETRAIN, recipe_config
 from flywheel.orchestration.launching import LAUNCHED_FOR_TAG, Launch, Wait, decide_from_runs, in_flight
 from flywheel.orchestration.partitions import cell_key, in_grid
 from flywheel.orchestration.resources import Workbench
-from flywheel.orchestration.steps import retrain_variant
+from flywheel.orchestration.steps import retrain_recipe, retrain_variant
 from flywheel.pairs.inbox import waiting_files
 from flywheel.pairs.lake import open_store
 from flywheel.pairs.retrains import NewPairs, new_pairs
@@ -71,10 +72,14 @@ def _retrain(instance: dg.DagsterInstance, settings: Settings, pairs: NewPairs) 
     variant = retrain_variant(settings)
     if not in_grid(variant, ALL):
         return dg.SkipReason(f"the champion's variant {variant} is not in the grid; train it by hand")
-    return _request(decide_from_runs(instance, RETRAIN.name, pairs.state), pairs.state, cell_key(variant, ALL))
+    config = recipe_config(retrain_recipe(settings))
+    return _request(decide_from_runs(instance, RETRAIN.name, pairs.state), pairs.state, cell_key(variant, ALL), config)
 
 
-def _request(decision: Launch | Wait, state: str, partition: str | None) -> dg.RunRequest | dg.SkipReason:
+def _request(
+    decision: Launch | Wait, state: str, partition: str | None, config: dict[str, Any] | None = None
+) -> dg.RunRequest | dg.SkipReason:
     if isinstance(decision, Wait):
         return dg.SkipReason(decision.reason)
-    return dg.RunRequest(run_key=decision.run_key, partition_key=partition, tags={LAUNCHED_FOR_TAG: state})
+    tags = {LAUNCHED_FOR_TAG: state}
+    return dg.RunRequest(run_key=decision.run_key, partition_key=partition, tags=tags, run_config=config)

@@ -253,6 +253,12 @@ def retrain_variant(settings: Settings) -> Variant:
     return Variant.parse(present.champion.variant if present and present.champion else settings.retrain_variant)
 
 
+def retrain_recipe(settings: Settings) -> str:
+    """By which recipe a retraining run trains: the champion's, or head while there is none."""
+    present = registry(settings).current()
+    return present.champion.recipe if present and present.champion else "head"
+
+
 def rollback(settings: Settings, to: int | None) -> Entry:
     """Restore an earlier champion whose model folder is there (see `Registry.rollback`)."""
     target = registry(settings).rollback_target(to)

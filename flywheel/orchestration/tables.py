@@ -22,14 +22,14 @@ def leaderboard_markdown(board: Leaderboard) -> str:
         f"Error rate on {board.snapshot.test.pairs:,} unseen test pairs ({board.snapshot.test.components} components); "
         "lower is better.",
         "",
-        "| | variant | size | error | 95 % interval | error, shared threshold | MRR@10 | |",
-        "|---|---|---:|---:|---:|---:|---:|---|",
+        "| | variant | size | recipe | error | 95 % interval | error, shared threshold | MRR@10 | |",
+        "|---|---|---:|---|---:|---:|---:|---:|---|",
     ]
     for row in board.rows:
         stale = "of an older snapshot" if row.record_id in board.stale else ""
         lines.append(
-            f"| {row.kind} | {row.variant} | {row.size or '-'} | {percent(row.error)} | {interval_text(row)} "
-            f"| {percent(row.calibrated_error)} | {row.retrieval.mrr_at_10:.3f} | {stale} |"
+            f"| {row.kind} | {row.variant} | {row.size or '-'} | {row.recipe or '-'} | {percent(row.error)} "
+            f"| {interval_text(row)} | {percent(row.calibrated_error)} | {row.retrieval.mrr_at_10:.3f} | {stale} |"
         )
     lines += ["", "Published elsewhere, on other pairs, and not to be compared with the rows above:", ""]
     lines += [f"- {p.variant}: {percent(p.published_error)} on {p.n:,} pairs of {p.data}. {p.note}" for p in PUBLISHED]

@@ -12,7 +12,7 @@ from flywheel.training.job import Head, HeadRecipe
 from flywheel.training.progress import Listener, Trained
 
 FOLDS = 5
-_EVENT_SECONDS = 0.5
+_EVENTS = 100
 
 
 def untuned_head(vectors: np.ndarray, dim: int) -> Head:
@@ -81,7 +81,7 @@ def train_head(
             optimizer, lambda step: min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (1 - step / steps)
         )
         generator = torch.Generator().manual_seed(random_seed)
-        started = told = time.monotonic()
+        started, every = time.monotonic(), max(1, steps // _EVENTS)
         step, losses = 0, []
         for _ in range(recipe.epochs):
             for batch in torch.randperm(len(label), generator=generator).split(recipe.batch_size):
@@ -97,10 +97,10 @@ def train_head(
                 schedule.step()
                 step += 1
                 losses.append(loss.item())
-                now = time.monotonic()
-                if now - told > _EVENT_SECONDS or step == steps:
-                    listener(Trained(step, steps, sum(losses) / len(losses), (now - started) * (steps - step) / step))
-                    told, losses = now, []
+                if step % every == 0 or step == steps:
+                    remaining = (time.monotonic() - started) * (steps - step) / step
+                    listener(Trained(step, steps, sum(losses) / len(losses), remaining))
+                    losses = []
     head = Head(weight.detach().numpy(), bias.detach().numpy())
     if len(label) > 1 and head.apply(pairs.features).std(axis=0).max() < 1e-4:
         raise FlywheelError("All vectors collapsed to one point: lower the learning rate. No model was saved.")
