@@ -189,7 +189,7 @@ def test_the_command_line_makes_the_same_folder(world: World, model: TrainedMode
     *progress, result = told(done)
     assert isinstance(result, Result)
     assert all(isinstance(event, Trained) for event in progress)
-    assert len(progress) == 20  # steps: ten times 100 pairs in batches of 64
+    assert [event.of for event in progress] == [200] * 100
     assert result.model == str(tmp_path / "models" / world.job().job_id)
     assert (result.threshold, result.calibration_error) == (model.fit.threshold, model.calibration_error)
     assert not result.reused

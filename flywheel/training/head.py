@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from flywheel.errors import FlywheelError
-from flywheel.training.job import Head, HeadRecipe
+from flywheel.training.job import Head, HeadRecipe, count_epochs
 from flywheel.training.progress import Listener, Trained
 
 FOLDS = 5
@@ -75,7 +75,8 @@ def train_head(
         dims = dims or (len(start.bias),)
         fits = [logistic_fit(pairs.scores(start.first(dim)), pairs.labels, pairs.weights) for dim in dims]
         objective = PairLoss(fits, dims, recipe.ranking_weight, recipe.ranking_scale)
-        steps = recipe.epochs * -(-len(label) // recipe.batch_size)
+        epochs = count_epochs(recipe, len(label))
+        steps = epochs * -(-len(label) // recipe.batch_size)
         optimizer = torch.optim.Adam([weight, bias, *objective.parameters()], lr=recipe.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (1 - step / steps)
@@ -83,7 +84,7 @@ def train_head(
         generator = torch.Generator().manual_seed(random_seed)
         started, every = time.monotonic(), max(1, steps // _EVENTS)
         step, losses = 0, []
-        for _ in range(recipe.epochs):
+        for _ in range(epochs):
             for batch in torch.randperm(len(label), generator=generator).split(recipe.batch_size):
                 both = features[torch.cat([left[batch], right[batch]])].float() @ weight.T + bias
                 loss = objective(*both.chunk(2), label[batch], importance[batch], component[batch])

@@ -24,6 +24,7 @@ _AS_DECLARED = ConfigDict(extra="forbid", strict=True)
 class HeadRecipe:
     """How a Dense head is trained on frozen features. The learning rate falls linearly to 0 after a tenth of warm-up.
 
+    Training goes over the pairs `epochs` times, and as often as it takes to make `min_steps` steps.
     `ranking_weight` is the share of the ranking loss beside the pair loss; it keeps retrieval from getting worse while
     pair decisions get better. The defaults won `benchmarks/head_study.py`.
     """
@@ -32,6 +33,7 @@ class HeadRecipe:
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
     epochs: Annotated[int, Field(gt=0)] = 10
+    min_steps: Annotated[int, Field(gt=0)] = 200
     batch_size: Annotated[int, Field(gt=0)] = 64
     ranking_weight: Annotated[float, Field(ge=0)] = 1.0
     ranking_scale: Annotated[float, Field(gt=0)] = 20.0
@@ -58,6 +60,12 @@ class TuningRecipe:
     ranking_weight: Annotated[float, Field(ge=0)] = 0.2
     ranking_scale: Annotated[float, Field(gt=0)] = 20.0
     lora_rank: Annotated[int, Field(ge=0)] = 0
+
+
+def count_epochs(recipe: HeadRecipe | TuningRecipe, pairs: int) -> int:
+    """How often training goes over so many pairs."""
+    steps = -(-pairs // recipe.batch_size)
+    return max(recipe.epochs, -(-recipe.min_steps // steps))
 
 
 # The dimensions of the grid, which one training of layers serves together.

@@ -35,7 +35,7 @@ from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots import questions_of
 from flywheel.training.head import PairFeatures
-from flywheel.training.job import Head, TrainingJob, TuningRecipe
+from flywheel.training.job import Head, TrainingJob, TuningRecipe, count_epochs
 from flywheel.training.losses import PairLoss, logistic_fit
 from flywheel.training.progress import Encoded, Listener, Trained
 
@@ -46,6 +46,7 @@ _EVALUATIONS = 5
 _PATIENCE = 2
 _BUCKET = 16
 _METRIC = "calibration_log_loss"
+_SAME = 1e-3
 # Spread of the scores below which the vectors have collapsed to one point.
 _COLLAPSED = 1e-3
 
@@ -104,9 +105,8 @@ def _train(
     seen, unseen = _rows(pairs, inputs.place), _rows(stopping, inputs.place)
     objective = _objective(job, recipe, start, training)
     loss = _BatchLoss(model, objective)
-    steps_per_epoch = -(-len(pairs) // recipe.batch_size)
-    epochs = max(recipe.epochs, -(-recipe.min_steps // steps_per_epoch))
-    steps = epochs * steps_per_epoch
+    epochs = count_epochs(recipe, len(pairs))
+    steps = epochs * -(-len(pairs) // recipe.batch_size)
     every = max(1, -(-steps // _EVALUATIONS))
     bf16 = vectors.dtype == "bfloat16"
     arguments = SentenceTransformerTrainingArguments(
@@ -138,17 +138,20 @@ def _train(
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # one leased device a training
     disable_progress_bar()
+    stopper = _Stopping(loss, inputs, unseen, stopping["label"].to_numpy(), bf16)
     trainer = _Trainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_dict({name: column.tolist() for name, column in {**seen, **_taught(training)}.items()}),
         loss=loss,
         data_collator=_Collator(inputs),  # type: ignore[arg-type]
-        evaluator=_Stopping(loss, inputs, unseen, stopping["label"].to_numpy(), bf16),
+        evaluator=stopper,
         callbacks=[_Tell(listener), EarlyStoppingCallback(_PATIENCE)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_last_whole_checkpoint(target / "checkpoints"))
+    if abs(stopper(model)[_METRIC] - (trainer.state.best_metric or math.nan)) > _SAME:
+        raise FlywheelError(f"The best checkpoint of {target} did not come back as it was; delete the folder and train again.")
     _save(model, vectors.weights, recipe, target)
 
 
@@ -216,7 +219,10 @@ def _model(encoder: SentenceTransformer, recipe: TuningRecipe, start: Head) -> S
         inner.encoder.layer = inner.encoder.layer[lower:]
         inner.encoder.layer.requires_grad_(True)
     if recipe.lora_rank:
-        from peft import LoraConfig
+        try:
+            from peft import LoraConfig
+        except ImportError as error:
+            raise FlywheelError("lora_rank needs the package peft: pip install -c constraints.txt -e '.[lora]'.") from error
 
         inner.add_adapter(LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear"))
     if getattr(inner, "pooler", None) is not None:
@@ -233,7 +239,7 @@ def _objective(job: TrainingJob, recipe: TuningRecipe, start: Head, training: Pa
 
 
 def _rows(pairs: pd.DataFrame, place: pd.Series) -> dict[str, np.ndarray]:
-    return {side: place[pairs[f"text_{name}"]].to_numpy() for side, name in (("left", "a"), ("right", "b"))}
+    return {side: place[pairs[f"text_{name}"]].to_numpy(copy=True) for side, name in (("left", "a"), ("right", "b"))}
 
 
 def _taught(training: PairFeatures) -> dict[str, np.ndarray]:

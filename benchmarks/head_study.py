@@ -1,0 +1,240 @@
+"""Which head is best: features, losses, rates and the ranking loss, chosen on calibration pairs, several redraws each.
+
+    python benchmarks/head_study.py --quora PATH [--home HOME] [--redraws 5] [--sizes 100 400 ...]
+
+Every row is trained on the same pairs, a fresh draw of the nested order for each redraw. `calibration` is the log loss on
+calibration pairs, each half under a logistic fit of the other half, and chooses the winner; test errors are at the
+threshold that all calibration pairs give, and choose nothing. MRR@10 is that of the first redraw, on calibration questions.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from quora import add_arguments, machine, quora_home, row
+from torch.nn.functional import binary_cross_entropy_with_logits, normalize
+
+from flywheel.evaluation.retrieval import retrieval
+from flywheel.evaluation.thresholds import fit_scores
+from flywheel.models.catalogue import Variant
+from flywheel.models.vectors import Vectors, vectors_of
+from flywheel.pairs.snapshots import Snapshot, questions_of
+from flywheel.training.gate import why_no_gain
+from flywheel.training.head import PairFeatures, out_of_fold_scores, train_head
+from flywheel.training.job import Head, HeadRecipe, count_epochs
+from flywheel.training.losses import logistic_fit, ranking_loss
+from flywheel.training.progress import unheard
+from flywheel.training.train import head_start, pair_features, untuned_start
+
+Embed = Callable[[np.ndarray], np.ndarray]
+DEFAULT = HeadRecipe()
+
+
+@dataclass(frozen=True)
+class Split:
+    """A frozen split: features of its questions, rows of each pair, labels."""
+
+    features: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    labels: np.ndarray
+
+    def scores(self, embed: Embed) -> np.ndarray:
+        """The cosine of each pair (n,)."""
+        vectors = embed(self.features)
+        return (vectors[self.left] * vectors[self.right]).sum(1)
+
+
+def main() -> None:
+    """Train every row at every size and print a Markdown table, then the gate's."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--redraws", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 400, 1_600, 6_400, 25_600])
+    parser.add_argument("--gate-redraws", type=int, default=20)
+    parser.add_argument("--gate-sizes", type=int, nargs="+", default=[100, 200, 400, 800])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    variant = Variant(arguments.base, arguments.dim)
+    with quora_home(arguments.quora, arguments.home) as (settings, snapshot):
+        vectors = vectors_of(variant.model, settings)
+        print(f"{variant} on {machine(settings.device)}; {arguments.redraws} redraws\n", flush=True)
+        study(snapshot, vectors, arguments.dim, arguments.sizes, arguments.redraws)
+        gate(snapshot, vectors, arguments.dim, arguments.gate_sizes, arguments.gate_redraws)
+
+
+def study(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], redraws: int) -> None:
+    """The table of rows by sizes."""
+    start, scale = head_start(snapshot, vectors, dim)
+    mean_only = np.where(np.arange(len(scale)) < len(scale) // 3, scale * np.sqrt(3), 0).astype(np.float32)
+    mean_start = spread(untuned_start(snapshot, vectors, dim), len(scale))
+    splits = {name: frozen(snapshot.pairs(name), vectors) for name in ("calibration", "test")}
+    recipes = {
+        "mean only, rate 1e-3": partial(product, mean_start, mean_only, replace(DEFAULT, learning_rate=1e-3)),
+        **{
+            f"rate {rate:g}": partial(product, start, scale, replace(DEFAULT, learning_rate=rate))
+            for rate in (2e-4, 3e-4, 5e-4, 1e-3)
+        },
+        **{
+            f"ranking {weight:g}": partial(product, start, scale, replace(DEFAULT, ranking_weight=weight))
+            for weight in (0.0, 0.2, 3.0)
+        },
+        "at least 1 step": partial(product, start, scale, replace(DEFAULT, min_steps=1)),
+        "20 epochs, rate 3e-4": partial(product, start, scale, replace(DEFAULT, learning_rate=3e-4, epochs=20)),
+        "CoSENT": partial(other, start, scale, "cosent", 0),
+        "logistic from scale 10": partial(other, start, scale, "unfitted", 0),
+        "hidden layer of 512": partial(other, start, scale, "logistic", 512),
+    }
+    print(row("head", *(f"{size:,} pairs: calibration, test error, MRR@10" for size in sizes)))
+    print(row("---", *("---:" for _ in sizes)))
+    for name, embed in (("untuned", mean_start.apply), ("start, untrained", start.on_scaled(scale).apply)):
+        print(row(name, *[cell([judged(embed, splits, True)])] * len(sizes)), flush=True)
+    for name, make in recipes.items():
+        cells = []
+        for size in sizes:
+            found = []
+            for redraw in range(redraws):
+                pairs = snapshot.training_pairs(str(size), redraw, 0.0)
+                found.append(judged(make(pairs, vectors, redraw), splits, redraw == 0))
+            cells.append(cell(found))
+        print(row(name + (" (default)" if name == "rate 0.0005" else ""), *cells), flush=True)
+
+
+def gate(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], redraws: int) -> None:
+    """What ships where the gate lets a trained head through only when it is better out of fold than its start."""
+    start, scale = head_start(snapshot, vectors, dim)
+    splits = {name: frozen(snapshot.pairs(name), vectors) for name in ("calibration", "test")}
+    untuned = judged(spread(untuned_start(snapshot, vectors, dim), len(scale)).apply, splits, False)[1]
+    print(f"\nWith the gate, {redraws} redraws; the untuned model has {untuned:.2f} % test error.\n")
+    print(row("pairs", "test error, always trained", "test error, what ships", "spread", "trained heads shipped", "seconds"))
+    print(row(*["---:"] * 6))
+    for size in sizes:
+        trained, shipped, through, began = [], [], 0, time.perf_counter()
+        for redraw in range(redraws):
+            pairs = snapshot.training_pairs(str(size), redraw, 0.0)
+            training = pair_features(pairs, vectors, scale)
+            own = out_of_fold_scores(start, training, DEFAULT, redraw)
+            kept = why_no_gain(own, training.scores(start), training.labels, training.components)
+            head = train_head(start, training, DEFAULT, redraw, unheard)
+            trained.append(judged(head.on_scaled(scale).apply, splits, False)[1])
+            shipped.append(trained[-1] if kept is None else judged(start.on_scaled(scale).apply, splits, False)[1])
+            through += kept is None
+        seconds = (time.perf_counter() - began) / redraws
+        figures = f"{np.mean(trained):.2f} %", f"{np.mean(shipped):.2f} %", f"{np.std(shipped, ddof=1):.2f}"
+        print(row(f"{size:,}", *figures, f"{through} of {redraws}", f"{seconds:.1f}"), flush=True)
+
+
+def frozen(pairs: pd.DataFrame, vectors: Vectors) -> Split:
+    """A split's pairs as arrays."""
+    texts = questions_of(pairs)
+    place = pd.Series(np.arange(len(texts)), index=texts)
+    left, right = (place[pairs[side]].to_numpy() for side in ("text_a", "text_b"))
+    return Split(vectors.features(texts), left, right, pairs["label"].to_numpy())
+
+
+def spread(head: Head, width: int) -> Head:
+    """A head on the first features alone, as one on all of them."""
+    return Head(np.pad(head.weight, ((0, 0), (0, width - head.weight.shape[1]))), head.bias)
+
+
+def judged(embed: Embed, splits: dict[str, Split], ranked: bool) -> tuple[float, float, float]:
+    """Log loss on calibration, test error in %, MRR@10 on calibration (or NaN)."""
+    calibration, test = splits["calibration"], splits["test"]
+    scores = calibration.scores(embed)
+    halves = np.arange(len(scores)) % 2 == 0
+    losses = np.empty(len(scores))
+    for seen in (halves, ~halves):
+        chance = fit_scores(scores[seen], calibration.labels[seen]).probability(scores[~seen])
+        losses[~seen] = -np.log(np.clip(np.where(calibration.labels[~seen] == 1, chance, 1 - chance), 1e-6, None))
+    threshold = fit_scores(scores, calibration.labels).threshold
+    error = 100 * float(((test.scores(embed) >= threshold) != test.labels).mean())
+    mrr = float("nan")
+    if ranked:
+        same = calibration.labels == 1
+        duplicates = list(zip(calibration.left[same].tolist(), calibration.right[same].tolist(), strict=True))
+        mrr = retrieval(embed(calibration.features), duplicates).mrr_at_10
+    return float(losses.mean()), error, mrr
+
+
+def cell(found: list[tuple[float, float, float]]) -> str:
+    """Means, and the spread of the test error."""
+    losses, errors, ranks = np.array(found).T
+    spread_text = f" ± {errors.std(ddof=1):.2f}" if len(errors) > 1 else ""
+    return f"{losses.mean():.4f}, {errors.mean():.2f} %{spread_text}, {ranks[0]:.4f}"
+
+
+def product(start: Head, scale: np.ndarray, recipe: HeadRecipe, pairs: pd.DataFrame, vectors: Vectors, redraw: int) -> Embed:
+    """What the product trains."""
+    training = pair_features(pairs, vectors, scale)
+    return train_head(start, training, recipe, redraw, unheard).on_scaled(scale).apply
+
+
+def other(start: Head, scale: np.ndarray, loss: str, hidden: int, pairs: pd.DataFrame, vectors: Vectors, redraw: int) -> Embed:
+    """What the product does not train: another loss of the pair, or a hidden layer beside the linear map."""
+    torch.manual_seed(redraw)
+    training = pair_features(pairs, vectors, scale)
+    features = torch.tensor(training.features)
+    linear = torch.nn.Linear(*reversed(start.weight.shape))
+    linear.load_state_dict({"weight": torch.from_numpy(start.weight), "bias": torch.from_numpy(start.bias)})
+    deep = torch.nn.Sequential()
+    if hidden:
+        into, out = torch.nn.Linear(len(scale), hidden), torch.nn.Linear(hidden, len(start.bias))
+        torch.nn.init.zeros_(out.weight)
+        deep = torch.nn.Sequential(into, torch.nn.GELU(), torch.nn.Dropout(0.3), out)
+    fit = (10.0, -5.0) if loss == "unfitted" else logistic_fit(training.scores(start), training.labels, training.weights)
+    learned = torch.nn.Parameter(torch.tensor(fit))
+    parameters = [*linear.parameters(), *(deep.parameters() if hidden else ()), learned]
+    _fit(training, features, lambda x: linear(x) + (deep(x) if hidden else 0), loss, learned, parameters, redraw)
+    deep.eval()
+
+    def embed(raw: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            x = torch.from_numpy(raw * scale)
+            return normalize(linear(x) + (deep(x) if hidden else 0)).numpy()
+
+    return embed
+
+
+def _fit(
+    training: PairFeatures,
+    features: torch.Tensor,
+    project: Callable[[torch.Tensor], torch.Tensor],
+    loss: str,
+    learned: torch.Tensor,
+    parameters: list[torch.nn.Parameter],
+    redraw: int,
+) -> None:
+    labels, components = torch.tensor(training.labels, dtype=torch.float32), torch.as_tensor(training.components)
+    left, right = torch.tensor(training.left), torch.tensor(training.right)
+    epochs = count_epochs(DEFAULT, len(labels))
+    steps = epochs * -(-len(labels) // DEFAULT.batch_size)
+    optimizer = torch.optim.Adam(parameters, lr=DEFAULT.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (1 - step / steps)
+    )
+    generator = torch.Generator().manual_seed(redraw)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(labels), generator=generator).split(DEFAULT.batch_size):
+            a, b = normalize(project(features[torch.cat([left[batch], right[batch]])].float())).chunk(2)
+            cosines = a @ b.T
+            scores, told = cosines.diagonal(), labels[batch]
+            if loss == "cosent":  # pairs called different should not score above pairs called same
+                above = DEFAULT.ranking_scale * (scores[None, :] - scores[:, None])
+                value = torch.logsumexp(torch.cat([torch.zeros(1), above[told[:, None] > told[None, :]]]), 0)
+            else:
+                value = binary_cross_entropy_with_logits(learned[0] * scores + learned[1], told)
+            value = value + DEFAULT.ranking_weight * ranking_loss(DEFAULT.ranking_scale * cosines, told, components[batch])
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            schedule.step()
+
+
+if __name__ == "__main__":
+    main()
