@@ -60,7 +60,7 @@ def test_training_separates_unseen_duplicates_from_siblings_and_repeats_bit_for_
     assert gap(head, unseen) > 1.2 * gap(start, unseen)
     last = heard[-1]
     assert isinstance(last, Trained)
-    assert (last.done, last.of, last.seconds_left) == (100, 100, 0)  # ten times 600 pairs in batches of 64
+    assert (last.done, last.of, last.seconds_left) == (200, 200, 0)  # 600 pairs in batches of 64, twenty times
     assert last.loss > 0
     again = train_head(start, seen, BRISK, 0, unheard)
     assert np.array_equal(head.weight, again.weight)
