@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -28,6 +28,8 @@ app = typer.Typer(
 )  # fmt: skip
 champion_app = typer.Typer(no_args_is_help=False, help="The promoted model: show, history, promote, rollback.")
 app.add_typer(champion_app, name="champion")
+cache_app = typer.Typer(no_args_is_help=False, help="What encoders made of texts: size, prune.")
+app.add_typer(cache_app, name="cache")
 pairs_app = typer.Typer(no_args_is_help=False, help="What the store holds, where it came from, what contradicts itself.")
 app.add_typer(pairs_app, name="pairs")
 
@@ -207,16 +209,19 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
           size: Annotated[str, typer.Argument(help="Number of training pairs, or all.")],
           recipe: Recipe = "head", home: Home = None, as_json: Json = False) -> None:  # fmt: skip
     """Train and evaluate one model."""
+    from functools import partial
+
     from flywheel.models.catalogue import Variant
     from flywheel.orchestration import grid, steps
+    from flywheel.report import ENCODING, bars, training_listener
     from flywheel.training.job import TrainedModel, check_recipe, check_size
 
     parsed, size, recipe = Variant.parse(variant), check_size(size), check_recipe(recipe)
     with _session(home) as session:
         grid.ensure_snapshot(session)
         settings = session.settings
-        with _bar("encoding questions", as_json) as progress:
-            grid.train_one(session, parsed, size, recipe, progress)
+        with bars(as_json) as shown, steps.watched(training_listener(shown)):
+            grid.train_one(session, parsed, size, recipe, partial(shown.report, ENCODING))
         job = steps.training_job(settings, steps.current_snapshot(settings), parsed, size, recipe)
         model = TrainedModel.load(settings.models / job.job_id)
         record, _ = steps.evaluate_cell(settings, parsed, size, recipe)
@@ -231,9 +236,12 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
         "threshold": model.fit.threshold,
         "error": record.error,
         "seconds": model.seconds,
+        "kept_start": model.kept_start,
     }
     if as_json:
         return _print_json(result)
+    if model.kept_start:
+        print(f"Training brought no proven gain, so the untrained start ships: {model.kept_start}.")
     print(f"{variant} | {size}: error {record.error:.1%} on {record.metrics.n:,} test pairs, model in {model.folder}")
     print("Next: flywheel leaderboard")
 
@@ -259,6 +267,34 @@ def grid_command(variant: Annotated[list[str] | None, typer.Option(help="A varia
         _print_json(cells)
     if any(cell["outcome"] == "failed" for cell in cells):
         raise FlywheelError("Some cells failed; the reasons stand above. The others are finished.")
+
+
+@cache_app.callback(invoke_without_command=True)
+def cache_show(context: typer.Context, home: Home = None, as_json: Json = False) -> None:
+    """What encoders made of texts, and how much disk it takes, when no other verb is given."""
+    if context.invoked_subcommand is not None:
+        return
+    from dataclasses import asdict
+
+    from flywheel.orchestration import steps
+    from flywheel.report import print_cache
+
+    entries = steps.list_cache(_settings(home))
+    if as_json:
+        return _print_json([asdict(entry) for entry in entries])
+    print_cache(entries)
+
+
+@cache_app.command("prune")
+def cache_prune(states: Annotated[bool, typer.Option("--states", help="Remove all token states too.")] = False,
+                home: Home = None, as_json: Json = False) -> None:  # fmt: skip
+    """Remove what no snapshot needs any more. Vectors of an API stay: they were paid for."""
+    from flywheel.orchestration import steps
+
+    freed = steps.prune_cache(_settings(home), states)
+    if as_json:
+        return _print_json({"freed_bytes": freed})
+    print(f"{freed / 1e6:,.1f} MB freed. What is needed again will be encoded again.")
 
 
 @app.command()
@@ -372,14 +408,6 @@ def _session(home: Path | None) -> "Iterator[Session]":
     silence_dagster()
     with _interruptible(), open_session(settings) as session:
         yield session
-
-
-@contextmanager
-def _bar(text: str, to_stderr: bool) -> Iterator[Callable[[int, int], None]]:
-    from flywheel.report import progress_bar
-
-    with progress_bar(text, to_stderr) as progress:
-        yield progress
 
 
 def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:

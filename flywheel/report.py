@@ -3,11 +3,20 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from flywheel.evaluation.leaderboard import Leaderboard
@@ -15,10 +24,15 @@ from flywheel.evaluation.published import PUBLISHED
 from flywheel.orchestration.tables import interval_text, percent
 from flywheel.pairs.contradictions import Contradictions
 from flywheel.pairs.overview import Origin, Overview
+from flywheel.training.progress import Encoded, Trained
 
 if TYPE_CHECKING:
     from flywheel.models.catalogue import Variant
     from flywheel.orchestration.instance import Session
+    from flywheel.orchestration.steps import CachedEncoder, GridCost
+    from flywheel.training.progress import Event, Listener
+
+ENCODING = "encoding questions"
 
 
 def console(to_stderr: bool) -> Console:
@@ -27,20 +41,35 @@ def console(to_stderr: bool) -> Console:
     return out if out.is_terminal else Console(stderr=to_stderr, highlight=False, soft_wrap=True, width=120)
 
 
+class Bars(Progress):
+    """Bars by their name, each of which appears with its first report of (done, of)."""
+
+    def report(self, name: str, done: int, of: int) -> None:
+        """Bring a bar up to date."""
+        for task in self.tasks:
+            if task.description == name:
+                return self.update(task.id, completed=done, total=of)
+        self.add_task(name, total=of, completed=done)
+        return None
+
+
 @contextmanager
-def progress_bar(text: str, to_stderr: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar that hears (done, of); it appears with the first call."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console(to_stderr)) as bars:
-        task = None
+def bars(to_stderr: bool) -> Iterator[Bars]:
+    """An empty set of bars."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    with Bars(*columns, console=console(to_stderr)) as shown:
+        yield shown
 
-        def update(done: int, of: int) -> None:
-            nonlocal task
-            if task is None:
-                task = bars.add_task(text, total=of)
-            bars.update(task, completed=done, total=of)
 
-        yield update
+def training_listener(shown: Bars) -> "Listener":
+    """Shows how far a training is."""
+
+    def hear(event: "Event") -> None:
+        if isinstance(event, Encoded | Trained):
+            what = ENCODING if isinstance(event, Encoded) else "training steps"
+            shown.report(what, event.done, event.of)
+
+    return hear
 
 
 @contextmanager
@@ -75,15 +104,19 @@ def run_grid(
     for reason in dict.fromkeys(cell.reason for cell in impossible):
         out.print(f"  {reason}", style="dim")
     if to_do:
-        with progress_bar("encoding questions", as_json) as progress:
+        cost = steps.estimate_grid(session.settings, [(cell.variant, cell.size) for cell in to_do], recipe)
+        out.print(_cost_text(cost))
+        with bars(as_json) as shown:
             todo_sizes = list(dict.fromkeys(cell.size for cell in to_do))
-            new = steps.encode_ahead(session.settings, list(dict.fromkeys(c.variant for c in to_do)), todo_sizes, progress)
+            variants_to_do = list(dict.fromkeys(cell.variant for cell in to_do))
+            new = steps.encode_ahead(session.settings, variants_to_do, todo_sizes, partial(shown.report, ENCODING))
         out.print(f"{new:,} questions encoded, every other one was cached" if new else "every question was cached already")
     outcomes: dict[tuple[Variant, str], tuple[str, str]] = {
         (cell.variant, cell.size): (cell.state, cell.reason) for cell in plan
     }
     if to_do:
-        with progress_bar("training and evaluating cells", as_json) as progress:
+        with bars(as_json) as shown, steps.watched(training_listener(shown)):
+            progress = partial(shown.report, "training and evaluating cells")
             progress(0, len(to_do))
             for i, cell in enumerate(grid.run_cells(session, to_do, recipe), start=1):
                 outcomes[cell.variant, cell.size] = ("failed", cell.failure) if cell.failure else ("trained", "")
@@ -95,6 +128,37 @@ def run_grid(
         {"variant": str(variant), "size": size, "outcome": outcome, "reason": reason}
         for (variant, size), (outcome, reason) in outcomes.items()
     ]
+
+
+def _cost_text(cost: "GridCost") -> str:
+    said = [
+        f"{cost.texts:,} texts to encode" + (f", about {_duration(cost.encoding_seconds)}" if cost.encoding_seconds else "")
+    ]
+    said.append(
+        f"{cost.cells} cells to train, "
+        + ("how long nobody knows yet" if cost.training_seconds is None else f"about {_duration(cost.training_seconds)}")
+    )
+    if cost.money is not None:
+        said.append(f"about {cost.money:.2f} by price_per_hour")
+    return "; ".join(said)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def print_cache(entries: Sequence["CachedEncoder"]) -> None:
+    """The cache as a table."""
+    if not entries:
+        print("Nothing is cached yet. Next: flywheel grid")
+        return
+    table = _table("What encoders made of texts", ["encoder"], ("texts", "MB"))
+    for entry in entries:
+        table.add_row(entry.name, f"{entry.texts:,}", f"{entry.bytes / 1e6:,.1f}")
+    console(False).print(table)
+    print(f"{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in all. Next: flywheel cache prune")
 
 
 def print_leaderboard(board: Leaderboard, champion_id: str | None) -> None:

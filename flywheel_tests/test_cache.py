@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError
-from flywheel.models.cache import EmbeddingCache
+from flywheel.models.cache import EmbeddingCache, Ragged
 
 WIDTH = 4
 
@@ -25,7 +25,7 @@ FILLER = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from flywheel.models.cache import EmbeddingCache
+from flywheel.models.cache import EmbeddingCache, Ragged
 
 folder, log, count, die_at_rename, die_at_call = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
 calls = renames = 0
@@ -286,3 +286,52 @@ def test_a_full_disk_is_explained_and_the_next_run_goes_on(tmp_path: Path, monke
     monkeypatch.undo()
     assert np.array_equal(cache.get(["a"], encode), encode(["a"]))
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def tokens(texts: list[str]) -> Ragged:
+    """As many rows as the text has letters, each its place and the letter."""
+    rows = [(place, ord(letter), 0, 1) for text in texts for place, letter in enumerate(text)]
+    return Ragged(np.array(rows, dtype=np.float32).reshape(-1, WIDTH), np.array([len(text) for text in texts]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.text("abc", max_size=5), max_size=8), max_size=4))
+def test_texts_of_many_rows_come_back_as_they_were(asked: list[list[str]]) -> None:
+    with TemporaryDirectory() as folder:
+        cache = EmbeddingCache(Path(folder), WIDTH, np.float16)
+        for texts in asked:
+            given_back = cache.get_ragged(texts, tokens)
+            assert [rows.tolist() for rows in given_back] == [tokens([text]).rows.tolist() for text in texts]
+        again = EmbeddingCache(Path(folder), WIDTH, np.float16)
+        assert again.texts() == len({text for texts in asked for text in texts})
+
+
+def test_pruning_keeps_what_is_wanted_and_frees_the_rest(tmp_path: Path) -> None:
+    cache = EmbeddingCache(tmp_path, WIDTH, np.float16)
+    texts = ["a", "bb", "ccc", "dddd"]
+    cache.get_ragged(texts[:2], tokens)
+    cache.get_ragged(texts[2:], tokens)
+    reader = EmbeddingCache(tmp_path, WIDTH, np.float16)
+    held = reader.get_ragged(texts, tokens)
+    before = cache.size()
+    assert cache.prune(iter(["bb", "never seen"])) == 3
+    assert cache.size() < before
+    assert [rows.tolist() for rows in held] == [tokens([text]).rows.tolist() for text in texts]
+    fresh = EmbeddingCache(tmp_path, WIDTH, np.float16)
+    assert (fresh.texts(), fresh.missing(texts)) == (1, 3)
+    assert fresh.get_ragged(["bb"], tokens)[0].tolist() == tokens(["bb"]).rows.tolist()
+    assert fresh.prune([]) == 1
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_a_folder_is_opened_without_knowing_its_width(tmp_path: Path) -> None:
+    assert EmbeddingCache.open(tmp_path) is None
+    EmbeddingCache(tmp_path, WIDTH, np.float16).get_ragged(["abc"], tokens)
+    opened = EmbeddingCache.open(tmp_path)
+    assert opened is not None
+    assert (opened.width, opened.dtype, opened.texts()) == (WIDTH, np.float16, 1)
+
+
+def test_a_number_too_large_for_the_cache_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FlywheelError, match="NaN or infinity"):
+        EmbeddingCache(tmp_path, WIDTH, np.float16).get(["a"], lambda texts: np.full((1, WIDTH), 1e6))

@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -76,10 +76,13 @@ def _first_free(devices: Sequence[str], listener: Listener, folder: Path) -> tup
             time.sleep(_LOOK_AGAIN_SECONDS)
 
 
+def visible_card(device: str, environment: Mapping[str, str]) -> str:
+    """The name that CUDA_VISIBLE_DEVICES has for `cuda:N`, the Nth card that it shows; N itself when it says nothing."""
+    shown = [card.strip() for card in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if card.strip()]
+    number = device.partition(":")[2]
+    return shown[int(number)] if number.isdecimal() and int(number) < len(shown) else number
+
+
 def _card(device: str) -> str:
-    """The card's name on this machine: `cuda:N` is the Nth of those that CUDA_VISIBLE_DEVICES shows."""
-    shown = [card.strip() for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card.strip()]
-    kind, _, number = device.partition(":")
-    if kind == "cuda" and number.isdecimal() and int(number) < len(shown):
-        return f"cuda-{shown[int(number)]}"
-    return device.replace(":", "-")
+    """The card's name on this machine, whatever is visible to this process."""
+    return f"cuda-{visible_card(device, os.environ)}" if device.startswith("cuda:") else device

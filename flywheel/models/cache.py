@@ -78,6 +78,20 @@ class EmbeddingCache:
         self.dtype = np.dtype(dtype)
         self._index = _EMPTY
 
+    @classmethod
+    def open(cls, folder: Path) -> "EmbeddingCache | None":
+        """The cache that lies in `folder`, whatever its width; None when nothing does. Raises FlywheelError if damaged."""
+        for shard in folder.glob(f"*{_KEYS}"):
+            vectors = shard.with_name(shard.name.removesuffix(_KEYS) + _VECTORS)
+            try:
+                stored = np.load(vectors, mmap_mode="r", allow_pickle=False)
+                return cls(folder, stored.shape[1], stored.dtype.type)
+            except (OSError, ValueError, EOFError, IndexError) as error:
+                raise FlywheelError(
+                    f"{vectors} is damaged ({error}). Delete its folder: the vectors are made again."
+                ) from error
+        return None
+
     def missing(self, texts: Iterable[str]) -> int:
         """Count the different texts that have no vector yet. Raises FlywheelError as `get` does for bad shards."""
         _, known = self._refresh().find(np.unique(_hash_texts(texts)))

@@ -1,5 +1,6 @@
 """Cached features of a base model, or of one tuned from it: the one way from texts to numbers."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _SAMPLE = 1_000
+# How the folders of features and token states are called; without a dtype, an earlier version's.
+FEATURES_NAME = re.compile(r"(?P<model>.+)-(?P<weights>[0-9a-f]{12})(?:-(?P<dtype>bfloat16|float32)(?P<layer>-layer\d+)?)?")
 Encoded = TypeVar("Encoded")
 
 
@@ -94,7 +97,7 @@ class Vectors:
                 raise FlywheelError(
                     f"The token states of {self.model.name} would take about {needed / 1e9:.1f} GB in {cache.folder}, and "
                     f"state_cache_gb allows {self.state_bytes / 1e9:g}. Raise it, choose a smaller size, or run "
-                    "`flywheel cache prune`."
+                    "`flywheel cache prune --states`."
                 )
 
         def encode(chunk: list[str], report: Progress | None) -> Ragged:

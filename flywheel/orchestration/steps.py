@@ -4,9 +4,15 @@ Knows no Dagster: assets and the command line call the same functions.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from flywheel.compute.launch import compute_of
 from flywheel.errors import FlywheelError, explain_disk_errors
@@ -15,9 +21,11 @@ from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
 from flywheel.evaluation.plots import learning_curve
 from flywheel.evaluation.records import Evaluation
 from flywheel.models.api import ApiVectors
-from flywheel.models.catalogue import Variant
+from flywheel.models.cache import EmbeddingCache
+from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.models.folder import served_difference
-from flywheel.models.vectors import vectors_of
+from flywheel.models.vectors import FEATURES_NAME, vectors_of
+from flywheel.models.weights import WEIGHTS_FILE, hash_weights
 from flywheel.pairs.contradictions import Contradictions, find_contradictions
 from flywheel.pairs.derive import PairCounts, count_pairs
 from flywheel.pairs.forget import Selection, finish, remove_deliveries
@@ -40,10 +48,12 @@ from flywheel.pairs.snapshots import (
 from flywheel.registry.champions import Entry, Registry, Rules, choose_challenger
 from flywheel.settings import Settings
 from flywheel.training.job import GRID_DIMENSIONS, TUNING, HeadRecipe, TrainedModel, TrainingJob, check_recipe, check_size
-from flywheel.training.progress import Listener
+from flywheel.training.progress import Listener, Progress, unheard
 from flywheel.training.train import DIRECTION_PAIRS
 
 log = logging.getLogger(__name__)
+
+_TIMED_TEXTS = 256
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,13 @@ def train_cell(settings: Settings, variant: Variant, size: str, recipe: str, lis
     """Train a cell on the current snapshot, or find it finished."""
     on = current_snapshot(settings)
     job = training_job(settings, on, variant, size, recipe)
-    model = compute_of(settings)(job, settings, listener)
+    watcher = _WATCHER.get()
+
+    def hear(event: Progress) -> None:
+        listener(event)
+        watcher(event)
+
+    model = compute_of(settings)(job, settings, hear)
     if job.size == ALL and variant == retrain_variant(settings):
         record_training(open_store(settings), on.snapshot_id)
     return model
@@ -314,15 +330,116 @@ def decide_champion(settings: Settings) -> tuple[Entry, bool]:
     return registry(settings).decide(choose_challenger(candidates), reference, settings.evaluations, rules)
 
 
+@dataclass(frozen=True)
+class CachedEncoder:
+    """What is kept of one encoder's work: texts known, bytes on disk."""
+
+    name: str
+    texts: int
+    bytes: int
+
+
+def list_cache(settings: Settings) -> list[CachedEncoder]:
+    """What lies in the home's cache, largest first."""
+    found = [(folder.name, EmbeddingCache.open(folder)) for folder in settings.cache.glob("*") if folder.is_dir()]
+    entries = [CachedEncoder(name, cache.texts(), cache.size()) for name, cache in found if cache is not None]
+    return sorted(entries, key=lambda entry: -entry.bytes)
+
+
+def prune_cache(settings: Settings, states: bool) -> int:
+    """Remove what no snapshot's texts need, and what encoders that are gone have left; returns the bytes freed.
+
+    `states` removes all token states as well: they are large, and made again where the recipe top needs them. Vectors of
+    an API are never removed, since they were paid for.
+    """
+    before = sum(entry.bytes for entry in list_cache(settings))
+    snapshots = [Snapshot.load(manifest.parent) for manifest in settings.snapshots.glob("*/manifest.json")]
+    texts = questions_of(*(taken.pairs(split) for taken in snapshots for split in ("train", "calibration", "test")))
+    files = {path.stat().st_ino: path for path in settings.models.glob(f"*/{WEIGHTS_FILE}")}  # many are links to one
+    weights = {hash_weights(path.parent)[:12] for path in files.values()}
+    for folder in settings.cache.glob("*"):
+        made = FEATURES_NAME.fullmatch(folder.name)
+        if made is None or made["model"] not in CATALOGUE:
+            continue
+        known = (CATALOGUE[made["model"]].weights_sha256 or made["weights"]).startswith(made["weights"])
+        if (states and made["layer"]) or not (known or made["weights"] in weights) or not made["dtype"]:
+            shutil.rmtree(folder)
+        elif (cache := EmbeddingCache.open(folder)) is not None:
+            cache.prune(texts)
+    return before - sum(entry.bytes for entry in list_cache(settings))
+
+
+def texts_of_cells(settings: Settings, sizes: Sequence[str]) -> list[str]:
+    """Every text that cells of these sizes and their evaluation need, whatever their variant."""
+    on = current_snapshot(settings)
+    # Sizes nest, so that the largest holds the others; only `all` has pairs of another kind.
+    largest = {max((size for size in sizes if size != ALL), key=int, default=ALL), *({ALL} & set(sizes))}
+    frames = [on.training_pairs(size, settings.random_seed, settings.interaction_share) for size in sorted(largest)]
+    return questions_of(*frames, on.pairs("train").head(DIRECTION_PAIRS), on.pairs("calibration"), on.pairs("test"))
+
+
+@dataclass(frozen=True)
+class GridCost:
+    """What a grid takes: texts to encode, cells to train, seconds (None where nothing tells), money by `price_per_hour`."""
+
+    texts: int
+    cells: int
+    encoding_seconds: float
+    training_seconds: float | None
+    money: float | None
+
+
+def estimate_grid(settings: Settings, cells: Sequence[tuple[Variant, str]], recipe: str) -> GridCost:
+    """What the cells will take, by this machine's own speed: some of the texts are encoded and timed, and stay encoded; a
+    cell takes as long as the finished one of its base model and recipe that is nearest in size, or more by what it is larger.
+    """
+    sizes = list(dict.fromkeys(size for _, size in cells))
+    texts = texts_of_cells(settings, sizes) if cells else []
+    missing, encoding = 0, 0.0
+    for base in dict.fromkeys(variant.base for variant, _ in cells):
+        vectors = vectors_of(CATALOGUE[base], settings)
+        new = vectors.missing(texts)
+        missing += new
+        if new > 4 * _TIMED_TEXTS:
+            sample = texts[:: len(texts) // _TIMED_TEXTS]
+            vectors.features(sample[: len(sample) // 8])  # loads the model
+            known, started = vectors.missing(sample), time.perf_counter()
+            vectors.features(sample)
+            encoding += (time.perf_counter() - started) / max(1, known) * new
+    on = current_snapshot(settings)
+    done = [TrainedModel.load(path.parent) for path in settings.models.glob("*/flywheel.json")]
+    times: list[float | None] = []
+    for variant, size in cells:
+        pairs = on.train.seed + on.train.interaction if size == ALL else int(size)
+        alike = [m for m in done if m.job.recipe == recipe and Variant.parse(m.job.variant).base == variant.base]
+        nearest = min(alike, key=lambda m: abs(np.log(m.train_pairs / pairs)), default=None)
+        times.append(None if nearest is None else nearest.seconds * max(1.0, pairs / nearest.train_pairs))
+    training = None if None in times else sum(each for each in times if each is not None)
+    price = settings.price_per_hour
+    money = None if price is None or training is None else (encoding + training) / 3600 * price
+    return GridCost(missing, len(cells), encoding, training, money)
+
+
+_WATCHER: ContextVar[Listener] = ContextVar("watcher", default=unheard)
+
+
+@contextmanager
+def watched(listener: Listener) -> Iterator[None]:
+    """Let `listener` hear, too, how far trainings of this thread are."""
+    token = _WATCHER.set(listener)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
+
+
 def encode_ahead(
     settings: Settings, variants: Sequence[Variant], sizes: Sequence[str], progress: Callable[[int, int], None]
 ) -> int:
     """Encode all that the cells of `variants` x `sizes` and their evaluation will need; returns how many texts were new."""
-    on = current_snapshot(settings)
-    frames = [on.training_pairs(size, settings.random_seed, settings.interaction_share) for size in sizes]
-    texts = questions_of(*frames, on.pairs("train").head(DIRECTION_PAIRS), on.pairs("calibration"), on.pairs("test"))
+    texts = texts_of_cells(settings, sizes)
     encoded = 0
     for vectors in {variant.base: vectors_of(variant.model, settings) for variant in variants}.values():
         encoded += vectors.missing(texts)
-        vectors.get(texts, progress)
+        vectors.features(texts, progress)
     return encoded

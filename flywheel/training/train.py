@@ -34,6 +34,7 @@ OWN_THRESHOLD_PAIRS = 1_600
 DIRECTION_PAIRS = 4_000
 OWN_SCORES = "own_scores.parquet"
 TUNED = ".tuned"
+_STARTS: dict[tuple[str, str, str, int], tuple[Head, np.ndarray]] = {}
 
 
 def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener) -> TrainedModel:
@@ -181,6 +182,14 @@ def head_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np
 
     The scale gives each of the three the same mean length. No label is looked at.
     """
+    key = (snapshot.snapshot_id, vectors.weights_id, vectors.dtype, dim)
+    if key not in _STARTS:
+        _STARTS.clear()  # of many cells in a row, neighbours share theirs
+        _STARTS[key] = _head_start(snapshot, vectors, dim)
+    return _STARTS[key]
+
+
+def _head_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
     features = vectors.features(questions_of(_direction_pairs(snapshot))).astype(np.float32)
     lengths = np.linalg.norm(features.reshape(len(features), len(PARTS), -1), axis=2).mean(axis=0)
     scale = np.repeat(1 / (lengths * np.sqrt(len(PARTS))), features.shape[1] // len(PARTS)).astype(np.float32)

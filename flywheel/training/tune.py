@@ -99,6 +99,10 @@ def _train(
 ) -> None:
     stopping = calibration.sample(min(_STOPPING_PAIRS, len(calibration)), random_state=0)
     encoder = vectors.load()
+    if encoder.device.type == "cuda" and encoder.device.index:
+        raise FlywheelError(
+            "Layers are trained on the first GPU that is visible: set CUDA_VISIBLE_DEVICES, or compute to process."
+        )
     inputs = _inputs(recipe, encoder, vectors, questions_of(pairs, stopping), listener)
     set_seed(job.random_seed % 2**32)
     model = _model(encoder, recipe, start.on_scaled(scale))
