@@ -2,9 +2,10 @@
 
     python benchmarks/full.py --quora PATH [--size 3200] [--epochs 1] [--dim 256]
 
-Same pairs, same number of epochs, same batch size, same head to start from, same loss of a pair: logistic, on a learned scale
-and offset of the cosine. All else is the library's default there (float32, learning rate 5e-5 falling linearly), the recipe's
-here. `pairs/s` is taken between the first and the last progress report of the training, `seconds` is all of it with loading and
+Same pairs, same number of epochs, same batch size, logistic loss of a learned scale and offset of the cosine. All else is the
+library's default there (float32, learning rate 5e-5 falling linearly), with a head of the untuned model's principal
+directions; and the recipe's here: the head trained first on cached features, the scale fitted first, a ranking loss beside.
+`pairs/s` is taken between the first and the last progress report of the training, `seconds` is all of it with loading and
 saving; ours includes scoring calibration pairs to choose the weights that ship. Errors at thresholds that the same rule takes
 from `calibration`, of folders loaded with `SentenceTransformer(path)`.
 """
@@ -109,7 +110,8 @@ def run_flywheel(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, scratch
     model = train(job, snapshot, vectors, scratch / "models", listen)
     seconds = time.perf_counter() - clock.started
     assert job.tuning is not None
-    return Trial(f"flywheel, {job.recipe}", model.folder, seconds, clock.pairs_per_second(job.tuning.batch_size))
+    name = f"flywheel, {job.recipe}" + (" (start shipped)" if model.kept_start else "")
+    return Trial(name, model.folder, seconds, clock.pairs_per_second(job.tuning.batch_size))
 
 
 def run_plain(

@@ -229,7 +229,9 @@ def _fit(
                 value = torch.logsumexp(torch.cat([torch.zeros(1), above[told[:, None] > told[None, :]]]), 0)
             else:
                 value = binary_cross_entropy_with_logits(learned[0] * scores + learned[1], told)
-            value = value + DEFAULT.ranking_weight * ranking_loss(DEFAULT.ranking_scale * cosines, told, components[batch])
+            value = value + DEFAULT.ranking_weight * ranking_loss(
+                DEFAULT.ranking_scale * cosines, told, torch.ones_like(told), components[batch]
+            )
             optimizer.zero_grad()
             value.backward()
             optimizer.step()

@@ -3,8 +3,9 @@
     python benchmarks/learning_curve.py --quora PATH --home HOME [--base B ...] [--redraws 3] [--recipe top] [--sizes 400 ...]
 
 Cells are those of the product: trained by `train`, scored by `evaluate`. A redraw draws the nested training order anew. Errors
-are at the threshold that calibration pairs give; their 95 % intervals resample components of test and redraws. Finished cells
-are found again, so that the command goes on where it was, and further recipes add to the same figure (`--figure FILE`).
+are at the threshold that calibration pairs give; their 95 % intervals resample components of test and redraws. `seconds` of a
+dimension that shares its layers with one trained before are those of its own head and threshold only. Finished cells are found
+again, so that the command goes on where it was, and further recipes add to the same figure (`--figure FILE`).
 """
 
 import argparse

@@ -180,7 +180,7 @@ def forget(user: Annotated[str | None, typer.Option("--user", help="Everything t
     for model in report.models:
         print(f"  {settings.models / model}")
     if report.unknown:
-        print(f"{len(report.unknown)} more were trained on snapshots that are gone; whether on these pairs, nobody can tell.")
+        print(f"{len(report.unknown)} more cannot be read or were trained on snapshots that are gone: nobody can tell.")
     print("Files outside the home are yours to delete. Next: flywheel snapshot, then flywheel grid trains the models anew.")
 
 
@@ -271,27 +271,27 @@ def grid_command(variant: Annotated[list[str] | None, typer.Option(help="A varia
 
 @cache_app.callback(invoke_without_command=True)
 def cache_show(context: typer.Context, home: Home = None, as_json: Json = False) -> None:
-    """What encoders made of texts, and how much disk it takes, when no other verb is given."""
+    """What encoders made of texts, layers that were trained, and how much disk it takes."""
     if context.invoked_subcommand is not None:
         return
     from dataclasses import asdict
 
-    from flywheel.orchestration import steps
-    from flywheel.report import print_cache
+    from flywheel.orchestration import tidying
+    from flywheel.report import print_kept
 
-    entries = steps.list_cache(_settings(home))
+    entries = tidying.list_kept(_settings(home))
     if as_json:
         return _print_json([asdict(entry) for entry in entries])
-    print_cache(entries)
+    print_kept(entries)
 
 
 @cache_app.command("prune")
 def cache_prune(states: Annotated[bool, typer.Option("--states", help="Remove all token states too.")] = False,
                 home: Home = None, as_json: Json = False) -> None:  # fmt: skip
-    """Remove what no snapshot needs any more. Vectors of an API stay: they were paid for."""
-    from flywheel.orchestration import steps
+    """Remove what no snapshot and no model needs any more. Vectors of an API stay: they were paid for."""
+    from flywheel.orchestration import tidying
 
-    freed = steps.prune_cache(_settings(home), states)
+    freed = tidying.prune(_settings(home), states)
     if as_json:
         return _print_json({"freed_bytes": freed})
     print(f"{freed / 1e6:,.1f} MB freed. What is needed again will be encoded again.")

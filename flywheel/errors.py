@@ -30,6 +30,8 @@ def explain_disk_errors(where: Path) -> Iterator[None]:
     """Turn a full or read-only disk under `where` into a `FlywheelError` that says what to do."""
     try:
         yield
+    except FlywheelError:
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FlywheelError(
@@ -39,5 +41,11 @@ def explain_disk_errors(where: Path) -> Iterator[None]:
             raise FlywheelError(
                 f"{error.filename or where} cannot be written ({error.strerror}). "
                 "Choose another home with --home or FLYWHEEL_HOME, or mend the permissions."
+            ) from error
+        raise
+    except Exception as error:  # libraries that write files in other languages raise errors of their own
+        if disk_is_full(where):
+            raise FlywheelError(
+                f"The disk that holds {where} is full: nothing was saved. Free some space and run the same command again."
             ) from error
         raise

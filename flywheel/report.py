@@ -28,8 +28,9 @@ from flywheel.training.progress import Encoded, Trained
 
 if TYPE_CHECKING:
     from flywheel.models.catalogue import Variant
+    from flywheel.orchestration.costs import GridCost
     from flywheel.orchestration.instance import Session
-    from flywheel.orchestration.steps import CachedEncoder, GridCost
+    from flywheel.orchestration.tidying import Kept
     from flywheel.training.progress import Event, Listener
 
 ENCODING = "encoding questions"
@@ -94,6 +95,7 @@ def run_grid(
 ) -> list[dict[str, Any]]:
     """Show the plan, encode what is missing, run the cells with a bar; returns one dict a cell with its outcome."""
     from flywheel.orchestration import grid, steps
+    from flywheel.orchestration.costs import estimate_grid
 
     out = console(as_json)
     plan = grid.plan_cells(session, variants, sizes, recipe)
@@ -104,12 +106,14 @@ def run_grid(
     for reason in dict.fromkeys(cell.reason for cell in impossible):
         out.print(f"  {reason}", style="dim")
     if to_do:
-        cost = steps.estimate_grid(session.settings, [(cell.variant, cell.size) for cell in to_do], recipe)
+        cost = estimate_grid(session.settings, [(cell.variant, cell.size) for cell in to_do], recipe)
         out.print(_cost_text(cost))
         with bars(as_json) as shown:
             todo_sizes = list(dict.fromkeys(cell.size for cell in to_do))
             variants_to_do = list(dict.fromkeys(cell.variant for cell in to_do))
-            new = steps.encode_ahead(session.settings, variants_to_do, todo_sizes, partial(shown.report, ENCODING))
+            new, failures = steps.encode_ahead(session.settings, variants_to_do, todo_sizes, partial(shown.report, ENCODING))
+        for reason in failures.values():
+            out.print(f"  {reason}", style="dim")
         out.print(f"{new:,} questions encoded, every other one was cached" if new else "every question was cached already")
     outcomes: dict[tuple[Variant, str], tuple[str, str]] = {
         (cell.variant, cell.size): (cell.state, cell.reason) for cell in plan
@@ -131,11 +135,12 @@ def run_grid(
 
 
 def _cost_text(cost: "GridCost") -> str:
-    said = [
-        f"{cost.texts:,} texts to encode" + (f", about {_duration(cost.encoding_seconds)}" if cost.encoding_seconds else "")
-    ]
+    again = f" and {cost.texts_by_trained:,} by trained layers" if cost.texts_by_trained else ""
+    disk = f", {cost.state_bytes / 1e9:.1f} GB of token states" if cost.state_bytes else ""
+    took = f", about {_duration(cost.encoding_seconds)}" if cost.encoding_seconds else ""
+    said = [f"{cost.texts:,} texts to encode{again}{disk}{took}"]
     said.append(
-        f"{cost.cells} cells to train, "
+        f"{cost.trainings} trainings, "
         + ("how long nobody knows yet" if cost.training_seconds is None else f"about {_duration(cost.training_seconds)}")
     )
     if cost.money is not None:
@@ -149,14 +154,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def print_cache(entries: Sequence["CachedEncoder"]) -> None:
-    """The cache as a table."""
+def print_kept(entries: Sequence["Kept"]) -> None:
+    """What is kept beside results, as a table."""
     if not entries:
         print("Nothing is cached yet. Next: flywheel grid")
         return
-    table = _table("What encoders made of texts", ["encoder"], ("texts", "MB"))
+    table = _table("What encoders made of texts, and trained layers", ["encoder"], ("texts", "MB"))
     for entry in entries:
-        table.add_row(entry.name, f"{entry.texts:,}", f"{entry.bytes / 1e6:,.1f}")
+        table.add_row(entry.name, "" if entry.texts is None else f"{entry.texts:,}", f"{entry.bytes / 1e6:,.1f}")
     console(False).print(table)
     print(f"{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in all. Next: flywheel cache prune")
 
@@ -182,7 +187,9 @@ def print_leaderboard(board: Leaderboard, champion_id: str | None) -> None:
             f"{row.retrieval.mrr_at_10:.3f}", style=style,
         )  # fmt: skip
     out.print(table)
-    out.print("error: the threshold spends only the model's own labels up to 1,600 pairs; shared: all calibration labels.")
+    out.print("error: a head's threshold spends only its own labels up to 1,600 pairs; shared: all calibration labels.")
+    if any(row.recipe in ("top", "full") for row in board.rows):
+        out.print("top and full: calibration labels gave the threshold and chose among the weights, in both columns.")
     if any(row.kind == "tuned" for row in board.rows):
         out.print("★ champion" + ("; old: trained on an older snapshot" if board.stale else ""))
     if any(row.rough for row in board.rows):

@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="Where encoders run: auto, cpu, cuda, cuda:N or mps.")
     state_cache_gb: float = Field(20.0, gt=0, description="Disk for the recipe top's token states, per base model.")
     price_per_hour: float | None = Field(None, ge=0, description="What an hour of this machine costs; plans then show money.")
+    recipes: dict[Literal["head", "top", "full"], dict[str, float | int]] = Field(
+        default_factory=dict, description="Fields of a recipe that differ from its defaults: learning_rate, lora_rank, ..."
+    )
     compute: Literal["inline", "process"] = Field(
         "process", description="Where training jobs run: in the run's own process, or in one of their own; verbs train inline."
     )

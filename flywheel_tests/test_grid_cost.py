@@ -13,8 +13,11 @@ from flywheel.compute.environment import training_environment
 from flywheel.models.cache import EmbeddingCache
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration import steps
+from flywheel.orchestration.costs import estimate_grid
+from flywheel.orchestration.tidying import list_kept, prune, remove_layers
+from flywheel.pairs.snapshots import questions_of
 from flywheel.settings import Settings
-from flywheel.training.job import TrainedModel
+from flywheel.training.job import TUNING, TrainedModel
 from flywheel.training.progress import Progress, Trained, unheard
 from flywheel.training.train import train
 from flywheel_tests.clumps import World, clump_world
@@ -30,13 +33,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def test_a_grid_counts_each_text_once_and_takes_its_time_from_finished_cells(world: World) -> None:
     settings = world.settings.model_copy(update={"price_per_hour": 3600.0})
     cells = [(VARIANT, "100"), (VARIANT, "400"), (Variant("all-MiniLM-L6-v2", 16), "100")]
-    before = steps.estimate_grid(settings, cells, "head")
-    assert (before.texts, before.cells, before.training_seconds, before.money) == (0, 3, None, None)
+    before = estimate_grid(settings, cells, "head")
+    assert (before.texts, before.trainings, before.training_seconds, before.money) == (0, 3, None, None)
     model: TrainedModel = train(world.job(size="200"), world.snapshot, world.vectors, world.settings.models, unheard)
-    after = steps.estimate_grid(settings, cells, "head")
+    after = estimate_grid(settings, cells, "head")
     assert after.training_seconds == pytest.approx(4 * model.seconds)  # 1 + 400 / 200 + 1
     assert after.money == pytest.approx(after.training_seconds)
-    assert steps.estimate_grid(settings, cells, "full").training_seconds is None
+    layers = estimate_grid(settings, cells, "full")
+    assert (layers.trainings, layers.training_seconds) == (2, None)  # one serves both dimensions
+    assert layers.texts_by_trained == 2 * len(questions_of(world.snapshot.pairs("calibration"), world.snapshot.pairs("test")))
 
 
 def test_texts_that_are_missing_are_counted_once_for_each_base_model(world: World, tmp_path: Path) -> None:
@@ -49,7 +54,7 @@ def test_texts_that_are_missing_are_counted_once_for_each_base_model(world: Worl
     few = world.vectors.cache.get(texts[10:], lambda texts: np.zeros((len(texts), 1152)))
     fresh = replace(world.vectors, cache_folder=settings.cache)
     fresh.cache.get(texts[10:], lambda _: few)
-    cost = steps.estimate_grid(settings, [(VARIANT, "100"), (VARIANT, "all"), (Variant("all-MiniLM-L6-v2", 16), "100")], "head")
+    cost = estimate_grid(settings, [(VARIANT, "100"), (VARIANT, "all"), (Variant("all-MiniLM-L6-v2", 16), "100")], "head")
     assert cost.texts == 10
 
 
@@ -77,15 +82,34 @@ def test_pruning_keeps_the_texts_of_snapshots_and_what_was_paid_for(world: World
     EmbeddingCache(other, 3, np.float16).get(["tuned long ago"], lambda texts: np.ones((1, 3)))
     paid = settings.cache / "text-embedding-3-small-1536-0123456789ab"
     EmbeddingCache(paid, 3).get(["an API's"], lambda texts: np.ones((1, 3)))
-    names = {entry.name for entry in steps.list_cache(settings)}
+    names = {entry.name for entry in list_kept(settings)}
     assert {other.name, paid.name, vectors.cache.folder.name} < names
-    assert steps.prune_cache(settings, states=False) > 0
+    assert prune(settings, states=False) > 0
     assert gone.cache.texts() == known
-    assert not other.exists()
+    assert EmbeddingCache.open(other) is None
     assert EmbeddingCache.open(paid) is not None
-    assert vectors.state_cache(4).folder.exists()
-    steps.prune_cache(settings, states=True)
-    assert not vectors.state_cache(4).folder.exists()
+    assert vectors.state_cache(4).texts() == 1
+    prune(settings, states=True)
+    assert EmbeddingCache.open(vectors.state_cache(4).folder) is None
+
+
+def test_layers_go_when_no_model_holds_them_and_no_training_will_go_on(world: World, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(world.settings.home, home)
+    settings = world.settings.model_copy(update={"home": home})
+    tuning = TUNING["top"]
+    job = world.job(recipe="top", tuning=tuning, dims=(32,))
+    elsewhere = replace(job, snapshot_id="gone")
+    for name, spec, going_on in (("ended", job, False), ("going on", job, True), ("abandoned", elsewhere, True)):
+        folder = settings.models / ".tuned" / name
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text(spec.to_json())
+        if going_on:
+            (folder / "checkpoints").mkdir()
+    remove_layers(settings, set())
+    assert [folder.name for folder in (settings.models / ".tuned").iterdir()] == ["going on"]
+    remove_layers(settings, {world.snapshot.snapshot_id})
+    assert not list((settings.models / ".tuned").iterdir())
 
 
 def test_the_verbs_show_and_prune_the_cache(world: World) -> None:

@@ -70,7 +70,7 @@ def test_training_separates_unseen_duplicates_from_siblings_and_repeats_bit_for_
 
 def test_the_weight_of_a_pair_is_how_much_it_teaches() -> None:
     pairs = clump_pairs(range(20))
-    start, recipe = untuned_head(pairs.features, 16), HeadRecipe(ranking_weight=0)
+    start, recipe = untuned_head(pairs.features, 16), HeadRecipe()
     unsure = np.arange(len(pairs.labels)) % 3 == 0
     lying = replace(pairs, labels=np.where(unsure, 1 - pairs.labels, pairs.labels))
     ignored = np.where(unsure, 0.0, 1.0)
@@ -113,17 +113,22 @@ def test_texts_of_one_component_are_never_each_others_negatives() -> None:
     label = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0])
     related = (component[:, None] == component).fill_diagonal_(False)
     logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
-    loss = ranking_loss(logits, label, component)
-    assert ranking_loss(logits.masked_fill(related, 100.0), label, component) == loss
-    assert ranking_loss(logits.masked_fill(related, 100.0), label, torch.arange(5)) > loss + 10
+    loss = ranking_loss(logits, label, torch.ones(5), component)
+    assert ranking_loss(logits.masked_fill(related, 100.0), label, torch.ones(5), component) == loss
+    assert ranking_loss(logits.masked_fill(related, 100.0), label, torch.ones(5), torch.arange(5)) > loss + 10
+
+    ones = torch.ones(5)
 
     def with_cell(row: int, column: int) -> torch.Tensor:
-        return ranking_loss(logits.index_put((torch.tensor(row), torch.tensor(column)), torch.tensor(100.0)), label, component)
+        return ranking_loss(
+            logits.index_put((torch.tensor(row), torch.tensor(column)), torch.tensor(100.0)), label, ones, component
+        )
 
     assert with_cell(0, 4) > loss + 10  # a text of another component is a negative, both ways, whatever its own label
     assert with_cell(4, 0) > loss + 10
     assert with_cell(4, 3) == loss  # neither is a duplicate's text
-    assert ranking_loss(logits, torch.zeros(5), component) == 0
+    assert ranking_loss(logits, torch.zeros(5), ones, component) == 0
+    assert ranking_loss(logits, label, 0.5 * ones, component) == pytest.approx(0.5 * loss)
 
 
 def test_the_ranking_weight_makes_duplicates_outrank_other_clumps_texts() -> None:
@@ -136,7 +141,8 @@ def test_the_ranking_weight_makes_duplicates_outrank_other_clumps_texts() -> Non
     def loss_after(weight: float) -> float:
         head = train_head(untuned_head(pairs.features, 32), pairs, HeadRecipe(ranking_weight=weight), 0, unheard)
         logits = torch.tensor(20 * head.apply(pairs.features[pairs.left]) @ head.apply(pairs.features[pairs.right]).T)
-        return float(ranking_loss(logits, torch.tensor(pairs.labels), torch.tensor(pairs.components)))
+        ones = torch.ones(len(pairs.labels))
+        return float(ranking_loss(logits, torch.tensor(pairs.labels), ones, torch.tensor(pairs.components)))
 
     assert loss_after(5.0) < 0.9 * loss_after(0.0)
 
@@ -146,7 +152,7 @@ def test_the_ranking_loss_of_a_batch_of_one_pair_is_nothing() -> None:
 
     from flywheel.training.losses import ranking_loss
 
-    assert ranking_loss(torch.tensor([[0.3]]), torch.ones(1), torch.zeros(1)) == 0
+    assert ranking_loss(torch.tensor([[0.3]]), torch.ones(1), torch.ones(1), torch.zeros(1)) == 0
 
 
 @hypothesis_settings(max_examples=50, deadline=None)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.models.folder import open_model, write_model
+from flywheel.evaluation.evaluate import tuned_subject
+from flywheel.models.folder import open_model, read_head, served_difference, write_model
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.seeds import STARTER
 from flywheel.pairs.starter import starter_lines
 from flywheel.settings import Settings
-from flywheel.training.job import TUNING, Head, TrainingJob, TuningRecipe
+from flywheel.training.job import TUNING, Head, TrainedModel, TrainingJob, TuningRecipe
 from flywheel.training.progress import Encoded, Progress, Trained, unheard
 from flywheel.training.train import head_start, pair_features, train
 from flywheel_tests.clumps import MINILM, World, take_world
@@ -42,14 +44,13 @@ def job_of(world: World, recipe: str, **fields: Any) -> TrainingJob:
 
 
 def tuned(world: World, job: TrainingJob, target: Path, heard: list[Progress] | None = None, **inputs: Any) -> Head:
-    from flywheel.training.tune import tune
+    from flywheel.training.tune import Task, tune
 
     start, scale = head_start(world.snapshot, world.vectors, max(DIMS))
     pairs = world.snapshot.training_pairs(job.size, 0, 0.0)
     training = pair_features(pairs, world.vectors, scale)
-    calibration = world.snapshot.pairs("calibration")
-    given = {"start": start, "scale": scale, "training": training, "pairs": pairs, "calibration": calibration, **inputs}
-    return tune(job, **given, vectors=world.vectors, target=target, listener=heard.append if heard is not None else unheard)
+    task = Task(job, start, scale, pairs, training, world.snapshot.pairs("calibration"), world.vectors)
+    return tune(replace(task, **inputs), target, heard.append if heard is not None else unheard)
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
@@ -120,44 +121,50 @@ def test_adapters_are_added_to_the_weights(world: World, tmp_path: Path) -> None
     assert all(name.endswith(".weight") and "LayerNorm" not in name and "embeddings" not in name for name in moved)
 
 
-def test_one_training_serves_every_dimension(world: World, tmp_path: Path) -> None:
-    heard: list[Progress] = []
-    wide = train(
-        replace(job_of(world, "top"), variant="all-MiniLM-L6-v2@32"), world.snapshot, world.vectors, tmp_path, heard.append
-    )
-    steps = [event for event in heard if isinstance(event, Trained) and event.of == 6]
-    assert steps
-    heard.clear()
-    narrow = train(
-        replace(job_of(world, "top"), variant="all-MiniLM-L6-v2@16"), world.snapshot, world.vectors, tmp_path, heard.append
-    )
-    assert not [event for event in heard if isinstance(event, Trained) and event.of == 6]
-    assert wide.folder != narrow.folder
-    assert wide.job.tuning_id == narrow.job.tuning_id
-    if wide.tuned_encoder and narrow.tuned_encoder:
-        assert os.path.samefile(wide.folder / "model.safetensors", narrow.folder / "model.safetensors")
+def test_one_training_serves_every_dimension_and_each_is_evaluated_as_it_is_served(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flywheel.training.train.why_no_gain", lambda *scores: None)  # so few pairs prove nothing
+    jobs = {dim: replace(job_of(world, "top"), variant=f"all-MiniLM-L6-v2@{dim}") for dim in DIMS}
+    heard: dict[int, list[Progress]] = {dim: [] for dim in DIMS}
+
+    def run(dim: int) -> TrainedModel:
+        return train(jobs[dim], world.snapshot, world.vectors, tmp_path, heard[dim].append)
+
+    with ThreadPoolExecutor(2) as both:  # at once: layers that are shared are trained by one of them
+        models = dict(zip(DIMS, both.map(run, DIMS), strict=True))
+    layers = [dim for dim in DIMS if any(isinstance(event, Trained) and event.of == 6 for event in heard[dim])]
+    assert len(layers) == 1
+    assert os.path.samefile(*(models[dim].folder / "model.safetensors" for dim in DIMS))
+    wide, narrow = (read_head(models[dim].folder) for dim in DIMS)
+    np.testing.assert_array_equal(wide[0][:16], narrow[0])
+    texts = list(world.snapshot.pairs("calibration")["text_a"])[:20]
+    for model in models.values():
+        assert model.tuned_encoder
+        subject = tuned_subject(model, world.vectors)
+        assert served_difference(model.folder, texts, subject.embed(texts)) < 0.01
+        assert "its uppermost layers and a linear head" in (model.folder / "README.md").read_text()
 
 
-def test_the_best_checkpoint_comes_back_whole(world: World, tmp_path: Path) -> None:
+def test_the_best_checkpoint_comes_back_whole(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loader that drops the head, or keeps the last state, would leave the head where training ended."""
     import torch
+    from safetensors.torch import load_file
 
-    from flywheel.training import tune as module
+    from flywheel.training.trainer import Trainer
 
     kept: dict[str, Any] = {}
-    original = module._Trainer._load_best_model
+    original = Trainer._load_best_model
 
     def spy(trainer: Any) -> None:
         kept["ended"] = trainer.model[2].linear.weight.detach().clone()
         best = Path(trainer.state.best_model_checkpoint)
-        kept["best"] = torch.load if False else module.load_file(best / "state.safetensors")["model.2.linear.weight"]
+        kept["best"] = load_file(best / "state.safetensors")["model.2.linear.weight"]
         original(trainer)
 
-    module._Trainer._load_best_model = spy  # type: ignore[method-assign]
-    try:
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_load_best_model", spy)
         head = tuned(world, job_of(world, "top", learning_rate=5e-3, head_learning_rate=0.5, min_steps=12), tmp_path)
-    finally:
-        module._Trainer._load_best_model = original  # type: ignore[method-assign]
     assert not torch.equal(kept["ended"], kept["best"])
     np.testing.assert_array_equal(head.weight, kept["best"].numpy())
 

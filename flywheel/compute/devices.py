@@ -84,5 +84,10 @@ def visible_card(device: str, environment: Mapping[str, str]) -> str:
 
 
 def _card(device: str) -> str:
-    """The card's name on this machine, whatever is visible to this process."""
+    """The card's name on this machine, whatever is visible to this process: its UUID where the driver tells."""
+    import torch
+
+    number = device.partition(":")[2]
+    if device.startswith("cuda:") and number.isdecimal() and int(number) < torch.cuda.device_count():
+        return f"cuda-{torch.cuda.get_device_properties(int(number)).uuid}"
     return f"cuda-{visible_card(device, os.environ)}" if device.startswith("cuda:") else device

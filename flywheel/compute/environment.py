@@ -21,6 +21,8 @@ _PREFIXES = (
 def training_environment(environment: Mapping[str, str], settings: Settings, device: str) -> dict[str, str]:
     """The variables of `environment` that are on the list, with what of the settings decides where things lie and run."""
     passed = {name: value for name, value in environment.items() if name in _NAMES or name.startswith(_PREFIXES)}
+    for store in ("FLYWHEEL_STORE", "FLYWHEEL_STORE_DATA"):  # training reads snapshots; a catalogue's password may stand here
+        passed.pop(store, None)
     if device.startswith("cuda:"):  # the process sees the leased card alone, so that no library takes another
         passed["CUDA_VISIBLE_DEVICES"], device = visible_card(device, environment), "cuda:0"
     return passed | {

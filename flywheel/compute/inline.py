@@ -15,7 +15,10 @@ from flywheel.training.train import train
 def run(job: TrainingJob, settings: Settings, listener: Listener) -> TrainedModel:
     """Run `job` here (see `Compute`)."""
     snapshot = Snapshot.load(settings.snapshots / job.snapshot_id)
-    with lease(candidates(settings.device), listener) as device:
+    devices = candidates(settings.device)
+    if job.tuning is not None and settings.device in ("auto", "cuda"):
+        devices = devices[:1]  # layers train on the first GPU that this process sees
+    with lease(devices, listener) as device:
         vectors = vectors_of(Variant.parse(job.variant).model, settings)
         vectors = replace(vectors, device=device or settings.device)
         return train(job, snapshot, vectors, settings.models, listener)

@@ -21,7 +21,7 @@ from flywheel.models.folder import read_head
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots import Snapshot, questions_of
 from flywheel.pairs.text import digest
-from flywheel.training.job import Head, TrainedModel
+from flywheel.training.job import VERSION, Head, TrainedModel
 from flywheel.training.train import OWN_SCORES, OWN_THRESHOLD_PAIRS, untuned_start
 
 SCORES = "scores.parquet"
@@ -56,7 +56,7 @@ def untuned_subject(
 ) -> Subject:
     """The same base model at the same dimension without training."""
     head = untuned_start(snapshot, vectors, variant.dim)
-    record_id = digest(f"{kind}|{variant}|{vectors.weights_id}|{snapshot.snapshot_id}")
+    record_id = digest(f"{kind}|{variant}|{vectors.weights_id}|{vectors.dtype}|{snapshot.snapshot_id}|{VERSION}")
     return Subject(record_id, kind, str(variant), lambda t: head.apply(vectors.get(t)), variant.model.contamination)
 
 

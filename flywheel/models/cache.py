@@ -97,6 +97,11 @@ class EmbeddingCache:
         _, known = self._refresh().find(np.unique(_hash_texts(texts)))
         return int(np.count_nonzero(~known))
 
+    def unknown(self, texts: Sequence[str]) -> list[str]:
+        """Those of `texts` that have no vector yet."""
+        _, known = self._refresh().find(_hash_texts(texts))
+        return [text for text, there in zip(texts, known, strict=True) if not there]
+
     def get(self, texts: Sequence[str], encode: Encode) -> np.ndarray:
         """Give the vectors of `texts`, (n, width), in their order; a text may stand there more than once.
 
@@ -131,11 +136,23 @@ class EmbeddingCache:
     def prune(self, keep: Iterable[str]) -> int:
         """Forget every text but those to `keep`; returns how many went. Readers go on with what they have open."""
         wanted = np.unique(_hash_texts(keep))
+        return self._rewrite(lambda keys: np.isin(keys, wanted))
+
+    def drop(self, texts: Iterable[str]) -> int:
+        """Forget these texts; returns how many were known. Readers go on with what they have open."""
+        unwanted = np.unique(_hash_texts(texts))
+        return self._rewrite(lambda keys: ~np.isin(keys, unwanted))
+
+    def _rewrite(self, keep: Callable[[np.ndarray], np.ndarray]) -> int:
+        """Write the shards anew with those texts that `keep` says, by their keys; returns how many went."""
         gone = 0
         with self._locked():
             for name in self._refresh().names:
-                keys, lengths, rows = self._read_shard(name)
-                kept = np.isin(keys, wanted)
+                shard = self._read_shard(name)
+                if shard is None:
+                    continue
+                keys, lengths, rows = shard
+                kept = keep(keys)
                 if kept.all():
                     continue
                 gone += int(np.count_nonzero(~kept))
@@ -230,14 +247,14 @@ class EmbeddingCache:
         # Shards are never changed; when some are gone, the cache was deleted and its index starts anew.
         index = self._index if set(self._index.names) <= set(present) else _EMPTY
         known = set(index.names)
-        new = [name for name in present if name not in known]
-        if new:
-            index = _extended(index, new, [self._read_shard(name) for name in new])
+        read = {name: shard for name in present if name not in known and (shard := self._read_shard(name)) is not None}
+        if read:
+            index = _extended(index, list(read), list(read.values()))
         self._index = index
         return index
 
-    def _read_shard(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Give the keys (k,), their lengths (k,) and the memory-mapped rows (total, width) of a shard."""
+    def _read_shard(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Give the keys (k,), their lengths (k,) and the memory-mapped rows (total, width) of a shard; None if it is gone."""
         try:
             keys = np.load(self.folder / f"{name}{_KEYS}", allow_pickle=False)
             vectors = np.load(self.folder / f"{name}{_VECTORS}", mmap_mode="r", allow_pickle=False)
@@ -245,6 +262,8 @@ class EmbeddingCache:
             if (ragged := self.folder / f"{name}{_LENGTHS}").exists():
                 lengths = np.load(ragged, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
+            if not (self.folder / f"{name}{_KEYS}").exists():  # pruned meanwhile
+                return None
             raise FlywheelError(
                 f"Shard {name} of {self.folder} is damaged ({error}). Delete the folder: its vectors are made again."
             ) from error

@@ -91,8 +91,7 @@ class Vectors:
         cache = self.state_cache(layers)
         missing = cache.missing(texts)
         if missing:
-            tokens = [len(ids) for ids in tokenise(self._encoder, texts[:: max(1, len(texts) // _SAMPLE)])]
-            needed = cache.size() + int(missing * np.mean(tokens)) * self.model.width * 2
+            needed = cache.size() + self.new_state_bytes(texts, layers)
             if needed > self.state_bytes:
                 raise FlywheelError(
                     f"The token states of {self.model.name} would take about {needed / 1e9:.1f} GB in {cache.folder}, and "
@@ -104,6 +103,12 @@ class Vectors:
             return token_states(self._lower(layers), chunk, report)
 
         return cache.get_ragged(texts, _chunks(encode, missing if progress else 0, progress))
+
+    def new_state_bytes(self, texts: Sequence[str], layers: int) -> int:
+        """About how much disk the token states take that are missing, from the lengths of some of the texts."""
+        unknown = self.state_cache(layers).unknown(texts)
+        tokens = [len(ids) for ids in tokenise(self._encoder, unknown[:: max(1, len(unknown) // _SAMPLE)])]
+        return int(len(unknown) * np.mean(tokens)) * self.model.width * 2 if tokens else 0
 
     def load(self) -> "SentenceTransformer":
         """The encoder itself, in float32."""

@@ -76,7 +76,9 @@ def run_cells(session: Session, cells: Sequence[PlannedCell], recipe: str) -> It
 def train_one(session: Session, variant: Variant, size: str, recipe: str, progress: Callable[[int, int], None]) -> None:
     """Train and evaluate one cell; one outside the grid is not recorded in Dagster, which has no place for it."""
     settings = session.settings
-    steps.encode_ahead(settings, [variant], [size], progress)
+    _, failures = steps.encode_ahead(settings, [variant], [size], progress)
+    for reason in failures.values():
+        raise FlywheelError(reason)
     if in_grid(variant, size):
         materialise(session, ["finetuned_model", "evaluation"], (variant, size), recipe)
     else:

@@ -4,15 +4,11 @@ Knows no Dagster: assets and the command line call the same functions.
 """
 
 import logging
-import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from flywheel.compute.launch import compute_of
 from flywheel.errors import FlywheelError, explain_disk_errors
@@ -21,11 +17,10 @@ from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
 from flywheel.evaluation.plots import learning_curve
 from flywheel.evaluation.records import Evaluation
 from flywheel.models.api import ApiVectors
-from flywheel.models.cache import EmbeddingCache
 from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.models.folder import served_difference
-from flywheel.models.vectors import FEATURES_NAME, vectors_of
-from flywheel.models.weights import WEIGHTS_FILE, hash_weights
+from flywheel.models.vectors import vectors_of
+from flywheel.orchestration.tidying import forget_texts, remove_layers, texts_of_pairs
 from flywheel.pairs.contradictions import Contradictions, find_contradictions
 from flywheel.pairs.derive import PairCounts, count_pairs
 from flywheel.pairs.forget import Selection, finish, remove_deliveries
@@ -47,13 +42,19 @@ from flywheel.pairs.snapshots import (
 )
 from flywheel.registry.champions import Entry, Registry, Rules, choose_challenger
 from flywheel.settings import Settings
-from flywheel.training.job import GRID_DIMENSIONS, TUNING, HeadRecipe, TrainedModel, TrainingJob, check_recipe, check_size
+from flywheel.training.job import (
+    GRID_DIMENSIONS,
+    TrainedModel,
+    TrainingJob,
+    check_recipe,
+    check_size,
+    head_recipe,
+    tuning_recipe,
+)
 from flywheel.training.progress import Listener, Progress, unheard
 from flywheel.training.train import DIRECTION_PAIRS
 
 log = logging.getLogger(__name__)
-
-_TIMED_TEXTS = 256
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,8 @@ def forget(settings: Settings, selection: Selection) -> ForgetReport:
     gone = forget_pairs(store, selection)
     held = snapshots_with(settings, gone.pair_ids)
     models, unknown = models_trained_on(settings, held, gone.pair_ids)
+    forget_texts(settings, texts_of_pairs(held, gone.pair_ids))
+    remove_layers(settings, set(held))
     for snapshot_id in held:
         remove_snapshot(settings, snapshot_id)
     deliveries = remove_deliveries(settings.inbox, gone.batch_ids)
@@ -159,13 +162,23 @@ def forget(settings: Settings, selection: Selection) -> ForgetReport:
 def models_trained_on(
     settings: Settings, snapshots: dict[str, Snapshot], pair_ids: frozenset[str]
 ) -> tuple[list[str], list[str]]:
-    """The model folders whose training or calibration pairs hold one of these, and those whose snapshot is gone."""
+    """The model folders that hold something of one of these pairs, and those of which nobody can tell: their snapshot is gone,
+    or they cannot be read.
+    """
     found, unknown = [], []
     for folder in sorted(path.parent for path in settings.models.glob("*/flywheel.json")):
-        job = TrainedModel.load(folder).job
+        try:
+            job = TrainedModel.load(folder).job
+        except FlywheelError:
+            unknown.append(folder.name)
+            continue
         on = snapshots.get(job.snapshot_id)
         if on is not None:
-            used = [on.training_pairs(job.size, job.random_seed, job.interaction_share), on.pairs("calibration")]
+            used = [
+                on.training_pairs(job.size, job.random_seed, job.interaction_share),
+                on.pairs("train").head(DIRECTION_PAIRS),
+                on.pairs("calibration"),
+            ]
             if any(not pair_ids.isdisjoint(frame["pair_id"]) for frame in used):
                 found.append(folder.name)
         elif not (settings.snapshots / job.snapshot_id).exists():
@@ -191,8 +204,8 @@ def training_job(settings: Settings, snapshot: Snapshot, variant: Variant, size:
         interaction_share=settings.interaction_share,
         snapshot_id=snapshot.snapshot_id,
         weights=vectors_of(variant.model, settings).weights_id,
-        head=HeadRecipe(),
-        tuning=TUNING[recipe],
+        head=head_recipe(settings.recipes.get("head", {})),
+        tuning=tuning_recipe(check_recipe(recipe), settings.recipes.get(recipe, {})),  # type: ignore[call-overload]
         dims=() if recipe == "head" else tuple(sorted({*GRID_DIMENSIONS[variant.base], variant.dim})),
     )
 
@@ -208,7 +221,7 @@ def train_cell(settings: Settings, variant: Variant, size: str, recipe: str, lis
         watcher(event)
 
     model = compute_of(settings)(job, settings, hear)
-    if job.size == ALL and variant == retrain_variant(settings):
+    if job.size == ALL and variant == retrain_variant(settings) and recipe == retrain_recipe(settings):
         record_training(open_store(settings), on.snapshot_id)
     return model
 
@@ -316,10 +329,10 @@ def decide_champion(settings: Settings) -> tuple[Entry, bool]:
     """
     board = leaderboard(settings)
     present = registry(settings).current()
-    candidates = list(board.tuned)
-    if present and present.champion:
-        champion = TrainedModel.load(settings.models / present.champion.model)
-        vectors = vectors_of(Variant.parse(present.champion.variant).model, settings)
+    candidates = [row for row in board.tuned if (settings.models / row.record_id / "flywheel.json").exists()]
+    champion = _champion_model(settings, present)
+    if present and champion:
+        vectors = vectors_of(Variant.parse(champion.job.variant).model, settings)
         reference, _ = evaluate(tuned_subject(champion, vectors), board.snapshot, settings.evaluations, settings.min_components)
         candidates.append(reference)
         if choose_challenger(candidates).record_id == reference.record_id:
@@ -330,43 +343,14 @@ def decide_champion(settings: Settings) -> tuple[Entry, bool]:
     return registry(settings).decide(choose_challenger(candidates), reference, settings.evaluations, rules)
 
 
-@dataclass(frozen=True)
-class CachedEncoder:
-    """What is kept of one encoder's work: texts known, bytes on disk."""
-
-    name: str
-    texts: int
-    bytes: int
-
-
-def list_cache(settings: Settings) -> list[CachedEncoder]:
-    """What lies in the home's cache, largest first."""
-    found = [(folder.name, EmbeddingCache.open(folder)) for folder in settings.cache.glob("*") if folder.is_dir()]
-    entries = [CachedEncoder(name, cache.texts(), cache.size()) for name, cache in found if cache is not None]
-    return sorted(entries, key=lambda entry: -entry.bytes)
-
-
-def prune_cache(settings: Settings, states: bool) -> int:
-    """Remove what no snapshot's texts need, and what encoders that are gone have left; returns the bytes freed.
-
-    `states` removes all token states as well: they are large, and made again where the recipe top needs them. Vectors of
-    an API are never removed, since they were paid for.
-    """
-    before = sum(entry.bytes for entry in list_cache(settings))
-    snapshots = [Snapshot.load(manifest.parent) for manifest in settings.snapshots.glob("*/manifest.json")]
-    texts = questions_of(*(taken.pairs(split) for taken in snapshots for split in ("train", "calibration", "test")))
-    files = {path.stat().st_ino: path for path in settings.models.glob(f"*/{WEIGHTS_FILE}")}  # many are links to one
-    weights = {hash_weights(path.parent)[:12] for path in files.values()}
-    for folder in settings.cache.glob("*"):
-        made = FEATURES_NAME.fullmatch(folder.name)
-        if made is None or made["model"] not in CATALOGUE:
-            continue
-        known = (CATALOGUE[made["model"]].weights_sha256 or made["weights"]).startswith(made["weights"])
-        if (states and made["layer"]) or not (known or made["weights"] in weights) or not made["dtype"]:
-            shutil.rmtree(folder)
-        elif (cache := EmbeddingCache.open(folder)) is not None:
-            cache.prune(texts)
-    return before - sum(entry.bytes for entry in list_cache(settings))
+def _champion_model(settings: Settings, present: Entry | None) -> TrainedModel | None:
+    if present is None or present.champion is None:
+        return None
+    try:
+        return TrainedModel.load(settings.models / present.champion.model)
+    except FlywheelError as error:
+        log.warning("The champion cannot be read, so that the next one is judged against the baseline: %s", error)
+        return None
 
 
 def texts_of_cells(settings: Settings, sizes: Sequence[str]) -> list[str]:
@@ -376,48 +360,6 @@ def texts_of_cells(settings: Settings, sizes: Sequence[str]) -> list[str]:
     largest = {max((size for size in sizes if size != ALL), key=int, default=ALL), *({ALL} & set(sizes))}
     frames = [on.training_pairs(size, settings.random_seed, settings.interaction_share) for size in sorted(largest)]
     return questions_of(*frames, on.pairs("train").head(DIRECTION_PAIRS), on.pairs("calibration"), on.pairs("test"))
-
-
-@dataclass(frozen=True)
-class GridCost:
-    """What a grid takes: texts to encode, cells to train, seconds (None where nothing tells), money by `price_per_hour`."""
-
-    texts: int
-    cells: int
-    encoding_seconds: float
-    training_seconds: float | None
-    money: float | None
-
-
-def estimate_grid(settings: Settings, cells: Sequence[tuple[Variant, str]], recipe: str) -> GridCost:
-    """What the cells will take, by this machine's own speed: some of the texts are encoded and timed, and stay encoded; a
-    cell takes as long as the finished one of its base model and recipe that is nearest in size, or more by what it is larger.
-    """
-    sizes = list(dict.fromkeys(size for _, size in cells))
-    texts = texts_of_cells(settings, sizes) if cells else []
-    missing, encoding = 0, 0.0
-    for base in dict.fromkeys(variant.base for variant, _ in cells):
-        vectors = vectors_of(CATALOGUE[base], settings)
-        new = vectors.missing(texts)
-        missing += new
-        if new > 4 * _TIMED_TEXTS:
-            sample = texts[:: len(texts) // _TIMED_TEXTS]
-            vectors.features(sample[: len(sample) // 8])  # loads the model
-            known, started = vectors.missing(sample), time.perf_counter()
-            vectors.features(sample)
-            encoding += (time.perf_counter() - started) / max(1, known) * new
-    on = current_snapshot(settings)
-    done = [TrainedModel.load(path.parent) for path in settings.models.glob("*/flywheel.json")]
-    times: list[float | None] = []
-    for variant, size in cells:
-        pairs = on.train.seed + on.train.interaction if size == ALL else int(size)
-        alike = [m for m in done if m.job.recipe == recipe and Variant.parse(m.job.variant).base == variant.base]
-        nearest = min(alike, key=lambda m: abs(np.log(m.train_pairs / pairs)), default=None)
-        times.append(None if nearest is None else nearest.seconds * max(1.0, pairs / nearest.train_pairs))
-    training = None if None in times else sum(each for each in times if each is not None)
-    price = settings.price_per_hour
-    money = None if price is None or training is None else (encoding + training) / 3600 * price
-    return GridCost(missing, len(cells), encoding, training, money)
 
 
 _WATCHER: ContextVar[Listener] = ContextVar("watcher", default=unheard)
@@ -435,11 +377,18 @@ def watched(listener: Listener) -> Iterator[None]:
 
 def encode_ahead(
     settings: Settings, variants: Sequence[Variant], sizes: Sequence[str], progress: Callable[[int, int], None]
-) -> int:
-    """Encode all that the cells of `variants` x `sizes` and their evaluation will need; returns how many texts were new."""
+) -> tuple[int, dict[str, str]]:
+    """Encode all that the cells of `variants` x `sizes` and their evaluation will need.
+
+    Returns how many texts were new, and for each base model that cannot be loaded why.
+    """
     texts = texts_of_cells(settings, sizes)
-    encoded = 0
-    for vectors in {variant.base: vectors_of(variant.model, settings) for variant in variants}.values():
-        encoded += vectors.missing(texts)
-        vectors.features(texts, progress)
-    return encoded
+    encoded, failures = 0, {}
+    for base in dict.fromkeys(variant.base for variant in variants):
+        try:
+            vectors = vectors_of(CATALOGUE[base], settings)
+            encoded += vectors.missing(texts)
+            vectors.features(texts, progress)
+        except FlywheelError as error:
+            failures[base] = str(error)
+    return encoded, failures

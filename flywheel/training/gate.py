@@ -16,7 +16,7 @@ def why_no_gain(tuned: np.ndarray, start: np.ndarray, labels: np.ndarray, compon
     if len(labels) < MIN_LABELS:
         return f"{len(labels)} pairs are too few to tell whether training helps"
     try:
-        falls = _log_losses(start, labels) - _log_losses(tuned, labels)
+        falls = log_losses(start, labels) - log_losses(tuned, labels)
     except FlywheelError as error:
         return f"whether training helps cannot be told: {error}"
     _, component = np.unique(components, return_inverse=True)
@@ -27,6 +27,7 @@ def why_no_gain(tuned: np.ndarray, start: np.ndarray, labels: np.ndarray, compon
     return f"the log loss falls by {gain:.4f}, not more than its standard error of {error_of_gain:.4f}"
 
 
-def _log_losses(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def log_losses(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The log loss of each pair (n,) under a logistic fit of these very scores and labels."""
     right = np.where(labels == 1, (p := fit_scores(scores, labels).probability(scores)), 1 - p)
     return -np.log(np.maximum(right, 1e-6))

@@ -1,9 +1,10 @@
 """What a training job is (a spec with an identity) and what comes of it (a finished model folder)."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -17,6 +18,8 @@ from flywheel.pairs.text import digest
 RECIPES = ("head", "top", "full")
 SIZES = (*(str(100 * 2**k) for k in range(11)), ALL)
 _ROWS = 8192
+# Raised when code changes what equal specs give.
+VERSION = 1
 _AS_DECLARED = ConfigDict(extra="forbid", strict=True)
 
 
@@ -62,6 +65,31 @@ class TuningRecipe:
     lora_rank: Annotated[int, Field(ge=0)] = 0
 
 
+def head_recipe(changes: Mapping[str, Any]) -> HeadRecipe:
+    """The head's recipe with some fields changed. Raises FlywheelError for a field that is unknown or out of range."""
+    return _changed(HEAD, changes, "head")
+
+
+def tuning_recipe(name: str, changes: Mapping[str, Any]) -> TuningRecipe | None:
+    """How recipe `name` moves layers, with some fields changed; None for head. Raises as `head_recipe` does."""
+    usual = TUNING[name]
+    return None if usual is None else _changed(usual, changes, name)
+
+
+Recipe = TypeVar("Recipe", HeadRecipe, TuningRecipe)
+
+
+def _changed(usual: Recipe, changes: Mapping[str, Any], name: str) -> Recipe:
+    try:
+        return TypeAdapter(type(usual)).validate_python({**asdict(usual), **changes})
+    except ValidationError as error:
+        raise FlywheelError(f"The setting recipes.{name} is wrong: {_listed(error)}.") from error
+
+
+def _listed(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'spec'}: {e['msg']}" for e in error.errors())
+
+
 def count_epochs(recipe: HeadRecipe | TuningRecipe, pairs: int) -> int:
     """How often training goes over so many pairs."""
     steps = -(-pairs // recipe.batch_size)
@@ -71,12 +99,13 @@ def count_epochs(recipe: HeadRecipe | TuningRecipe, pairs: int) -> int:
 # The dimensions of the grid, which one training of layers serves together.
 GRID_DIMENSIONS: dict[str, tuple[int, ...]] = {**dict.fromkeys(CATALOGUE, (256, 512)), "all-MiniLM-L6-v2": (256, 384)}
 
+HEAD = HeadRecipe()
 TUNING: dict[str, TuningRecipe | None] = {"head": None, "top": TuningRecipe(layers=2), "full": TuningRecipe(layers=None)}
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Everything that decides a training's result; two equal jobs are one.
+    """What decides a training's result, beside the code (`version`) and the machine; two equal jobs are one.
 
     `weights` names the encoder's exact weights. `tuning` says how its layers move, None that they do not. `dims` are the
     dimensions that one training of the layers serves; the job's model is its view at the variant's own.
@@ -94,6 +123,7 @@ class TrainingJob:
     head: HeadRecipe
     tuning: TuningRecipe | None = None
     dims: tuple[int, ...] = ()
+    version: int = VERSION
 
     @property
     def job_id(self) -> str:
@@ -115,12 +145,22 @@ class TrainingJob:
         try:
             job = TypeAdapter(cls).validate_json(text)
         except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'spec'}: {e['msg']}" for e in error.errors())
-            raise FlywheelError(f"This is not a training job: {wrong}.") from error
-        dim = Variant.parse(job.variant).dim
-        if (job.recipe == "head") != (job.tuning is None) or (job.tuning is not None and dim not in job.dims):
-            raise FlywheelError(f"This is not a training job: {job.recipe} with {job.tuning} for {job.dims} dimensions.")
+            raise FlywheelError(f"This is not a training job: {_listed(error)}.") from error
+        for dim in job.dims:
+            Variant(Variant.parse(job.variant).base, dim)
+        if wrong := _contradiction(job):
+            raise FlywheelError(f"This is not a training job: {wrong}.")
         return replace(job, size=check_size(job.size), recipe=check_recipe(job.recipe))
+
+
+def _contradiction(job: TrainingJob) -> str | None:
+    if job.recipe == "head":
+        return "recipe head has neither tuning nor dims" if job.tuning is not None or job.dims else None
+    if job.tuning is None or (job.tuning.layers is None) != (job.recipe == "full"):
+        return f"the tuning of recipe {job.recipe} is {job.tuning}"
+    if len(set(job.dims)) < len(job.dims) or Variant.parse(job.variant).dim not in job.dims:
+        return f"dims {job.dims} name {job.variant} not exactly once"
+    return None
 
 
 def check_size(size: str) -> str:

@@ -34,24 +34,25 @@ class PairLoss(torch.nn.Module):
             logits = self.scales[place] * cosines.diagonal() + self.offsets[place]
             loss = binary_cross_entropy_with_logits(logits, labels, weights)
             if self.ranking_weight:
-                loss = loss + self.ranking_weight * ranking_loss(self.ranking_scale * cosines, labels, components)
+                loss = loss + self.ranking_weight * ranking_loss(self.ranking_scale * cosines, labels, weights, components)
             losses.append(loss)
         return torch.stack(losses).mean()
 
 
-def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
+def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, components: torch.Tensor) -> torch.Tensor:
     """Each duplicate (b, b diagonal) should outrank the other pairs' texts of the batch, in both directions.
 
     Multiple negatives ranking loss (Henderson et al., 2017, "Efficient Natural Language Response Suggestion for Smart
-    Reply") over the pairs with label 1. Texts of one component may be duplicates of each other, so they are never taken
-    as each other's negatives.
+    Reply") over the pairs with label 1, each counted by its weight (b,). Texts of one component may be duplicates of
+    each other, so they are never taken as each other's negatives.
     """
-    rows = torch.nonzero(labels == 1).flatten()
+    rows = torch.nonzero((labels == 1) & (weights > 0)).flatten()
     if not len(rows):
         return logits.new_zeros(())
     related = (components[:, None] == components[None, :]).fill_diagonal_(False)
     logits = logits.masked_fill(related, float("-inf"))
-    return (cross_entropy(logits[rows], rows) + cross_entropy(logits.T[rows], rows)) / 2
+    both = cross_entropy(logits[rows], rows, reduction="none") + cross_entropy(logits.T[rows], rows, reduction="none")
+    return (both * weights[rows]).sum() / (2 * len(rows))
 
 
 def logistic_fit(cosines: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

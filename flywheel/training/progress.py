@@ -20,12 +20,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Trained:
-    """So many training steps are done; `loss` is the mean since the last event, `seconds_left` an estimate."""
+    """So many training steps are done; `loss` is the mean since the last event, `seconds_left` an estimate if there is one."""
 
     done: int
     of: int
     loss: float
-    seconds_left: float
+    seconds_left: float | None
 
 
 @dataclass(frozen=True)
@@ -98,4 +98,5 @@ def to_text(event: Progress) -> str:
         return event.text
     if isinstance(event, Encoded):
         return f"encoded {event.done:,} of {event.of:,} texts"
-    return f"step {event.done:,} of {event.of:,}, loss {event.loss:.4f}, about {event.seconds_left:.0f} s left"
+    left = "" if event.seconds_left is None else f", about {event.seconds_left:.0f} s left"
+    return f"step {event.done:,} of {event.of:,}, loss {event.loss:.4f}{left}"

@@ -23,7 +23,7 @@ from flywheel.models.folder import loading_code, shared_weights, write_model
 from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots import Snapshot, questions_of
-from flywheel.training.gate import why_no_gain
+from flywheel.training.gate import log_losses, why_no_gain
 from flywheel.training.head import PairFeatures, out_of_fold_scores, own_components, train_head, untuned_head
 from flywheel.training.job import Head, TrainedModel, TrainingJob
 from flywheel.training.progress import Encoded, Listener, Progress, Trained
@@ -34,6 +34,9 @@ OWN_THRESHOLD_PAIRS = 1_600
 DIRECTION_PAIRS = 4_000
 OWN_SCORES = "own_scores.parquet"
 TUNED = ".tuned"
+_STOPPING_PAIRS = 1_000
+# Of many cells in a row, those of a base model share theirs.
+_KEPT_STARTS = 4
 _STARTS: dict[tuple[str, str, str, int], tuple[Head, np.ndarray]] = {}
 
 
@@ -43,18 +46,18 @@ def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, 
     Raises FlywheelError for a size beyond the data, a missing calibration split, weights that are not to be had, or a
     training that diverges.
     """
-    with explain_disk_errors(models), _job_lock(models, job):
+    with explain_disk_errors(models), locked(models, job.job_id if job.tuning is None else job.tuning_id):
         if (models / job.job_id / "flywheel.json").exists():
             return TrainedModel.load(models / job.job_id).as_reused()
         return _train(job, snapshot, vectors, models, listener)
 
 
 @contextmanager
-def _job_lock(models: Path, job: TrainingJob) -> Iterator[None]:
-    """One process at a time for a job: the next finds it finished."""
+def locked(models: Path, name: str) -> Iterator[None]:
+    """One process at a time for a job, or for all jobs that share trained layers: the next finds them finished."""
     locks = models / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / job.job_id):
+    with FileLock(locks / name):
         yield
 
 
@@ -79,34 +82,38 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
     dim = Variant.parse(job.variant).dim
     start, scale = head_start(snapshot, vectors, max(job.dims, default=dim))
     training = pair_features(pairs, vectors, scale)
-    head = train_head(start, training, job.head, job.random_seed, hear, job.dims).on_scaled(scale)
-    tuned, own = vectors, None
+    fallback = _untrained(snapshot, vectors, start.on_scaled(scale).first(dim), calibration)
+    trained = train_head(start, training, job.head, job.random_seed, hear, job.dims)
+    head, tuned, own, judges = trained.on_scaled(scale), vectors, None, calibration
     if job.tuning is not None:
-        from flywheel.training.tune import tune
+        from flywheel.training.tune import Task, tune
 
+        losses.clear()  # the head's were those of its start
+        stopping, judges = stopping_pairs(calibration)
         target = models / TUNED / job.tuning_id
-        head = tune(job, head.on_scaled(1 / scale), scale, training, pairs, calibration, vectors, target, hear)
+        head = tune(Task(job, trained, scale, pairs, training, stopping, vectors), target, hear)
         tuned = replace(vectors, tuned=_encoder_folder(vectors, target))
     elif MIN_LABELS <= len(pairs) <= OWN_THRESHOLD_PAIRS:
         own = out_of_fold_scores(start, training, job.head, job.random_seed)
-    raw_start = start.on_scaled(scale).first(dim)
-    started_scores, scores = _score(raw_start, vectors, calibration), _score(head.first(dim), tuned, calibration)
     if len(pairs) < MIN_LABELS:
         kept: str | None = f"{len(pairs)} pairs are too few to tell whether training helps"
     elif own is not None:
-        kept = why_no_gain(own, training.scores(start.first(dim)), training.labels, training.components)
+        kept = why_no_gain(own, _score(fallback, vectors, pairs), training.labels, training.components)
     else:
-        kept = why_no_gain(scores, started_scores, *(calibration[name].to_numpy() for name in ("label", "component")))
+        both = (_score(h, v, judges) for h, v in ((head.first(dim), tuned), (fallback, vectors)))
+        kept = why_no_gain(*both, *(judges[name].to_numpy() for name in ("label", "component")))
     if kept:
         log.warning("%s at size %s is the untrained start: %s", job.variant, job.size, kept)
-        head, tuned, scores = raw_start, vectors, started_scores
-        own = training.scores(start.first(dim)) if own is not None else None
+        head, tuned = fallback, vectors
+        own = _score(fallback, vectors, pairs) if own is not None else None
+    scores = _score(head.first(dim), tuned, calibration)
     head = head.first(dim)
     seconds = time.perf_counter() - started
     fit = fit_scores(scores, calibration["label"].to_numpy())
     own_frame = pd.DataFrame({"score": own, "label": training.labels, "component": training.components})
     with scratch_folder(models) as folder:
-        weights = shared_weights(tuned.weights, tuned.cache_folder / "weights" / tuned.weights_id)
+        shared = vectors.cache_folder / "weights" / vectors.weights_id
+        weights = tuned.tuned / WEIGHTS_FILE if tuned.tuned else shared_weights(vectors.weights, shared)
         write_model(folder, vectors.weights, weights, head.weight, head.bias)
         own_fit = _own_fit(own_frame) if own is not None else None
         if own_fit is not None:
@@ -143,8 +150,7 @@ pipeline_tag: sentence-similarity
 ---
 # {job.variant}, fine-tuned by flywheel
 
-`{model.hub_id}` with a linear head of {Variant.parse(job.variant).dim} dimensions, trained on {record["train_pairs"]}
-labelled pairs: recipe `{job.recipe}`, size `{job.size}`, random seed {job.random_seed}, snapshot
+{_what_it_is(job, record)} Recipe `{job.recipe}`, size `{job.size}`, random seed {job.random_seed}, snapshot
 `{job.snapshot_id}`.
 
     from sentence_transformers import SentenceTransformer
@@ -170,11 +176,45 @@ def _encoder_folder(vectors: Vectors, target: Path) -> Path:
     return folder
 
 
+def _what_it_is(job: TrainingJob, record: dict[str, Any]) -> str:
+    base, dim = Variant.parse(job.variant).model.hub_id, Variant.parse(job.variant).dim
+    if record["kept_start"]:
+        return f"`{base}` at {dim} dimensions, not trained: {record['kept_start']}."
+    moved = {"head": "", "top": "its uppermost layers and ", "full": "all its layers and "}[job.recipe]
+    return f"`{base}` with {moved}a linear head of {dim} dimensions, trained on {record['train_pairs']} labelled pairs."
+
+
 def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Head:
     """The untuned model at `dim`, a head on its unit vectors, from the questions of the first training pairs (their labels
     are not looked at).
     """
     return untuned_head(vectors.get(questions_of(_direction_pairs(snapshot))), dim)
+
+
+def _untrained(snapshot: Snapshot, vectors: Vectors, start: Head, calibration: pd.DataFrame) -> Head:
+    """What ships where training brings nothing: the untuned model or the head's start, whichever calibration pairs prefer."""
+    dim, width = start.weight.shape
+    own = untuned_start(snapshot, vectors, dim)
+    part = PARTS.index(vectors.model.pooling) * vectors.model.width
+    spread = np.zeros((dim, width), np.float32)
+    spread[:, part : part + vectors.model.width] = own.weight
+    untuned = Head(spread, own.bias)
+    labels = calibration["label"].to_numpy()
+    if len(labels) < MIN_LABELS:
+        return untuned
+    losses = [log_losses(_score(head, vectors, calibration), labels).mean() for head in (untuned, start)]
+    return start if losses[1] < losses[0] else untuned
+
+
+def stopping_pairs(calibration: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Calibration pairs that choose among the weights of a training, and those that judge what was chosen.
+
+    Whole components go to one side: up to half of the pairs, and 1,000 at most, choose.
+    """
+    sizes = calibration.groupby("component").size().cumsum()  # by id, which is a hash
+    chosen = sizes.index[sizes <= min(_STOPPING_PAIRS, len(calibration) // 2)]
+    choosing = calibration["component"].isin(chosen)
+    return calibration[choosing], calibration[~choosing]
 
 
 def head_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
@@ -183,10 +223,11 @@ def head_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np
     The scale gives each of the three the same mean length. No label is looked at.
     """
     key = (snapshot.snapshot_id, vectors.weights_id, vectors.dtype, dim)
-    if key not in _STARTS:
-        _STARTS.clear()  # of many cells in a row, neighbours share theirs
-        _STARTS[key] = _head_start(snapshot, vectors, dim)
-    return _STARTS[key]
+    if (found := _STARTS.get(key)) is None:
+        if len(_STARTS) >= _KEPT_STARTS:
+            _STARTS.clear()
+        found = _STARTS[key] = _head_start(snapshot, vectors, dim)
+    return found
 
 
 def _head_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:

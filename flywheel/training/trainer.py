@@ -1,0 +1,200 @@
+"""The pieces that sentence-transformers' trainer is given: inputs, batches, the loss with the model in it, when to stop.
+
+Imports torch: load it only where something is trained.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from safetensors.torch import load_model, save_model
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from transformers import TrainerCallback
+
+from flywheel.errors import FlywheelError
+from flywheel.evaluation.thresholds import fit_scores
+from flywheel.models.features import longest_first
+from flywheel.training.losses import PairLoss
+from flywheel.training.progress import Listener, Trained
+
+METRIC = "calibration_log_loss"
+_CHECKPOINT = "state.safetensors"
+_BUCKET = 16
+# Spread of the scores below which the vectors have collapsed to one point.
+_COLLAPSED = 1e-3
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the trained layers read of each text: token ids, or states (tokens, width); `place` is a text's row."""
+
+    place: pd.Series
+    texts: Sequence[Any]
+    lengths: np.ndarray
+    pad: Callable[[list[Any]], dict[str, torch.Tensor]]
+
+    def batch(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
+        """Padded inputs of some rows."""
+        return self.pad([self.texts[row] for row in rows])
+
+
+class BatchLoss(torch.nn.Module):
+    """The pair loss of a batch of rows, with the model inside, so that one state holds all that is trained."""
+
+    def __init__(self, model: SentenceTransformer, objective: PairLoss) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, features: list[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
+        """The loss of a batch as the collator makes it. Raises FlywheelError when it is no number."""
+        batch = features[0]
+        left, right = self.project(batch["inputs"]).chunk(2)
+        loss = self.objective(left, right, labels, batch["weight"], batch["component"])
+        if not torch.isfinite(loss):
+            raise FlywheelError(
+                f"The loss is {loss.item()}: lower the learning rate. The last good checkpoint stays; no model was saved."
+            )
+        return loss
+
+    def project(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Projections (b, largest dimension), not normalised."""
+        return self.model(dict(inputs))["sentence_embedding"].float()
+
+
+class Collator:
+    """Both sides of a batch of pairs as one batch of texts, left ones first."""
+
+    valid_label_columns = ("label",)
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """One batch of pairs."""
+        return {
+            "inputs": self._inputs.batch([row[side] for side in ("left", "right") for row in rows]),
+            **{name: torch.tensor([row[name] for row in rows]) for name in ("label", "component")},
+            "label": torch.tensor([row["label"] for row in rows], dtype=torch.float32),
+            "weight": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),
+        }
+
+
+class LikeLengths(DefaultBatchSampler):
+    """Batches of pairs of like length: drawn at random, sorted within sixteen batches, and the batches shuffled again."""
+
+    def __init__(self, dataset: Dataset, lengths: np.ndarray, batch_size: int, drop_last: bool, **rest: Any) -> None:
+        super().__init__(dataset, batch_size=batch_size, drop_last=drop_last)
+        left, right = np.array(dataset["left"]), np.array(dataset["right"])
+        self._longest = np.maximum(lengths[left], lengths[right])
+        self._seed, self._epoch = rest["seed"], 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another epoch has another order."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self._longest) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng((self._seed, self._epoch))
+        order = random.permutation(len(self._longest))
+        batches = []
+        for bucket in np.split(order, range(_BUCKET * self.batch_size, len(order), _BUCKET * self.batch_size)):
+            alike = bucket[np.argsort(self._longest[bucket], kind="stable")]
+            batches += [alike[i : i + self.batch_size].tolist() for i in range(0, len(alike), self.batch_size)]
+        random.shuffle(batches)
+        return iter(batches)
+
+
+class Stopping(BaseEvaluator):
+    """Log loss on calibration pairs, averaged over the dimensions; fails when the vectors have collapsed."""
+
+    def __init__(self, loss: BatchLoss, inputs: Inputs, rows: dict[str, np.ndarray], labels: np.ndarray, bf16: bool) -> None:
+        super().__init__()
+        self._loss, self._inputs, self._rows, self._labels, self._bf16 = loss, inputs, rows, labels, bf16
+        self.primary_metric = METRIC
+
+    def __call__(self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1) -> dict[str, float]:
+        """The log loss now. Raises FlywheelError for a collapse."""
+        projections = self._projections()
+        losses = []
+        for dim in self._loss.objective.dims:
+            unit = torch.nn.functional.normalize(projections[:, :dim])
+            scores = (unit[self._rows["left"]] * unit[self._rows["right"]]).sum(1).double().numpy()
+            if not scores.std() > _COLLAPSED:  # written so that a spread that is no number counts too
+                raise FlywheelError(
+                    f"At step {steps} all pairs score alike: the vectors have collapsed. Lower the learning rate. No model was "
+                    "saved."
+                )
+            chance = fit_scores(scores, self._labels).probability(scores)
+            losses.append(-np.log(np.maximum(np.where(self._labels == 1, chance, 1 - chance), 1e-6)).mean())
+        return {METRIC: float(np.mean(losses))}
+
+    def _projections(self) -> torch.Tensor:
+        wanted = np.unique(np.concatenate(list(self._rows.values())))
+        found = torch.zeros(len(self._inputs.texts), max(self._loss.objective.dims))
+        device = self._loss.model.device
+        was_training = self._loss.training
+        self._loss.eval()
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
+            for some in longest_first(self._inputs.lengths[wanted], 4096, 256):
+                batch = {name: tensor.to(device) for name, tensor in self._inputs.batch(wanted[some]).items()}
+                found[wanted[some]] = self._loss.project(batch).cpu()
+        self._loss.train(was_training)
+        return found
+
+
+class Trainer(SentenceTransformerTrainer):
+    """The trainer, with all that is trained in one file of a checkpoint: encoder, head, and the loss's scale and offset.
+
+    The library's own way writes the model only, so that the loss would start anew, and swallows a best checkpoint that
+    does not load.
+    """
+
+    def collect_features(self, inputs: dict[str, Any]) -> tuple[list[dict[str, Any]], torch.Tensor]:
+        """Both sides of the pairs are one batch."""
+        return [inputs], inputs["label"]
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Nothing: flywheel writes its own card."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self._all(), str(folder / _CHECKPOINT))
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        load_model(self._all(), Path(checkpoint_path) / _CHECKPOINT)
+
+    def _all(self) -> torch.nn.Module:
+        assert isinstance(self.loss, torch.nn.Module)
+        return self.loss
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint is not None:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class Tell(TrainerCallback):
+    """Passes losses on to a listener."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._begun: tuple[float, int] | None = None
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **rest: Any) -> None:
+        """The trainer has something to say."""
+        if logs and "loss" in logs:
+            now = time.monotonic()
+            self._begun = self._begun or (now, state.global_step)
+            took, steps = now - self._begun[0], state.global_step - self._begun[1]
+            left = took / steps * (state.max_steps - state.global_step) if steps else None
+            self._listener(Trained(state.global_step, state.max_steps, logs["loss"], left))

@@ -1,0 +1,81 @@
+"""The gate lets a training through that helps on unseen pairs, and nothing else."""
+
+import numpy as np
+import pytest
+
+from flywheel.evaluation.thresholds import fit_scores
+from flywheel.training.gate import why_no_gain
+from flywheel.training.head import PairFeatures, out_of_fold_scores, train_head, untuned_head
+from flywheel.training.job import HeadRecipe
+from flywheel.training.progress import unheard
+from flywheel_tests.clumps import clump_pairs
+
+BRISK = HeadRecipe(learning_rate=3e-3)
+
+
+def scores_of(labels: np.ndarray, signal: float, seed: int) -> np.ndarray:
+    return signal * labels + np.random.default_rng(seed).normal(0, 1, len(labels))
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 2, 400)
+
+
+def test_a_clear_gain_passes_and_its_mirror_does_not(labels: np.ndarray) -> None:
+    weak, strong, components = scores_of(labels, 0.5, 1), scores_of(labels, 3.0, 2), np.arange(400)
+    assert why_no_gain(strong, weak, labels, components) is None
+    said = why_no_gain(weak, strong, labels, components)
+    assert said is not None
+    assert said.startswith("the log loss falls by -0.")
+
+
+def test_the_same_scores_are_no_gain(labels: np.ndarray) -> None:
+    scores = scores_of(labels, 1.0, 1)
+    assert why_no_gain(scores, scores, labels, np.arange(400)) is not None
+
+
+def test_pairs_of_one_component_count_as_one_draw(labels: np.ndarray) -> None:
+    """A gain that comes from a single component, however many pairs it has, proves nothing."""
+    start = scores_of(labels, 1.0, 1)
+    tuned = start.copy()
+    tuned[:200] = scores_of(labels[:200], 4.0, 2)
+    assert why_no_gain(tuned, start, labels, np.arange(400)) is None
+    assert why_no_gain(tuned, start, labels, np.repeat([0, *range(1, 201)], [200, *[1] * 200])) is not None
+
+
+@pytest.mark.parametrize("few", [0, 5, 19])
+def test_too_few_pairs_tell_nothing(labels: np.ndarray, few: int) -> None:
+    assert why_no_gain(labels[:few].astype(float), np.zeros(few), labels[:few], np.arange(few)) == (
+        f"{few} pairs are too few to tell whether training helps"
+    )
+
+
+def test_one_label_alone_tells_nothing() -> None:
+    said = why_no_gain(np.arange(50.0), np.arange(50.0), np.ones(50, int), np.arange(50))
+    assert said is not None
+    assert "cannot be told" in said
+
+
+def test_over_many_draws_what_ships_is_not_worse_than_the_start() -> None:
+    """Few pairs with a third of their labels wrong: trained heads are a gamble, what the gate ships is not."""
+    unseen = clump_pairs(range(40, 60))
+
+    def error(head_scores: np.ndarray) -> float:
+        return float(((head_scores >= fit_scores(head_scores, unseen.labels).threshold) != unseen.labels).mean())
+
+    start = untuned_head(unseen.features, 32)
+    untuned = error(unseen.scores(start))
+    trained, shipped = [], []
+    for draw in range(20):
+        random = np.random.default_rng(draw)
+        all_pairs = clump_pairs(range(40))
+        few: PairFeatures = all_pairs.take(random.permutation(len(all_pairs.labels))[:60])
+        few.labels[:] = np.where(random.random(60) < 0.35, 1 - few.labels, few.labels)
+        own = out_of_fold_scores(start, few, BRISK, draw)
+        head = train_head(start, few, BRISK, draw, unheard)
+        trained.append(error(unseen.scores(head)))
+        kept = why_no_gain(own, few.scores(start), few.labels, few.components)
+        shipped.append(untuned if kept else trained[-1])
+    assert np.mean(trained) > untuned  # else this would prove nothing
+    assert np.mean(shipped) <= untuned + 0.002
