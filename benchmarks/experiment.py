@@ -57,7 +57,7 @@ def main() -> None:
         done = Done.open(arguments.out, bench.name, machine(settings.device))
         print(f"{arguments.base} on {done.machine}; snapshot {snapshot.snapshot_id}\n", flush=True)
         timed = arguments.sizes if arguments.timed is None else arguments.timed
-        time_flywheel(bench, done, timed)
+        time_flywheel(bench, done, arguments.sizes)
         time_original(bench, done, timed)
         for redraw in range(arguments.redraws):
             measure_redraw(bench, done, redraw, arguments.sizes)

@@ -36,12 +36,12 @@ def test_the_same_scores_are_no_gain(labels: np.ndarray) -> None:
 
 
 def test_pairs_of_one_component_count_as_one_draw(labels: np.ndarray) -> None:
-    """A gain that comes from a single component, however many pairs it has, proves nothing."""
-    start = scores_of(labels, 1.0, 1)
-    tuned = start.copy()
-    tuned[:200] = scores_of(labels[:200], 4.0, 2)
+    """Six topics that gain and four that lose are no proof, however many pairs each of them has."""
+    topics = np.arange(400) // 40
+    start = scores_of(labels, 1.5, 1)
+    tuned = np.where(topics < 6, scores_of(labels, 2.3, 2), scores_of(labels, 0.9, 3))
     assert why_no_gain(tuned, start, labels, np.arange(400)) is None
-    assert why_no_gain(tuned, start, labels, np.repeat([0, *range(1, 201)], [200, *[1] * 200])) is not None
+    assert why_no_gain(tuned, start, labels, topics) is not None
 
 
 @pytest.mark.parametrize("few", [0, 5, 19])
@@ -78,4 +78,4 @@ def test_over_many_draws_what_ships_is_not_worse_than_the_start() -> None:
         kept = why_no_gain(own, few.scores(start), few.labels, few.components)
         shipped.append(untuned if kept else trained[-1])
     assert np.mean(trained) > untuned  # else this would prove nothing
-    assert np.mean(shipped) <= untuned + 0.002
+    assert np.mean(shipped) - untuned < 0.25 * (np.mean(trained) - untuned)

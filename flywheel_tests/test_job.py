@@ -1,13 +1,13 @@
 """The spec of a training job: its JSON, its identity, and what is refused before anything is trained."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.training.job import HeadRecipe, TrainingJob
+from flywheel.training.job import TUNING, HeadRecipe, TrainingJob, head_recipe, tuning_recipe
 
 JOB = TrainingJob("all-MiniLM-L6-v2@384", "100", "head", 0, 0.0, "snapshot", "weights", HeadRecipe())
 OTHERS = [
@@ -16,8 +16,9 @@ OTHERS = [
     *({"head": replace(JOB.head, **{name: getattr(JOB.head, name) / 2})} for name in ("learning_rate", "ranking_scale")),
     *(
         {"head": replace(JOB.head, **{name: getattr(JOB.head, name) * 2})}
-        for name in ("epochs", "batch_size", "ranking_weight")
+        for name in ("epochs", "batch_size", "ranking_weight", "min_steps")
     ),
+    *({"tuning": TUNING["top"]}, {"dims": (256, 384)}, {"version": 0}),
 ]
 
 
@@ -33,6 +34,7 @@ def test_a_spec_survives_json_and_equal_specs_share_an_id() -> None:
 
 
 SPEC = json.loads(JOB.to_json())
+LAYERS = SPEC | {"recipe": "top", "tuning": asdict(TUNING["top"]), "dims": [256, 384]}
 GARBAGE = {
     "no json": "{",
     "no text": b"\xff\xfe",
@@ -45,7 +47,15 @@ GARBAGE = {
     "size as number": json.dumps(SPEC | {"size": 100}),
     "size 0": json.dumps(SPEC | {"size": "0"}),
     "size in words": json.dumps(SPEC | {"size": "many"}),
-    "unknown recipe": json.dumps(SPEC | {"recipe": "full"}),
+    "unknown recipe": json.dumps(SPEC | {"recipe": "half"}),
+    "full without tuning": json.dumps(SPEC | {"recipe": "full"}),
+    "full of two layers": json.dumps(LAYERS | {"recipe": "full"}),
+    "top of all layers": json.dumps(LAYERS | {"tuning": LAYERS["tuning"] | {"layers": None}}),
+    "top of no dimension": json.dumps(LAYERS | {"dims": []}),
+    "top of other dimensions": json.dumps(LAYERS | {"dims": [256]}),
+    "a dimension twice": json.dumps(LAYERS | {"dims": [384, 384]}),
+    "a dimension beyond the width": json.dumps(LAYERS | {"dims": [384, 512]}),
+    "head with dimensions": json.dumps(SPEC | {"dims": [384]}),
     "seed in words": json.dumps(SPEC | {"random_seed": "0"}),
     "no epochs": json.dumps(SPEC | {"head": {"epochs": 0}}),
     "no batch": json.dumps(SPEC | {"head": {"batch_size": 0}}),
@@ -57,6 +67,34 @@ GARBAGE = {
 
 @pytest.mark.parametrize("text", GARBAGE.values(), ids=GARBAGE)
 def test_what_is_no_spec_is_refused_in_one_line(text: str | bytes) -> None:
-    with pytest.raises(FlywheelError, match=r"not a training job|is not a size|no recipe") as caught:
+    with pytest.raises(FlywheelError, match=r"not a training job|is not a size|no recipe|out of range") as caught:
         TrainingJob.from_json(text)
     assert "\n" not in str(caught.value)
+
+
+def test_a_spec_of_layers_survives_json() -> None:
+    job = TrainingJob.from_json(json.dumps(LAYERS))
+    assert TrainingJob.from_json(job.to_json()) == job
+    assert job.tuning == TUNING["top"]
+
+
+def test_jobs_that_differ_in_their_dimension_alone_share_their_layers() -> None:
+    wide = TrainingJob.from_json(json.dumps(LAYERS))
+    narrow = replace(wide, variant="all-MiniLM-L6-v2@256")
+    assert wide.job_id != narrow.job_id
+    assert wide.tuning_id == narrow.tuning_id
+    assert replace(wide, random_seed=1).tuning_id != wide.tuning_id
+
+
+def test_settings_change_fields_of_a_recipe_and_nothing_else() -> None:
+    changed = tuning_recipe("full", {"lora_rank": 8, "learning_rate": 2e-5})
+    assert changed is not None
+    assert TUNING["full"] == replace(changed, lora_rank=0, learning_rate=4e-5)
+    assert tuning_recipe("head", {}) is None
+    assert head_recipe({"epochs": 3}) == HeadRecipe(epochs=3)
+
+
+@pytest.mark.parametrize("changes", [{"rate": 1}, {"learning_rate": -1.0}, {"epochs": 0}, {"lora_rank": 1.5}])
+def test_a_wrong_field_of_a_recipe_is_named(changes: dict[str, float]) -> None:
+    with pytest.raises(FlywheelError, match=rf"The setting recipes\.full is wrong: {next(iter(changes))}"):
+        tuning_recipe("full", changes)

@@ -1,7 +1,9 @@
 """The `head` recipe: the encoder stays as it is, a linear head is trained on its cached features."""
 
+import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from flywheel.errors import FlywheelError
 from flywheel.training.job import Head, HeadRecipe, count_epochs
-from flywheel.training.progress import Listener, Trained
+from flywheel.training.progress import Listener, Trained, unheard
 
 FOLDS = 5
 _EVENTS = 100
@@ -62,46 +64,49 @@ def train_head(
 
     Raises FlywheelError when the loss is no longer a number or the vectors collapse to one point.
     """
+    with _one_thread():
+        return _train(start, pairs, recipe, random_seed, listener, dims or (len(start.bias),))
+
+
+def _train(
+    start: Head, pairs: PairFeatures, recipe: HeadRecipe, random_seed: int, listener: Listener, dims: tuple[int, ...]
+) -> Head:
     import torch
 
     from flywheel.training.losses import PairLoss, logistic_fit
 
-    with _one_thread():
-        features, left, right = (torch.tensor(array) for array in (pairs.features, pairs.left, pairs.right))
-        label = torch.tensor(pairs.labels, dtype=torch.float32)
-        importance = torch.tensor(pairs.weights, dtype=torch.float32)
-        component = torch.as_tensor(pairs.components)
-        weight, bias = torch.tensor(start.weight, requires_grad=True), torch.tensor(start.bias, requires_grad=True)
-        dims = dims or (len(start.bias),)
-        fits = [logistic_fit(pairs.scores(start.first(dim)), pairs.labels, pairs.weights) for dim in dims]
-        objective = PairLoss(fits, dims, recipe.ranking_weight, recipe.ranking_scale)
-        epochs = count_epochs(recipe, len(label))
-        steps = epochs * -(-len(label) // recipe.batch_size)
-        optimizer = torch.optim.Adam([weight, bias, *objective.parameters()], lr=recipe.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (1 - step / steps)
-        )
-        generator = torch.Generator().manual_seed(random_seed)
-        started, every = time.monotonic(), max(1, steps // _EVENTS)
-        step, losses = 0, []
-        for _ in range(epochs):
-            for batch in torch.randperm(len(label), generator=generator).split(recipe.batch_size):
-                both = features[torch.cat([left[batch], right[batch]])].float() @ weight.T + bias
-                loss = objective(*both.chunk(2), label[batch], importance[batch], component[batch])
-                if not torch.isfinite(loss):
-                    raise FlywheelError(
-                        f"The loss is {loss.item()} at step {step}: lower the learning rate. No model was saved."
-                    )
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                step += 1
-                losses.append(loss.item())
-                if step % every == 0 or step == steps:
-                    remaining = (time.monotonic() - started) * (steps - step) / step
-                    listener(Trained(step, steps, sum(losses) / len(losses), remaining))
-                    losses = []
+    features, left, right = (torch.tensor(array) for array in (pairs.features, pairs.left, pairs.right))
+    label = torch.tensor(pairs.labels, dtype=torch.float32)
+    importance = torch.tensor(pairs.weights, dtype=torch.float32)
+    component = torch.as_tensor(pairs.components)
+    weight, bias = torch.tensor(start.weight, requires_grad=True), torch.tensor(start.bias, requires_grad=True)
+    fits = [logistic_fit(pairs.scores(start.first(dim)), pairs.labels, pairs.weights) for dim in dims]
+    objective = PairLoss(fits, dims, recipe.ranking_weight, recipe.ranking_scale)
+    epochs = count_epochs(recipe, len(label))
+    steps = epochs * -(-len(label) // recipe.batch_size)
+    optimizer = torch.optim.Adam([weight, bias, *objective.parameters()], lr=recipe.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (1 - step / steps)
+    )
+    generator = torch.Generator().manual_seed(random_seed)
+    started, every = time.monotonic(), max(1, steps // _EVENTS)
+    step, losses = 0, []
+    for _ in range(epochs):
+        for batch in torch.randperm(len(label), generator=generator).split(recipe.batch_size):
+            both = features[torch.cat([left[batch], right[batch]])].float() @ weight.T + bias
+            loss = objective(*both.chunk(2), label[batch], importance[batch], component[batch])
+            if not torch.isfinite(loss):
+                raise FlywheelError(f"The loss is {loss.item()} at step {step}: lower the learning rate. No model was saved.")
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            step += 1
+            losses.append(loss.item())
+            if step % every == 0 or step == steps:
+                remaining = (time.monotonic() - started) * (steps - step) / step
+                listener(Trained(step, steps, sum(losses) / len(losses), remaining))
+                losses = []
     head = Head(weight.detach().numpy(), bias.detach().numpy())
     if len(label) > 1 and head.apply(pairs.features).std(axis=0).max() < 1e-4:
         raise FlywheelError("All vectors collapsed to one point: lower the learning rate. No model was saved.")
@@ -122,11 +127,16 @@ def _one_thread() -> Iterator[None]:
 
 
 def out_of_fold_scores(start: Head, pairs: PairFeatures, recipe: HeadRecipe, random_seed: int) -> np.ndarray:
-    """The score of every pair (n,) by a head that has not seen its component."""
+    """The score of every pair (n,) by a head that has not seen its component. Folds train at once, a core each."""
     scores = np.empty(len(pairs.labels))
-    for seen, held_out in folds_by_component(pairs.components):
-        head = train_head(start, pairs.take(seen), recipe, random_seed, lambda event: None)
+
+    def fold(rows: tuple[np.ndarray, np.ndarray]) -> None:
+        seen, held_out = rows
+        head = _train(start, pairs.take(seen), recipe, random_seed, unheard, (len(start.bias),))
         scores[held_out] = pairs.take(held_out).scores(head)
+
+    with _one_thread(), ThreadPoolExecutor(min(FOLDS, os.cpu_count() or 1)) as pool:
+        list(pool.map(fold, folds_by_component(pairs.components)))
     return scores
 
 

@@ -81,7 +81,7 @@ Recipe = TypeVar("Recipe", HeadRecipe, TuningRecipe)
 
 def _changed(usual: Recipe, changes: Mapping[str, Any], name: str) -> Recipe:
     try:
-        return TypeAdapter(type(usual)).validate_python({**asdict(usual), **changes})
+        return TypeAdapter(type(usual)).validate_json(json.dumps({**asdict(usual), **changes}))
     except ValidationError as error:
         raise FlywheelError(f"The setting recipes.{name} is wrong: {_listed(error)}.") from error
 
