@@ -110,7 +110,11 @@ def test_a_forgotten_test_pair_leaves_the_frozen_split(settings: Settings) -> No
     assert not after.pairs("test")["text_a"].str.startswith(f"{clump} ").any()
 
 
-def test_the_models_that_were_trained_on_it_are_named_and_no_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("start_read", "named"), [(0, ["all"]), (4_000, ["20", "all"])])
+def test_the_models_that_were_trained_on_it_or_whose_start_read_it_are_named_and_no_others(
+    start_read: int, named: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flywheel.orchestration.steps.DIRECTION_PAIRS", start_read)
     world = clump_world(tmp_path, 200)
     models = {
         size: train(world.job(size=size), world.snapshot, world.vectors, world.settings.models, unheard).folder.name
@@ -122,8 +126,10 @@ def test_the_models_that_were_trained_on_it_are_named_and_no_others(tmp_path: Pa
     clumps = outside["text_a"].str.split().str[0]
     inside = pairs[pairs["pair_id"].isin(small)]["text_a"].str.split().str[0]
     chosen = next(clump for clump in clumps if clump not in set(inside))
+    known = world.vectors.cache.texts()
     report = steps.forget(world.settings, Selection(text=f"{chosen} "))
-    assert report.models == (models["all"],)
+    assert set(report.models) == {models[size] for size in named}
+    assert world.vectors.cache.texts() == known - 6  # what the encoder made of its texts is gone
     assert not report.champion
 
 
