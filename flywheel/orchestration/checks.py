@@ -13,8 +13,8 @@ from flywheel.pairs.snapshots import Snapshot, SplitSummary
 
 _MAX_CONFLICTS = 0.05
 _MAX_PRIOR_SHIFT = 0.10
-# Cached vectors are computed in bfloat16 where the processor can, a served folder in float32.
-_MAX_COSINE_DIFFERENCE = 0.005
+# Cached features are bfloat16's where the processor can, a served folder's float32; heads spread what they tell apart.
+_MAX_COSINE_DIFFERENCE = 0.01
 
 _MAX_CONTRADICTIONS = 0.05
 _MAX_LEAK = 0.05

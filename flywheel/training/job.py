@@ -38,7 +38,7 @@ class HeadRecipe:
     epochs: Annotated[int, Field(gt=0)] = 10
     min_steps: Annotated[int, Field(gt=0)] = 200
     batch_size: Annotated[int, Field(gt=0)] = 64
-    ranking_weight: Annotated[float, Field(ge=0)] = 1.0
+    ranking_weight: Annotated[float, Field(ge=0)] = 0.03
     ranking_scale: Annotated[float, Field(gt=0)] = 20.0
 
 
@@ -60,7 +60,7 @@ class TuningRecipe:
     epochs: Annotated[int, Field(gt=0)] = 1
     min_steps: Annotated[int, Field(gt=0)] = 100
     batch_size: Annotated[int, Field(gt=0)] = 32
-    ranking_weight: Annotated[float, Field(ge=0)] = 0.2
+    ranking_weight: Annotated[float, Field(ge=0)] = 0.03
     ranking_scale: Annotated[float, Field(gt=0)] = 20.0
     lora_rank: Annotated[int, Field(ge=0)] = 0
 

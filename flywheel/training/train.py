@@ -80,9 +80,9 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
 
     started = time.perf_counter()
     dim = Variant.parse(job.variant).dim
-    start, scale = head_start(snapshot, vectors, max(job.dims, default=dim))
+    start, scale = choose_start(snapshot, vectors, max(job.dims, default=dim), calibration)
     training = pair_features(pairs, vectors, scale)
-    fallback = _untrained(snapshot, vectors, start.on_scaled(scale).first(dim), calibration)
+    fallback = start.on_scaled(scale).first(dim)
     trained = train_head(start, training, job.head, job.random_seed, hear, job.dims)
     head, tuned, own, judges = trained.on_scaled(scale), vectors, None, calibration
     if job.tuning is not None:
@@ -191,19 +191,27 @@ def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Head:
     return untuned_head(vectors.get(questions_of(_direction_pairs(snapshot))), dim)
 
 
-def _untrained(snapshot: Snapshot, vectors: Vectors, start: Head, calibration: pd.DataFrame) -> Head:
-    """What ships where training brings nothing: the untuned model or the head's start, whichever calibration pairs prefer."""
-    dim, width = start.weight.shape
-    own = untuned_start(snapshot, vectors, dim)
-    part = PARTS.index(vectors.model.pooling) * vectors.model.width
-    spread = np.zeros((dim, width), np.float32)
-    spread[:, part : part + vectors.model.width] = own.weight
-    untuned = Head(spread, own.bias)
+def choose_start(snapshot: Snapshot, vectors: Vectors, dim: int, calibration: pd.DataFrame) -> tuple[Head, np.ndarray]:
+    """Where heads start, on scaled features, and the scale: the untuned model, or the principal directions of mean, max and
+    CLS, whichever calibration pairs prefer. It is also what ships where training brings nothing.
+    """
+    untuned, wide = own_start(snapshot, vectors, dim), head_start(snapshot, vectors, dim)
     labels = calibration["label"].to_numpy()
     if len(labels) < MIN_LABELS:
         return untuned
-    losses = [log_losses(_score(head, vectors, calibration), labels).mean() for head in (untuned, start)]
-    return start if losses[1] < losses[0] else untuned
+    losses = [log_losses(_score(head.on_scaled(by), vectors, calibration), labels).mean() for head, by in (untuned, wide)]
+    return wide if losses[1] < losses[0] else untuned
+
+
+def own_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
+    """The untuned model as a head on scaled features, and the scale, which takes the other poolings away."""
+    head = untuned_start(snapshot, vectors, dim)
+    width, part = vectors.model.width, PARTS.index(vectors.model.pooling)
+    features = vectors.features(questions_of(_direction_pairs(snapshot)))[:, part * width : (part + 1) * width]
+    weight, scale = np.zeros((dim, len(PARTS) * width), np.float32), np.zeros(len(PARTS) * width, np.float32)
+    weight[:, part * width : (part + 1) * width] = head.weight
+    scale[part * width : (part + 1) * width] = 1 / np.linalg.norm(features.astype(np.float32), axis=1).mean()
+    return Head(weight, head.bias), scale
 
 
 def stopping_pairs(calibration: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -218,7 +226,7 @@ def stopping_pairs(calibration: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def head_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
-    """Where heads start, on scaled features, and the scale (3 * width,): the principal directions of mean, max and CLS.
+    """The principal directions of mean, max and CLS as a head on scaled features, and the scale (3 * width,).
 
     The scale gives each of the three the same mean length. No label is looked at.
     """
