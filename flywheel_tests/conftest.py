@@ -4,11 +4,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from flywheel.models.catalogue import CATALOGUE
+from flywheel.models.encoder import load_encoder
 from flywheel.pairs.store import Store
 from flywheel.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 for name in [name for name in os.environ if name.startswith("FLYWHEEL_") or name in ("DAGSTER_HOME", "OPENAI_API_KEY")]:
@@ -31,6 +37,12 @@ def flywheel(*arguments: str | Path, **environment: str) -> subprocess.Completed
         [sys.executable, "-m", "flywheel.cli", *map(str, arguments)],
         capture_output=True, text=True, env={**os.environ, **environment}, timeout=600, check=False,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def encoder() -> "SentenceTransformer":
+    """MiniLM on the CPU, in float32; loaded once for all that only read it."""
+    return load_encoder(CATALOGUE["all-MiniLM-L6-v2"], {}, "cpu")
 
 
 @pytest.fixture(scope="session")

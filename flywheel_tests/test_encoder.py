@@ -20,12 +20,6 @@ MINILM = CATALOGUE["all-MiniLM-L6-v2"]
 TEXTS = ["How do I learn Python?", "", "ß ☃ 日本語", "Why is the sky blue? " * 80, "What is the best way to learn Python?"]
 
 
-@pytest.fixture(scope="module")
-def encoder() -> "SentenceTransformer":
-    """MiniLM on the CPU."""
-    return load_encoder(MINILM, {}, "cpu")
-
-
 @pytest.fixture
 def minilm_copy(tmp_path: Path) -> Path:
     """A folder with MiniLM's files, the weights linked, that a test may spoil."""

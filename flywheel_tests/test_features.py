@@ -13,18 +13,12 @@ from flywheel.models.encoder import load_encoder
 from flywheel.models.features import PARTS, longest_first, pooled, token_states, working_dtype
 from flywheel.models.vectors import Vectors
 from flywheel.models.weights import locate_weights
+from flywheel_tests.test_encoder import TEXTS
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 MINILM = CATALOGUE["all-MiniLM-L6-v2"]
-TEXTS = ["How do I learn Python?", "", "ß ☃ 日本語", "Why is the sky blue? " * 80, "What is the best way to learn Python?"]
-
-
-@pytest.fixture(scope="module")
-def encoder() -> "SentenceTransformer":
-    """MiniLM on the CPU, in float32."""
-    return load_encoder(MINILM, {}, "cpu")
 
 
 def unit(features: np.ndarray) -> np.ndarray:

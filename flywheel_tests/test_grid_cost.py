@@ -19,7 +19,7 @@ from flywheel.pairs.snapshots import questions_of
 from flywheel.settings import Settings
 from flywheel.training.job import TUNING, TrainedModel
 from flywheel.training.progress import Progress, Trained, unheard
-from flywheel.training.train import train
+from flywheel.training.train import locked, train
 from flywheel_tests.clumps import World, clump_world
 
 VARIANT = Variant("all-MiniLM-L6-v2", 32)
@@ -106,6 +106,9 @@ def test_layers_go_when_no_model_holds_them_and_no_training_will_go_on(world: Wo
         (folder / "job.json").write_text(spec.to_json())
         if going_on:
             (folder / "checkpoints").mkdir()
+    with locked(settings.models, "ended"):  # a training at work is neither waited for nor disturbed
+        remove_layers(settings, set())
+    assert (settings.models / ".tuned" / "ended").exists()
     remove_layers(settings, set())
     assert [folder.name for folder in (settings.models / ".tuned").iterdir()] == ["going on"]
     remove_layers(settings, {world.snapshot.snapshot_id})

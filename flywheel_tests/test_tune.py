@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import tuned_subject
+from flywheel.evaluation.evaluate import evaluate, tuned_subject
 from flywheel.models.folder import open_model, read_head, served_difference, write_model
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.seeds import STARTER
@@ -143,6 +143,11 @@ def test_one_training_serves_every_dimension_and_each_is_evaluated_as_it_is_serv
         assert model.tuned_encoder
         subject = tuned_subject(model, world.vectors)
         assert served_difference(model.folder, texts, subject.embed(texts)) < 0.01
+        record, _ = evaluate(subject, world.snapshot, tmp_path / "evaluations", 2)
+        assert record.recipe == "top"
+        # without a threshold of its own the error is the shared one, with nothing left to excuse
+        assert (record.error, record.interval) == (record.calibrated_error, record.calibrated_interval)
+        assert record.own_note is None
         assert "its uppermost layers and a linear head" in (model.folder / "README.md").read_text()
 
 

@@ -107,10 +107,10 @@ def _record(subject: Subject, snapshot: Snapshot, calibration: pd.DataFrame, tes
         own_threshold = subject.model.own_fit.threshold
         own_interval = error_interval(own, tested, minimum=minimum)
         own_note = why_no_verdict(own.components, minimum)
-    elif subject.model is not None and subject.model.train_pairs <= OWN_THRESHOLD_PAIRS:
+    elif subject.model is not None and subject.model.job.tuning is None and subject.model.train_pairs <= OWN_THRESHOLD_PAIRS:
         own_interval, own_note = (
             None,
-            "no threshold from its own pairs (too few, or layers trained): the shared one is shown",
+            "its own pairs are too few for a threshold; the shared one is shown",
         )
     job = subject.model.job if subject.model else None
     return Evaluation(

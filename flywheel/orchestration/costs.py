@@ -58,7 +58,8 @@ def estimate_grid(settings: Settings, cells: Sequence[tuple[Variant, str]], reci
         missing += new
         by_trained += trained_here * frozen
         encoding += rate * (new + trained_here * frozen)
-    seconds = [_training_seconds(finished_models(settings), each, recipe, _pairs(settings, each[2])) for each in trainings]
+    done = finished_models(settings)
+    seconds = [_training_seconds(done, each, recipe, _pairs(settings, each[2])) for each in trainings]
     training = None if None in seconds else sum(each for each in seconds if each is not None)
     price = settings.price_per_hour
     money = None if price is None or training is None else (encoding + training) / 3600 * price

@@ -3,10 +3,11 @@
 import logging
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from flywheel.errors import FlywheelError
 from flywheel.models.cache import EmbeddingCache
@@ -81,14 +82,15 @@ def texts_of_pairs(snapshots: Mapping[str, Snapshot], pair_ids: frozenset[str]) 
 
 
 def remove_layers(settings: Settings, snapshots: set[str]) -> None:
-    """Remove trained layers that no model holds, unless their training may still go on; those of `snapshots` in any case.
+    """Remove trained layers that no model holds, unless their training goes on or may; those of `snapshots` in any case, once
+    a training of theirs has ended.
 
     Models keep their own link to the weights.
     """
     held = {model.job.tuning_id for model in finished_models(settings) if model.tuned_encoder}
     for folder in _layers(settings):
-        with locked(settings.models, folder.name):
-            on = _snapshot_of(folder)
+        on = _snapshot_of(folder)
+        with suppress(Timeout), locked(settings.models, folder.name, -1 if on in snapshots else 0):
             abandoned = on is None or not (settings.snapshots / on).exists()
             ended = not (folder / "checkpoints").exists()
             if on in snapshots or (folder.name not in held and (ended or abandoned)):

@@ -53,11 +53,14 @@ def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, 
 
 
 @contextmanager
-def locked(models: Path, name: str) -> Iterator[None]:
-    """One process at a time for a job, or for all jobs that share trained layers: the next finds them finished."""
+def locked(models: Path, name: str, timeout: float = -1) -> Iterator[None]:
+    """One process at a time for a job, or for all jobs that share trained layers: the next finds them finished.
+
+    Raises filelock's Timeout when another one holds it for longer than `timeout` seconds; without it, waits.
+    """
     locks = models / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / name):
+    with FileLock(locks / name, timeout=timeout):
         yield
 
 

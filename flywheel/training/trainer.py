@@ -20,8 +20,8 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from transformers import TrainerCallback
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.thresholds import fit_scores
 from flywheel.models.features import longest_first
+from flywheel.training.gate import log_losses
 from flywheel.training.losses import PairLoss
 from flywheel.training.progress import Listener, Trained
 
@@ -81,7 +81,7 @@ class Collator:
         """One batch of pairs."""
         return {
             "inputs": self._inputs.batch([row[side] for side in ("left", "right") for row in rows]),
-            **{name: torch.tensor([row[name] for row in rows]) for name in ("label", "component")},
+            "component": torch.tensor([row["component"] for row in rows]),
             "label": torch.tensor([row["label"] for row in rows], dtype=torch.float32),
             "weight": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),
         }
@@ -134,8 +134,7 @@ class Stopping(BaseEvaluator):
                     f"At step {steps} all pairs score alike: the vectors have collapsed. Lower the learning rate. No model was "
                     "saved."
                 )
-            chance = fit_scores(scores, self._labels).probability(scores)
-            losses.append(-np.log(np.maximum(np.where(self._labels == 1, chance, 1 - chance), 1e-6)).mean())
+            losses.append(log_losses(scores, self._labels).mean())
         return {METRIC: float(np.mean(losses))}
 
     def _projections(self) -> torch.Tensor:
