@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
+from scipy.stats import norm
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.thresholds import fit_scores, fit_thresholds
+from flywheel.evaluation.thresholds import ScoreFit, fit_by_source, fit_scores, fit_thresholds, thresholds_by_source
 
 PEOPLE = settings(deadline=None, max_examples=60)
 
@@ -233,3 +235,159 @@ def test_what_cannot_carry_a_threshold_is_refused(scores: np.ndarray, labels: np
 def test_weights_of_another_length_are_refused() -> None:
     with pytest.raises(FlywheelError, match=r"\(3, 99\) for 100 pairs"):
         fit_thresholds(*draw(0, 100), np.ones((3, 99)))
+
+
+def error_at(threshold: float, share: float) -> float:
+    """Error rate at a threshold in the population that `draw` draws from, with this share of label 1."""
+    return float(share * norm.cdf((threshold - 0.75) / 0.1) + (1 - share) * norm.sf((threshold - 0.6) / 0.1))
+
+
+@pytest.mark.parametrize("n", [400, 2000])
+def test_a_threshold_of_natural_pairs_costs_points_on_balanced_ones_and_a_moved_one_nothing(n: int) -> None:
+    best = error_at(0.675, 0.5)
+    costs = np.array(
+        [
+            [error_at(fit_scores(*draw(seed, n, share=0.23), prior).threshold, 0.5) - best for prior in (None, 0.5)]
+            for seed in range(20)
+        ]
+    )
+    assert (costs[:, 0] > 0.03).all()
+    assert costs[:, 1].mean() < 0.004
+
+
+@pytest.mark.parametrize(("n", "share", "prior"), [(60, 0.4, 0.1), (400, 0.23, 0.5), (3000, 0.5, 0.7), (3000, 0.3, 0.02)])
+def test_a_prior_moves_the_log_odds_of_every_score_alike(n: int, share: float, prior: float) -> None:
+    scores, labels = draw(n, n, share=share)
+    own, moved = fit_scores(scores, labels), fit_scores(scores, labels, prior)
+    shift = logit(moved.probability(scores)) - logit(own.probability(scores))
+    np.testing.assert_allclose(shift, logit(prior) - logit(labels.mean()), atol=1e-6)
+    assert moved.prior == prior
+    assert (moved.threshold > own.threshold) == (prior < labels.mean())
+    if moved.low < moved.threshold < moved.high:
+        assert moved.probability(moved.threshold) == pytest.approx(0.5, abs=1e-9)
+
+
+def test_a_moved_fit_is_that_of_pairs_drawn_under_the_new_prior() -> None:
+    scores, labels = draw(9, 40_000, share=0.23)
+    same, different = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    balanced = np.r_[same, different[: len(same)]]
+    drawn, moved = fit_scores(scores[balanced], labels[balanced]), fit_scores(scores, labels, 0.5)
+    np.testing.assert_allclose(moved.probability(scores), drawn.probability(scores), atol=0.02)
+    assert moved.threshold == pytest.approx(drawn.threshold, abs=0.003)
+
+
+@pytest.mark.parametrize("n", [60, 900])
+def test_the_share_a_fit_has_already_moves_nothing(n: int) -> None:
+    scores, labels = draw(10, n)
+    assert fit_scores(scores, labels, float(labels.mean())).threshold == pytest.approx(fit_scores(scores, labels).threshold)
+
+
+@pytest.mark.parametrize("prior", [0.2, 0.35, 0.5, 0.65, 0.8])
+def test_of_several_crossings_the_prior_decides_which_is_taken(prior: float) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.uniform(-1, 1, 6000)
+    logits = 6 * (scores + 0.8) * (scores + 0.1) * (scores - 0.5)
+    labels = (rng.random(6000) < 1 / (1 + np.exp(-logits))).astype(int)
+    own, fit = fit_scores(scores, labels), fit_scores(scores, labels, prior)
+    p, cuts = own.probability(scores), np.linspace(-1.01, 1.01, 400)
+    ratio = prior / labels.mean(), (1 - prior) / (1 - labels.mean())
+    costs = [np.where(scores >= cut, (1 - p) * ratio[1], p * ratio[0]).sum() for cut in [*cuts, fit.threshold]]
+    assert costs[-1] <= min(costs) + 1e-6 * abs(min(costs))
+
+
+def test_thresholds_of_many_weightings_are_moved_from_the_share_of_each() -> None:
+    scores, labels = draw(11, 900, share=0.3)
+    weights = np.random.default_rng(11).integers(0, 4, (20, 900))
+    weights[0] = 1
+    moved = fit_thresholds(scores, labels, weights, 0.6)
+    assert moved[0] == pytest.approx(fit_scores(scores, labels, 0.6).threshold, abs=1e-9)
+    for row, threshold in zip(weights, moved, strict=True):
+        repeated = fit_scores(np.repeat(scores, row), np.repeat(labels, row), 0.6)
+        assert threshold == pytest.approx(repeated.threshold, abs=1e-4)
+    one_label = fit_thresholds(scores, labels, np.stack([labels, 1 - labels]), 0.6)
+    assert one_label[0] < scores.min()
+    assert one_label[1] > scores.max()
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0, -0.1, float("nan")])
+def test_a_prior_that_leaves_nothing_to_decide_is_refused(prior: float) -> None:
+    scores, labels = draw(0, 100)
+    for refused in (
+        lambda: fit_scores(scores, labels, prior),
+        lambda: fit_thresholds(scores, labels, np.ones((1, 100)), prior),
+        lambda: fit_by_source(scores, labels, np.full(100, "seed"), prior),
+    ):
+        with pytest.raises(FlywheelError, match="give one between 0 and 1"):
+            refused()
+
+
+def two_sources(seeds: int, interactions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores and labels of seed pairs, many of them different, and of interaction pairs, most the same and scored higher."""
+    seed, interaction = draw(12, seeds, share=0.25), draw(13, interactions, share=0.7)
+    scores, labels = np.r_[seed[0], interaction[0] + 0.1], np.r_[seed[1], interaction[1]]
+    order = np.random.default_rng(14).permutation(len(scores))
+    return scores[order], labels[order], np.repeat(["seed", "interaction"], [seeds, interactions])[order]
+
+
+def part(pairs: tuple[np.ndarray, np.ndarray, np.ndarray], source: str, prior: float | None = None) -> ScoreFit:
+    scores, labels, sources = pairs
+    return fit_scores(scores[sources == source], labels[sources == source], prior)
+
+
+def test_each_source_has_its_own_fit_once_there_are_500_interaction_pairs() -> None:
+    pairs = two_sources(700, 500)
+    for target in (None, 0.5):
+        assert fit_by_source(*pairs, target) == {"seed": part(pairs, "seed"), "interaction": part(pairs, "interaction")}
+
+
+def test_before_that_interaction_pairs_have_the_seed_fit_moved_to_their_prior() -> None:
+    pairs = two_sources(700, 499)
+    seed = part(pairs, "seed")
+    assert fit_by_source(*pairs, 0.7) == {"seed": seed, "interaction": part(pairs, "seed", 0.7)}
+    assert fit_by_source(*pairs, None) == {"seed": seed, "interaction": seed}
+
+
+def test_interaction_pairs_of_one_label_have_the_seed_fit_however_many() -> None:
+    scores, labels, sources = two_sources(700, 600)
+    pairs = scores, np.where(sources == "seed", labels, 1), sources
+    assert fit_by_source(*pairs, 0.7)["interaction"] == part(pairs, "seed", 0.7)
+
+
+def test_too_few_seed_pairs_share_the_fit_of_all() -> None:
+    scores, labels, sources = two_sources(19, 600)
+    everything = fit_scores(scores, labels)
+    assert fit_by_source(scores, labels, sources, 0.7)["seed"] == everything
+    one_label = np.where(sources == "seed", 0, labels)
+    for these, kinds in ((two_sources(20, 600), 2), ((scores, one_label, sources), 1)):
+        alone = fit_by_source(*these, None)["seed"]
+        assert (alone == fit_scores(*these[:2])) == (kinds == 1)
+    few = two_sources(10, 100)
+    assert fit_by_source(*few, 0.7)["interaction"] == fit_scores(*few[:2], 0.7)
+
+
+@pytest.mark.parametrize("sizes", [(700, 499), (700, 500), (600, 2), (10, 600), (30, 60)])
+@pytest.mark.parametrize("target", [None, 0.6])
+def test_weightings_by_source_give_what_the_fits_by_source_give(sizes: tuple[int, int], target: float | None) -> None:
+    pairs = two_sources(*sizes)
+    weights = np.ones((3, len(pairs[0])), dtype=int)
+    weights[1, :40] = 5
+    thresholds = thresholds_by_source(*pairs, weights, target)
+    assert list(thresholds) == ["seed", "interaction"]
+    for source, fit in fit_by_source(*pairs, target).items():
+        np.testing.assert_allclose(thresholds[source][[0, 2]], fit.threshold, atol=1e-9)
+        assert thresholds[source].shape == (3,)
+    assert thresholds["seed"][0] != thresholds["seed"][1]
+
+
+def test_sources_that_do_not_belong_to_the_pairs_are_refused() -> None:
+    scores, labels, sources = two_sources(50, 50)
+    with pytest.raises(FlywheelError, match="99 sources for 100 pairs"):
+        fit_by_source(scores, labels, sources[1:], None)
+    with pytest.raises(FlywheelError, match="1 pairs have a source such as clicks"):
+        fit_by_source(scores, labels, np.r_[["clicks"], sources[1:]], None)
+    with pytest.raises(FlywheelError, match="1 of 100 scores are not finite"):
+        fit_by_source(np.r_[np.nan, scores[1:]], labels, sources, None)
+    with pytest.raises(FlywheelError, match="19 labels are too few"):
+        fit_by_source(scores[:19], labels[:19], sources[:19], 0.5)
+    with pytest.raises(FlywheelError, match=r"\(3, 99\) for 100 pairs"):
+        thresholds_by_source(scores, labels, sources, np.ones((3, 99)), None)

@@ -1,37 +1,33 @@
 """The decision threshold of a model: where a logistic fit of label on score crosses 0.5, with the fit as a probability.
 
-The fit is a ridge-penalised logistic regression on powers of the standardised score, solved by Newton's method (IRLS;
-Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning", 4.4.1) with step halving. One routine fits many
-weightings of the same pairs at once, because the bootstrap refits the threshold for every replicate.
+One routine fits many weightings of the same pairs at once, because the bootstrap refits the threshold for every replicate.
+A fit may be moved to another share of label 1 than its labels have, and each source of pairs has its own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flywheel.errors import FlywheelError
+from flywheel.evaluation.logistic import Floats, Problem, solve
 
 MIN_LABELS = 20
 MIN_LABELS_CUBIC = 500
-# Against a log-likelihood that sums over pairs this is nothing, yet separable or one-sided data converge under it.
-_RIDGE = 1e-3
-_TOLERANCE = 1e-8
-_MAX_STEPS = 200
-_SMALLEST_STEP = 2.0**-30
+MIN_INTERACTION_LABELS = 500
+SEED, INTERACTION = "seed", "interaction"
 # Wide enough to survive a comparison in float32, narrow enough to mean "just outside".
 _MARGIN = 1e-3
 _CHUNK_ELEMENTS = 500_000
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ScoreFit:
     """A logistic polynomial of the standardised score, and the threshold that follows from it.
 
-    `coefficients` belong to the powers 0, 1, ... of (score - center) / scale; `prior` is the share of label 1 the fit
-    was made under; `low` and `high` are the smallest and the largest score it has seen.
+    `coefficients` belong to the powers 0, 1, ... of (score - center) / scale; `prior` is the share of label 1 the fit holds
+    for, that of its labels or the one it was moved to; `low` and `high` are the smallest and the largest score it has seen.
     """
 
     coefficients: tuple[float, ...]
@@ -47,23 +43,6 @@ class ScoreFit:
         seen = np.clip(np.asarray(scores, dtype=np.float64), self.low, self.high)
         logits = np.polynomial.polynomial.polyval((seen - self.center) / self.scale, self.coefficients)
         return 0.5 * (1.0 + np.tanh(0.5 * logits))
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Pairs in order of their scores: `scores` (n,), `signs` (n,) -1 or 1 by label, `powers` (n, 2 * degree + 1)."""
-
-    scores: Floats
-    signs: Floats
-    powers: Floats
-    center: float
-    scale: float
-    order: NDArray[np.intp]
-
-    @property
-    def width(self) -> int:
-        """How many coefficients the fit has."""
-        return self.powers.shape[1] // 2 + 1
 
 
 def check_pairs(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:
@@ -94,47 +73,162 @@ def check_both_labels(labels: NDArray[np.int64]) -> None:
         )
 
 
-def fit_scores(scores: ArrayLike, labels: ArrayLike) -> ScoreFit:
+def fit_scores(scores: ArrayLike, labels: ArrayLike, prior: float | None = None) -> ScoreFit:
     """Fit label (n,) 0 or 1 on score (n,), a cubic (linear below 500 labels), and take the threshold from the fit.
 
-    A pair counts as same when its score is at or above the threshold. Raises FlywheelError for fewer than 20 labels,
-    one label only, scores that are not finite, or lengths that differ.
+    A pair counts as same when its score is at or above the threshold. With `prior`, the fit is that of a population with
+    this share of label 1 instead of the labels' own: the intercept moves by the difference of the two log odds (prior
+    correction; King and Zeng, "Logistic Regression in Rare Events Data", 2001). Raises FlywheelError for fewer than 20
+    labels, one label only, scores that are not finite, lengths that differ, or a prior that is not between 0 and 1.
     """
+    _check_prior(prior)
     problem = _prepare(scores, labels)
     weights = np.ones((1, len(problem.scores)))
-    coefficients = _solve(problem, weights, np.zeros(problem.width))
+    coefficients, ratios = _moved(problem, weights, solve(problem, weights, np.zeros(problem.width)), prior)
     return ScoreFit(
         coefficients=tuple(map(float, coefficients[0])),
         center=problem.center,
         scale=problem.scale,
-        prior=float(np.mean(problem.signs > 0)),
+        prior=float(np.mean(problem.signs > 0)) if prior is None else float(prior),
         low=float(problem.scores[0]),
         high=float(problem.scores[-1]),
-        threshold=float(_crossings(problem, weights, coefficients)[0]),
+        threshold=float(_crossings(problem, weights, coefficients, ratios)[0]),
     )
 
 
-def fit_thresholds(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.generic]) -> Floats:
+def fit_thresholds(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.generic], prior: float | None = None) -> Floats:
     """The threshold of each of many weightings of the same pairs, by the rule of `fit_scores`.
 
-    `scores` and `labels` are (n,), `weights` (B, n) not negative; the result is (B,). A weighting under which one label
-    alone remains gets a threshold just outside the observed scores. Raises FlywheelError as `fit_scores` does, and when
-    `weights` does not fit the pairs.
+    `scores` and `labels` are (n,), `weights` (B, n) not negative; the result is (B,). With `prior`, each weighting moves
+    there from its own share of label 1. A weighting under which one label alone remains gets a threshold just outside the
+    observed scores, whatever the prior. Raises FlywheelError as `fit_scores` does, and when `weights` does not fit the pairs.
     """
+    return _fit_many(scores, labels, weights, (prior,))[0]
+
+
+def fit_by_source(
+    scores: ArrayLike, labels: ArrayLike, sources: NDArray[np.generic], target_prior: float | None
+) -> dict[str, ScoreFit]:
+    """The fits for "seed" and for "interaction" pairs, from pairs (n,) whose `sources` (n,) are those words.
+
+    The seed fit is made on the seed pairs, or on all pairs where the seed pairs alone cannot carry one (fewer than 20, or
+    one label). The interaction fit is made on the interaction pairs once there are 500 of them with both labels; before
+    that it is the seed fit, moved to `target_prior` unless that is None. Raises FlywheelError as `fit_scores` does, and for
+    a source of another name.
+    """
+    values, given = check_pairs(scores, labels)
+    return {
+        source: fit_scores(values[basis.chosen], given[basis.chosen], basis.prior)
+        for source, basis in bases_by_source(given, sources, target_prior).items()
+    }
+
+
+def thresholds_by_source(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    sources: NDArray[np.generic],
+    weights: NDArray[np.generic],
+    target_prior: float | None,
+) -> dict[str, Floats]:
+    """The thresholds (B,) of `fit_by_source` for each of the `weights` (B, n) of the same pairs.
+
+    Which pairs a fit is made on is decided once, by the pairs as they are. Raises FlywheelError as `fit_by_source` and
+    `fit_thresholds` do.
+    """
+    values, given = check_pairs(scores, labels)
+    _check_weights(weights, len(values))
+    seed, interaction = bases_by_source(given, sources, target_prior).values()
+
+    def fitted(chosen: NDArray[np.bool_], *priors: float | None) -> list[Floats]:
+        return _fit_many(values[chosen], given[chosen], weights if chosen.all() else weights[:, chosen], priors)
+
+    if (seed.chosen == interaction.chosen).all():  # one fit, moved for the one and not for the other
+        of_seed, of_interaction = fitted(seed.chosen, seed.prior, interaction.prior)
+    else:
+        [of_seed], [of_interaction] = fitted(seed.chosen, seed.prior), fitted(interaction.chosen, interaction.prior)
+    return {SEED: of_seed, INTERACTION: of_interaction}
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """What the fit of one source is made on: which pairs (n,) are `chosen`, and the prior it is moved to, None for theirs."""
+
+    chosen: NDArray[np.bool_]
+    prior: float | None
+
+
+def bases_by_source(labels: NDArray[np.int64], sources: NDArray[np.generic], target_prior: float | None) -> dict[str, Basis]:
+    """What the fits of "seed" and "interaction" are made on, in this order; the rule is told at `fit_by_source`."""
+    _check_prior(target_prior)
+    check_sources(sources, len(labels))
+    seed, interaction = sources == SEED, sources == INTERACTION
+    if not _can_carry(labels[seed], MIN_LABELS):
+        seed = np.ones(len(labels), dtype=np.bool_)
+    alone = _can_carry(labels[interaction], MIN_INTERACTION_LABELS)
+    return {SEED: Basis(seed, None), INTERACTION: Basis(interaction, None) if alone else Basis(seed, target_prior)}
+
+
+def check_sources(sources: NDArray[np.generic], pairs: int) -> None:
+    """Raise FlywheelError unless there is one source per pair and each is "seed" or "interaction"."""
+    if sources.shape != (pairs,):
+        raise FlywheelError(f"There are {len(sources)} sources for {pairs} pairs: give one per pair.")
+    strange = sources[(sources != SEED) & (sources != INTERACTION)]
+    if strange.size:
+        raise FlywheelError(f"{strange.size} pairs have a source such as {strange[0]!s}: it must be {SEED} or {INTERACTION}.")
+
+
+def _can_carry(labels: NDArray[np.int64], least: int) -> bool:
+    return len(labels) >= least and 0 < labels.sum() < len(labels)
+
+
+def _check_prior(prior: float | None) -> None:
+    if prior is not None and not 0.0 < prior < 1.0:
+        raise FlywheelError(f"A share of label 1 of {prior} leaves nothing to decide: give one between 0 and 1.")
+
+
+def _check_weights(weights: NDArray[np.generic], pairs: int) -> None:
+    if weights.ndim != 2 or weights.shape[1] != pairs:
+        raise FlywheelError(f"Weights have shape {weights.shape} for {pairs} pairs: give one column per pair.")
+
+
+def _fit_many(
+    scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.generic], priors: Sequence[float | None]
+) -> list[Floats]:
+    """Thresholds (B,) under each prior, all from one fit per weighting."""
+    for prior in priors:
+        _check_prior(prior)
     problem = _prepare(scores, labels)
     n = len(problem.scores)
-    if weights.ndim != 2 or weights.shape[1] != n:
-        raise FlywheelError(f"Weights have shape {weights.shape} for {n} pairs: give one column per pair.")
-    start = _solve(problem, np.ones((1, n)), np.zeros(problem.width))[0]
-    thresholds = np.empty(len(weights))
+    _check_weights(weights, n)
+    start = solve(problem, np.ones((1, n)), np.zeros(problem.width))[0]
+    thresholds = [np.empty(len(weights)) for _ in priors]
     rows = max(1, _CHUNK_ELEMENTS // n)
     for first in range(0, len(weights), rows):
         chunk = weights[first : first + rows, problem.order].astype(np.float64)
-        thresholds[first : first + rows] = _crossings(problem, chunk, _solve(problem, chunk, start))
+        coefficients = solve(problem, chunk, start)
+        for found, prior in zip(thresholds, priors, strict=True):
+            found[first : first + rows] = _crossings(problem, chunk, *_moved(problem, chunk, coefficients, prior))
     return thresholds
 
 
-def _prepare(scores: ArrayLike, labels: ArrayLike) -> _Problem:
+def _moved(problem: Problem, weights: Floats, coefficients: Floats, prior: float | None) -> tuple[Floats, Floats]:
+    """Coefficients (b, width) under `prior`, and what a pair of label 1 and one of label 0 counts there: (b, 2).
+
+    A weighting of one label alone has no share to move from and stays.
+    """
+    ratios = np.ones((len(weights), 2))
+    if prior is None:
+        return coefficients, ratios
+    ones, total = weights @ (problem.signs > 0), weights.sum(axis=1)
+    mixed = (ones > 0) & (ones < total)
+    share = ones[mixed] / total[mixed]
+    ratios[mixed] = np.column_stack((prior / share, (1.0 - prior) / (1.0 - share)))
+    moved = coefficients.copy()
+    moved[:, 0] += np.log(ratios[:, 0] / ratios[:, 1])
+    return moved, ratios
+
+
+def _prepare(scores: ArrayLike, labels: ArrayLike) -> Problem:
     values, given = check_pairs(scores, labels)
     if len(values) < MIN_LABELS:
         raise FlywheelError(f"{len(values)} labels are too few for a threshold: give at least {MIN_LABELS}.")
@@ -146,64 +240,23 @@ def _prepare(scores: ArrayLike, labels: ArrayLike) -> _Problem:
     scale = float(values.std()) if values[-1] > values[0] else 1.0
     degree = 3 if len(values) >= MIN_LABELS_CUBIC else 1
     powers = np.vander((values - center) / scale, 2 * degree + 1, increasing=True)
-    return _Problem(values, signs, powers, center, scale, order)
+    return Problem(values, signs, powers, center, scale, order)
 
 
-def _solve(problem: _Problem, weights: Floats, start: Floats) -> Floats:
-    """Coefficients (b, width) for weights (b, n), all from the same start (width,)."""
-    best = np.tile(start, (len(weights), 1))
-    value, gradient, hessian = _loss(problem, weights, best)
-    step = _newton_step(gradient, hessian)
-    size = np.ones(len(best))
-    active = np.arange(len(best))
-    for _ in range(_MAX_STEPS):
-        # What is left to gain is about half the Newton decrement; the last step is still taken.
-        close = np.einsum("ij,ij->i", gradient[active], -step[active]) < _TOLERANCE
-        best[active[close]] += step[active[close]]
-        active = active[~close & (size[active] > _SMALLEST_STEP)]
-        if not active.size:
-            break
-        trial = best[active] + size[active, None] * step[active]
-        in_play = weights if active.size == len(weights) else weights[active]
-        trial_value, trial_gradient, trial_hessian = _loss(problem, in_play, trial)
-        better = trial_value < value[active]
-        moved = active[better]
-        best[moved], value[moved], gradient[moved] = trial[better], trial_value[better], trial_gradient[better]
-        step[moved] = _newton_step(trial_gradient[better], trial_hessian[better])
-        size[moved] = 1.0
-        size[active[~better]] /= 2.0
-    return best
-
-
-def _newton_step(gradient: Floats, hessian: Floats) -> Floats:
-    return np.asarray(-np.linalg.solve(hessian, gradient[..., None])[..., 0], dtype=np.float64)
-
-
-def _loss(problem: _Problem, weights: Floats, coefficients: Floats) -> tuple[Floats, Floats, Floats]:
-    """Penalised negative log-likelihood (b,), its gradient (b, width) and its Hessian (b, width, width)."""
-    width = problem.width
-    margins = problem.signs * (coefficients @ problem.powers[:, :width].T)
-    small = np.exp(-np.abs(margins))
-    losses = np.log(1.0 + small) + np.maximum(-margins, 0.0)
-    wrong = np.where(margins >= 0.0, small, 1.0) / (1.0 + small)  # the fit's probability of the other label
-    value = np.einsum("ij,ij->i", weights, losses) + 0.5 * _RIDGE * np.einsum("ij,ij->i", coefficients, coefficients)
-    pull = weights * wrong
-    gradient = _RIDGE * coefficients - (pull * problem.signs) @ problem.powers[:, :width]
-    # With powers of one variable as features, entry (i, j) of the Hessian is the weighted sum of power i + j.
-    sums = (pull * (1.0 - wrong)) @ problem.powers
-    hessian = sums[:, np.add.outer(np.arange(width), np.arange(width))] + _RIDGE * np.eye(width)
-    return value, gradient, hessian
-
-
-def _crossings(problem: _Problem, weights: Floats, coefficients: Floats) -> Floats:
+def _crossings(problem: Problem, weights: Floats, coefficients: Floats, ratios: Floats) -> Floats:
     """Threshold (b,) per fit: the upward crossing of 0.5 with the least expected error under the fit itself.
 
-    Calling everything same, or everything different, is a candidate too: it wins where the fit does not cross.
+    `coefficients` and `ratios` are those of `_moved`. Calling everything same, or everything different, is a candidate too:
+    it wins where the fit does not cross.
     """
     logits = coefficients @ problem.powers[:, : problem.width].T
-    # Expected error of a cut before pair k, less that of a cut before all pairs: the sum of 2p - 1 over pairs below k.
+    # Expected error of a cut before pair k, less that of a cut before all pairs: the sum, over pairs below k, of 2p - 1 times
+    # what a pair with this score counts for under the prior. By the fit p before it was moved, and r1 and r0 for what pairs of
+    # either label count, that is p * r1 - (1 - p) * r0.
+    gains = np.tanh(0.5 * (logits - np.log(ratios[:, :1] / ratios[:, 1:])))
+    gains = 0.5 * (ratios[:, :1] + ratios[:, 1:]) * gains + 0.5 * (ratios[:, :1] - ratios[:, 1:])
     cuts = np.zeros((len(weights), len(problem.scores) + 1))
-    np.cumsum(weights * np.tanh(0.5 * logits), axis=1, out=cuts[:, 1:])
+    np.cumsum(weights * gains, axis=1, out=cuts[:, 1:])
     upward = (logits[:, :-1] < 0.0) & (logits[:, 1:] >= 0.0)
     cuts[:, 1:-1][~upward] = np.inf
     chosen = cuts.argmin(axis=1)
