@@ -1,21 +1,32 @@
 """Error rates with their uncertainty: components are drawn whole, because pairs that share questions err together."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.thresholds import check_pairs, fit_thresholds
+from flywheel.evaluation.intervals import Clusters, wilson
+from flywheel.evaluation.logistic import Floats
+from flywheel.evaluation.thresholds import (
+    INTERACTION,
+    SEED,
+    bases_by_source,
+    check_both_labels,
+    check_pairs,
+    check_sources,
+    fit_by_source,
+    fit_scores,
+    thresholds_by_source,
+)
 
 MIN_COMPONENTS = 40
 ROUGH_BELOW_COMPONENTS = 100
 MAX_COMPONENT_SHARE = 0.05
 FALSE_PROMOTIONS = 0.05
-_PERCENTILES = (2.5, 97.5)
-_REPLICATES = 2_000
-# The smallest p-value is one over one more than this.
-_SIGN_FLIPS = 99_999
+# How many numbers the bootstrap holds at a time.
+_CHUNK_ELEMENTS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -30,25 +41,35 @@ class Interval:
 class LabelledScores:
     """Pairs of one split as one model scores them: `scores`, `labels` (0 or 1) and `components` (ids), each (n,).
 
-    Raises FlywheelError when lengths differ, a score is not finite or a label is neither 0 nor 1.
+    `sources` (n,) are "seed" or "interaction"; None: all are seed pairs. Raises FlywheelError when lengths differ, a score is
+    not finite, a label is neither 0 nor 1 or a source is another word.
     """
 
     scores: NDArray[np.floating]
     labels: NDArray[np.integer]
     components: NDArray[np.generic]
+    sources: NDArray[np.generic] | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together."""
         check_pairs(self.scores, self.labels)
         _check_components(self.components, len(self.scores))
+        if self.sources is not None:
+            check_sources(self.sources, len(self.scores))
+
+    @property
+    def source_of_each(self) -> NDArray[np.generic]:
+        """The source (n,) of each pair."""
+        return np.full(len(self.scores), SEED) if self.sources is None else self.sources
 
 
 @dataclass(frozen=True)
 class PairedTest:
     """Challenger against champion on the same pairs.
 
-    `difference` is the challenger's error rate minus the champion's (below 0: the challenger is better), `interval` its
-    95 % interval, `p_value` that of the one-sided test that the challenger makes fewer errors.
+    `difference` is the challenger's error rate minus the champion's (below 0: the challenger is better), `standard_error` its
+    standard error by component and `interval` its 95 % interval, `p_value` that of the one-sided test that the challenger
+    makes fewer errors.
     """
 
     difference: float
@@ -56,6 +77,21 @@ class PairedTest:
     components: int
     pairs: int
     interval: Interval
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class ErrorParts:
+    """What an error rate is made of; the three add up to it.
+
+    `ranking` is the lowest error any single threshold per source could have on these pairs: only better scores lower it.
+    `prior` is what the thresholds cost because they were fitted for another share of duplicates than these pairs have, and
+    `threshold` the rest, what the fits miss even so. By chance `prior` and `threshold` may be slightly negative.
+    """
+
+    ranking: float
+    threshold: float
+    prior: float
 
 
 def error_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
@@ -110,76 +146,227 @@ def error_interval(
     seed: int = 0,
     minimum: int = MIN_COMPONENTS,
 ) -> Interval | None:
-    """95 % interval of the error rate on `test` at the threshold chosen on `calibration`; None without a verdict.
+    """95 % interval of the error rate on `test` at the thresholds chosen on `calibration`; None without a verdict.
 
-    Each replicate resamples the calibration components, refits the threshold, resamples the test components and takes
-    the error rate; the interval lies between the 2.5th and the 97.5th percentile. Raises FlywheelError where
-    `calibration` cannot carry a threshold.
+    All test pairs are one group; see `error_intervals`.
     """
-    if why_no_verdict(calibration.components, minimum) or why_no_verdict(test.components, minimum):
-        return None
-    rng = np.random.default_rng(seed)
-    thresholds = fit_thresholds(
-        calibration.scores, calibration.labels, component_weights(calibration.components, replicates, rng)
-    )
-    weights = component_weights(test.components, replicates, rng)
+    everyone = {"all": np.ones(len(test.scores), dtype=np.bool_)}
+    return error_intervals(calibration, test, everyone, replicates=replicates, seed=seed, minimum=minimum)["all"]
+
+
+def error_intervals(
+    calibration: LabelledScores,
+    test: LabelledScores,
+    groups: Mapping[str, NDArray[np.bool_]],
+    *,
+    target_prior: float | None = None,
+    replicates: int = 1_000,
+    seed: int = 0,
+    minimum: int = MIN_COMPONENTS,
+) -> dict[str, Interval | None]:
+    """95 % interval of the error rate on each group of `test` pairs, masks (n,), by the threshold of each pair's source.
+
+    What it covers is the error rate of the procedure in the population: choose the thresholds on a calibration split of this
+    size and make-up, decide all pairs there are; its mean over such splits. (The error at the very thresholds at hand differs
+    from that mean by less than the interval allows for.) Two things make a measured rate differ from it, and each counts
+    once:
+
+    - other test components would have been drawn: the spread, between components, of how often a pair is decided wrongly,
+      averaged over thresholds refitted on resampled calibration components;
+    - other calibration components would have given other thresholds: the spread of these test pairs' error over those.
+
+    To resample both at once, and read off percentiles, counts their interaction twice and is 3-8 % too wide. The interval is
+    Wilson's around the measured rate, its sample size that which gives this variance. A group whose own pairs carry no verdict
+    has None, and all have where `calibration` carries none. Raises FlywheelError where `calibration` cannot carry a threshold
+    or a mask does not fit.
+    """
+    for name, mask in groups.items():
+        if mask.shape != test.scores.shape:
+            raise FlywheelError(f"The mask of {name} has shape {mask.shape} for {len(test.scores)} pairs: give one per pair.")
+    carried = {name: not why_no_verdict(test.components[mask], minimum) for name, mask in groups.items()}
+    if why_no_verdict(calibration.components, minimum) or not any(carried.values()):
+        return dict.fromkeys(groups)
+    wrong = _decided_wrong(test, _thresholds(calibration, target_prior))
+    drawn = _resampled_thresholds(calibration, target_prior, replicates, seed)
+    often = _how_often_wrong(test, drawn)
+    return {
+        name: _rate_interval(Clusters.of(test.components[mask]), wrong[mask], often[mask], _errors_at(test, mask, drawn))
+        if carried[name]
+        else None
+        for name, mask in groups.items()
+    }
+
+
+def error_parts(calibration: LabelledScores, test: LabelledScores, target_prior: float | None = None) -> ErrorParts:
+    """Split the error rate on `test`, at the thresholds chosen on `calibration`, into what scores, fits and priors cost.
+
+    Raises FlywheelError where `calibration` cannot carry a threshold or `test` holds one label alone.
+    """
     scores, labels = check_pairs(test.scores, test.labels)
-    rates = np.empty(replicates)
-    for replicate, threshold in enumerate(thresholds):
-        rates[replicate] = np.average((scores >= threshold) != labels, weights=weights[replicate])
-    return _interval(rates)
+    check_both_labels(labels)
+    used = int(_decided_wrong(test, _thresholds(calibration, target_prior)).sum())
+    bases = bases_by_source(calibration.labels.astype(np.int64), calibration.source_of_each, target_prior)
+    best = moved = 0
+    for source, basis in bases.items():
+        mine = test.source_of_each == source
+        # A source of one label alone is decided without error by any fit that knows it.
+        if 0 < (ones := int(labels[mine].sum())) < mine.sum():
+            fit = fit_scores(calibration.scores[basis.chosen], calibration.labels[basis.chosen], ones / int(mine.sum()))
+            moved += int(((scores[mine] >= fit.threshold) != labels[mine]).sum())
+            best += _fewest_errors(scores[mine], labels[mine])
+    n = len(scores)
+    return ErrorParts(ranking=best / n, threshold=(moved - best) / n, prior=(used - moved) / n)
 
 
 def paired_test(
-    challenger_wrong: NDArray[np.bool_],
-    champion_wrong: NDArray[np.bool_],
-    components: NDArray[np.generic],
-    seed: int = 0,
+    challenger_wrong: NDArray[np.bool_], champion_wrong: NDArray[np.bool_], components: NDArray[np.generic]
 ) -> PairedTest:
     """One-sided test, by component, that the challenger makes fewer errors than the champion on the same pairs (n,).
 
     Under the null the two are exchangeable within a component, so the sign of a component's difference in errors is a
-    coin flip (Fisher's permutation test for paired samples, `scipy.stats.permutation_test`). The interval resamples
-    components. Raises FlywheelError when lengths differ or there are no pairs.
+    coin flip (Fisher's permutation test for paired samples). The p-value is exact. Raises FlywheelError when lengths differ
+    or there are no pairs.
     """
-    from scipy.stats import permutation_test
+    difference, clusters = _paired(challenger_wrong, champion_wrong, components)
+    mean, error = float(difference.mean()), float(np.sqrt(clusters.variance(difference)))
+    reach = clusters.quantile() * error
+    return PairedTest(
+        difference=mean,
+        p_value=_sign_flip_p_value(clusters.sums(difference).astype(np.int64)),
+        components=len(clusters.sizes),
+        pairs=len(difference),
+        interval=Interval(max(-1.0, mean - reach), min(1.0, mean + reach)),
+        standard_error=error,
+    )
 
+
+def quick_p_value(
+    challenger_wrong: NDArray[np.bool_], champion_wrong: NDArray[np.bool_], components: NDArray[np.generic]
+) -> float:
+    """The p-value of `paired_test` by its normal approximation: for labels beside many rows, never for a decision.
+
+    Raises FlywheelError as `paired_test` does.
+    """
+    from scipy.stats import norm
+
+    difference, clusters = _paired(challenger_wrong, champion_wrong, components)
+    moved = clusters.sums(difference)
+    spread = float(np.sqrt((moved**2).sum()))
+    return float(norm.cdf(moved.sum() / spread)) if spread else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for there being many, in the given order (Holm, "A Simple Sequentially Rejective Test", 1979)."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, values[order] * np.arange(len(values), 0, -1)))
+    return [float(value) for value in adjusted]
+
+
+def detectable_difference(standard_error: float, alpha: float, power: float = 0.8) -> float:
+    """The smallest true difference in error rate that a one-sided test at level `alpha` finds with this power."""
+    from scipy.stats import norm
+
+    return float((norm.isf(alpha) + norm.ppf(power)) * standard_error)
+
+
+def _thresholds(calibration: LabelledScores, target_prior: float | None) -> dict[str, float]:
+    fits = fit_by_source(calibration.scores, calibration.labels, calibration.source_of_each, target_prior)
+    return {source: fit.threshold for source, fit in fits.items()}
+
+
+def _resampled_thresholds(
+    calibration: LabelledScores, target_prior: float | None, replicates: int, seed: int
+) -> dict[str, Floats]:
+    """Thresholds (replicates,) of each source, refitted on calibration components drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK_ELEMENTS // len(calibration.scores))
+    parts = [
+        thresholds_by_source(
+            calibration.scores,
+            calibration.labels,
+            calibration.source_of_each,
+            component_weights(calibration.components, min(rows, replicates - first), rng),
+            target_prior,
+        )
+        for first in range(0, replicates, rows)
+    ]
+    return {source: np.concatenate([part[source] for part in parts]) for source in (SEED, INTERACTION)}
+
+
+def _decided_wrong(test: LabelledScores, thresholds: Mapping[str, float]) -> NDArray[np.bool_]:
+    cut = np.where(test.source_of_each == INTERACTION, thresholds[INTERACTION], thresholds[SEED])
+    return np.asarray((test.scores >= cut) != test.labels)
+
+
+def _how_often_wrong(test: LabelledScores, drawn: Mapping[str, Floats]) -> Floats:
+    """In which share of the drawn thresholds each pair (n,) is decided wrongly."""
+    same = np.empty(len(test.scores))
+    for source, thresholds in drawn.items():
+        mine = test.source_of_each == source
+        same[mine] = np.searchsorted(np.sort(thresholds), test.scores[mine], side="right") / len(thresholds)
+    return np.where(test.labels == 1, 1.0 - same, same)
+
+
+def _errors_at(test: LabelledScores, mask: NDArray[np.bool_], drawn: Mapping[str, Floats]) -> Floats:
+    """Error rate of the pairs in `mask` (n,) at each of the drawn thresholds (replicates,)."""
+    wrong = np.zeros(len(drawn[SEED]))
+    for source, thresholds in drawn.items():
+        mine = mask & (test.source_of_each == source)
+        same, different = (np.sort(test.scores[mine & (test.labels == label)]) for label in (1, 0))
+        wrong += np.searchsorted(same, thresholds) + len(different) - np.searchsorted(different, thresholds)
+    return wrong / mask.sum()
+
+
+def _rate_interval(clusters: Clusters, wrong: NDArray[np.bool_], often: Floats, rates: Floats) -> Interval:
+    """Interval of the mean of `wrong` (n,), from how `often` (n,) pairs are wrong and the `rates` over drawn thresholds."""
+    rate, usual = float(wrong.mean()), float(often.mean())
+    variance = clusters.variance(often) + float(rates.var(ddof=1))
+    # Where every decision was right, or every one wrong, nothing shows that the pairs of a component do not go together.
+    size = float(len(wrong)) if 0.0 < rate < 1.0 else clusters.effective
+    if variance > 0.0:
+        size = min(size, usual * (1.0 - usual) / variance)
+    return Interval(*wilson(rate, size, clusters.quantile()))
+
+
+def _fewest_errors(scores: Floats, labels: NDArray[np.int64]) -> int:
+    """The fewest wrong decisions that one threshold can leave on pairs (n,)."""
+    order = np.argsort(scores)
+    # A threshold above pair k leaves its errors among the same pairs up to k and the different pairs beyond.
+    errors = (labels == 0).sum() + np.cumsum(2 * labels[order] - 1)
+    apart = np.append(np.diff(scores[order]) > 0.0, True)
+    return int(min((labels == 0).sum(), errors[apart].min()))
+
+
+def _sign_flip_p_value(by_component: NDArray[np.int64]) -> float:
+    """Chance that differences (components,) with signs by coin flips add up to no more than they do.
+
+    The sum's distribution is the convolution of one binomial for each size of difference (Pagano and Tritchler, "On Obtaining
+    Permutation Distributions in Polynomial Time", 1983).
+    """
+    from scipy.signal import convolve
+    from scipy.stats import binom
+
+    chances = np.ones(1)  # of 0, 1, ... as the sum of the differences that point up
+    for size, count in zip(*np.unique(np.abs(by_component[by_component != 0]), return_counts=True), strict=True):
+        one_size = np.zeros(size * count + 1)
+        one_size[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = convolve(chances, one_size)
+    return float(np.clip(chances[: by_component[by_component > 0].sum() + 1].sum(), 0.0, 1.0))
+
+
+def _paired(
+    challenger_wrong: NDArray[np.bool_], champion_wrong: NDArray[np.bool_], components: NDArray[np.generic]
+) -> tuple[Floats, Clusters]:
+    """The challenger's errors less the champion's (n,), and the components they fall into."""
     if not len(challenger_wrong) or len(challenger_wrong) != len(champion_wrong):
         raise FlywheelError(
             f"The challenger has {len(challenger_wrong)} decisions and the champion {len(champion_wrong)}: "
             "score both on the same pairs."
         )
     _check_components(components, len(challenger_wrong))
-    ids, index, sizes = np.unique(components, return_inverse=True, return_counts=True)
-    difference = challenger_wrong.astype(np.float64) - champion_wrong.astype(np.float64)
-    by_component = np.bincount(index, weights=difference)
-    rng = np.random.default_rng(seed)
-    # A component without a difference keeps it whatever its sign: leaving those out changes nothing but the time. Two
-    # stay in, because scipy refuses a sample of one.
-    moved = np.append(by_component[by_component != 0.0], [0.0, 0.0])
-    flips = permutation_test(
-        (moved,),
-        np.sum,
-        permutation_type="samples",
-        alternative="less",
-        n_resamples=_SIGN_FLIPS,
-        batch=1_000,
-        vectorized=True,
-        rng=rng,
-    )
-    draws = component_weights(np.arange(len(ids)), _REPLICATES, rng)
-    return PairedTest(
-        difference=float(difference.mean()),
-        p_value=float(flips.pvalue),
-        components=len(ids),
-        pairs=len(difference),
-        interval=_interval(draws @ by_component / (draws @ sizes)),
-    )
-
-
-def _interval(replicates: NDArray[np.float64]) -> Interval:
-    low, high = np.percentile(replicates, _PERCENTILES)
-    return Interval(float(low), float(high))
+    return challenger_wrong.astype(np.float64) - champion_wrong.astype(np.float64), Clusters.of(components)
 
 
 def _check_components(components: NDArray[np.generic], pairs: int) -> None:
