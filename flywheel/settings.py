@@ -70,6 +70,9 @@ class Settings(BaseSettings):
 
     max_broken_share: float = Field(0.1, gt=0, le=1, description="Most of the champion's right pairs a challenger may break.")
     max_retrieval_loss: float = Field(0.005, ge=0, le=1, description="Most MRR@10 or recall@10 a challenger may lose.")
+    worth_of_doubling: float = Field(
+        0.0025, gt=0, lt=1, description="Least fall of the error rate for which twice the training pairs are worth collecting."
+    )
     retrain_after: int = Field(2_000, gt=0, description="New training pairs that start a retraining run.")
     retrain_variant: str = Field("all-MiniLM-L6-v2@384", description="What a retrain trains while there is no champion.")
     retrain_cron: str = Field("0 3 * * 1", description="When the weekly retraining runs (UTC).")
