@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,14 @@ def publish(scratch: Path, target: Path) -> None:
     except OSError:
         if not target.is_dir():
             raise
+
+
+def replace_folder(scratch: Path, target: Path) -> None:
+    """Rename a finished scratch folder to `target` in place of what is there. A kill in between leaves nothing there."""
+    with scratch_folder(target.parent) as aside:
+        with suppress(FileNotFoundError):
+            target.rename(aside / target.name)
+        publish(scratch, target)
 
 
 def write_json(target: Path, value: Any) -> None:

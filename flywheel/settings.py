@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     interaction_calibration_share: float = Field(0.1, ge=0, lt=1, description="The same for `calibration`.")
     max_split_pairs: int = Field(10_000, gt=0, description="`test` and `calibration` need no more pairs than this each.")
     max_component_pairs: int = Field(50, gt=0, description="Larger components train, or are cut where shares need it.")
+    target_prior: float | None = Field(
+        None, gt=0, lt=1, description="Share of duplicates among what users meet, until 500 of their own labels tell it."
+    )
     min_components: int = Field(40, gt=1, description="Fewer components than this give no interval and no verdict.")
     interaction_share: float = Field(0.0, ge=0, lt=1, description="Interaction pairs in every prefix of a numbered size.")
     interaction_window_days: int | None = Field(None, gt=0, description="Train on interaction pairs at most this old.")
@@ -66,9 +69,11 @@ class Settings(BaseSettings):
     baseline_model: str = "text-embedding-3-small"
     baseline_dimensions: int = Field(1536, gt=0)
     baseline_url: str = Field("https://api.openai.com/v1", description="Any OpenAI-compatible endpoint.")
+    corpus_texts: int = Field(1_000_000, gt=0, description="Texts of the corpus whose embedding the page of evidence prices.")
     baseline_local: str = Field("all-MiniLM-L6-v2@384", description="Variant that stands in, untuned, without the API.")
 
     max_broken_share: float = Field(0.1, gt=0, le=1, description="Most of the champion's right pairs a challenger may break.")
+    shown_flips: int = Field(10, ge=0, description="Broken and mended pairs that the page of evidence shows, of each.")
     max_retrieval_loss: float = Field(0.005, ge=0, le=1, description="Most MRR@10 or recall@10 a challenger may lose.")
     worth_of_doubling: float = Field(
         0.0025, gt=0, lt=1, description="Least fall of the error rate for which twice the training pairs are worth collecting."

@@ -151,6 +151,7 @@ def store(evaluations: Path, records: list[Evaluation], random_seed: int = 0) ->
         label = np.arange(400) % 2
         score = np.where(right, label, 1 - label) * 0.5 + 0.5
         scores = pd.DataFrame({"pair_id": np.arange(400), "label": label, "component": np.arange(400) // 2, "score": score})
+        scores = scores.assign(same=score >= 0.8, probability=score)
         folder = evaluation_folder(evaluations, record.test_id, record.record_id)
         folder.mkdir(parents=True)
         rows = pd.concat([scores.assign(split="test"), scores[:50].assign(split="calibration")])

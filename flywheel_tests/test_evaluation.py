@@ -78,7 +78,7 @@ def test_up_to_1600_pairs_the_threshold_is_the_cells_own_and_beyond_the_shared_o
     for record in (few_record, many_record):
         test = scores_of(world, record).query("split == 'test'")
         assert record.error == error_at(test, record.threshold)
-        assert record.calibrated_error == error_at(test, record.calibrated_threshold) == record.metrics.error
+        assert record.calibrated_error == error_at(test, record.fits["seed"].threshold) == record.metrics.error
 
 
 def test_scores_of_every_calibration_and_test_pair_are_stored(world: World, few_record: Evaluation, few: TrainedModel) -> None:
@@ -115,9 +115,12 @@ def test_a_tuned_model_beats_its_untuned_self_the_more_the_longer_it_trains(worl
         assert record.no_verdict is None
         assert record.rough
         assert record.components == world.snapshot.test.components
-        assert [(source.source, source.error, source.n) for source in record.by_source] == [
-            ("seed", record.calibrated_error, world.snapshot.test.pairs)
-        ]
+        assert record.parts.ranking + record.parts.threshold + record.parts.prior == pytest.approx(record.calibrated_error)
+        assert {each.name: each.n for each in record.slices} == dict.fromkeys(
+            ("seed pairs", "short texts", "numbers"), world.snapshot.test.pairs
+        )
+        for each in record.slices:
+            assert (each.error, each.interval) == (record.calibrated_error, record.calibrated_interval)
 
 
 def test_no_threshold_has_seen_a_label_of_test(world: World, few: TrainedModel, few_record: Evaluation, tmp_path: Path) -> None:
@@ -144,7 +147,7 @@ def test_a_record_survives_json_and_a_damaged_one_is_named(few_record: Evaluatio
     bare = replace(few_record, interval=None, calibrated_interval=None)
     assert Evaluation.from_json(json.loads(json.dumps(bare.to_json()))) == bare
     assert load_evaluation(tmp_path) is None
-    for damage in ("{", "{}", "[]", json.dumps(few_record.to_json() | {"metrics": {}})):
+    for damage in ("{", "[]", json.dumps({"format": 2}), json.dumps(few_record.to_json() | {"metrics": {}})):
         (tmp_path / "evaluation.json").write_text(damage)
         with pytest.raises(FlywheelError, match=r"evaluation\.json is damaged .* evaluate again"):
             load_evaluation(tmp_path)

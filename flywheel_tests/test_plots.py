@@ -18,10 +18,13 @@ from flywheel.evaluation.metrics import PairMetrics
 from flywheel.evaluation.plots import draw_learning_curve, learning_curve
 from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.retrieval import Retrieval
-from flywheel.evaluation.statistics import Interval
+from flywheel.evaluation.statistics import ErrorParts, Interval
+from flywheel.evaluation.thresholds import ScoreFit
 
 SIZES = [100 * 2**step for step in range(11)]
 MINI, BGE, MPNET, JINA = "all-MiniLM-L6-v2", "bge-base-en-v1.5", "all-mpnet-base-v2", "jina-embeddings-v2-small-en"
+
+FIT = ScoreFit((0.0, 1.0), 0.8, 0.1, 0.37, 0.0, 1.0, 0.8)
 
 
 def make(kind: Any, variant: str, error: float, half: float | None = 0.012, **changed: Any) -> Evaluation:
@@ -40,11 +43,13 @@ def make(kind: Any, variant: str, error: float, half: float | None = 0.012, **ch
         threshold=0.8,
         calibrated_error=error + 0.1,
         calibrated_interval=interval,
-        calibrated_threshold=0.8,
+        fits=dict.fromkeys(("seed", "interaction"), FIT),
+        target_prior=None,
         calibration_error=error + 0.1,
-        metrics=PairMetrics(error, 0.8, 0.8, 0.8, 0.85, 0.9, 2914, 1071),
+        metrics=PairMetrics(error, 0.8, 0.8, 0.8, 0.6, 0.85, 0.9, 0.02, 2914, 1071),
         retrieval=Retrieval(0.7, 0.8, 500),
-        by_source=(),
+        slices=(),
+        parts=ErrorParts(error, 0.0, 0.0),
         components=2410,
         rough=False,
         no_verdict=None if interval else "31 components are fewer than the 40 a verdict needs",

@@ -18,6 +18,8 @@ from flywheel.evaluation.evaluate import SCORES
 from flywheel.evaluation.metrics import pair_metrics
 from flywheel.evaluation.records import Evaluation, evaluation_folder
 from flywheel.evaluation.retrieval import Retrieval
+from flywheel.evaluation.statistics import ErrorParts
+from flywheel.evaluation.thresholds import ScoreFit
 from flywheel.registry import champions
 from flywheel.registry.champions import Champion, Entry, Registry, Rules, Verdict, choose_challenger, judge
 
@@ -26,9 +28,19 @@ RULES = Rules(max_broken_share=0.1, max_retrieval_loss=0.005)
 pair = np.arange(300)
 component = pair // 3
 NAMES = {"kind": "tuned", "variant": "all-MiniLM-L6-v2@256", "size": "400", "recipe": "head", "snapshot_id": "s1"}
-FIGURES = {"calibration_error": 0.1, "retrieval": Retrieval(0.8, 0.9, 50), "components": 100, "by_source": (), "rough": False}
+FIGURES = {"calibration_error": 0.1, "retrieval": Retrieval(0.8, 0.9, 50), "components": 100, "slices": (), "rough": False}
+FIGURES |= {"parts": ErrorParts(0.1, 0.0, 0.0)}
 FIGURES |= dict.fromkeys(
-    ["interval", "calibrated_interval", "no_verdict", "own_note", "contamination", "train_seconds", "random_seed"]
+    [
+        "interval",
+        "calibrated_interval",
+        "no_verdict",
+        "own_note",
+        "contamination",
+        "train_seconds",
+        "random_seed",
+        "target_prior",
+    ]
 )
 
 
@@ -36,13 +48,20 @@ def model(home: Path, name: str, wrong: np.ndarray, at: float = 0.5, **fields: A
     """A record with threshold `at` whose decisions `wrong` (300,) are wrong on `test`; on `calibration` all the others are."""
     rows = pd.DataFrame({"pair_id": [f"p{i:03}" for i in pair], "label": pair % 2, "component": component})
     test, calibration = (at - 0.1 * ((pair % 2 == 1) == errs) for errs in (wrong, ~wrong))
-    metrics = pair_metrics(test, pair % 2, at)
+    metrics = pair_metrics(test, pair % 2, test >= at, np.where(test >= at, 0.9, 0.1))
+    fit = ScoreFit((0.0, 1.0), at, 0.1, 0.5, 0.0, 1.0, at)
     given = {"record_id": name, "test_id": "t1", "metrics": metrics, "train_pairs": 400}
-    given |= {"threshold": at, "calibrated_threshold": at, "error": metrics.error, "calibrated_error": metrics.error}
+    given |= {
+        "threshold": at,
+        "fits": {"seed": fit, "interaction": fit},
+        "error": metrics.error,
+        "calibrated_error": metrics.error,
+    }
     record = Evaluation(**{**NAMES, **FIGURES, **given, **fields})
     folder = evaluation_folder(home / "evaluations", record.test_id, name)
     folder.mkdir(parents=True)
-    table = pd.concat([rows.assign(score=test, split="test"), rows.assign(score=calibration, split="calibration")])
+    both = (rows.assign(score=scores, split=split) for scores, split in ((test, "test"), (calibration, "calibration")))
+    table = pd.concat([each.assign(same=each["score"] >= at, probability=0.5) for each in both])
     # Whatever order the rows lie in, the pairs must find each other.
     table.sample(frac=1.0, random_state=sum(name.encode())).to_parquet(folder / SCORES)
     return record

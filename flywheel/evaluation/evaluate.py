@@ -10,11 +10,20 @@ import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.metrics import pair_metrics
-from flywheel.evaluation.records import Evaluation, SourceError, evaluation_folder, load_evaluation
+from flywheel.evaluation.records import Evaluation, Slice, evaluation_folder, load_evaluation
 from flywheel.evaluation.retrieval import Retrieval, retrieval
-from flywheel.evaluation.statistics import LabelledScores, error_interval, error_rate, is_rough, why_no_verdict
-from flywheel.evaluation.thresholds import fit_scores
-from flywheel.files import publish, scratch_folder, write_json
+from flywheel.evaluation.slices import slices_of
+from flywheel.evaluation.statistics import (
+    LabelledScores,
+    error_interval,
+    error_intervals,
+    error_parts,
+    error_rate,
+    is_rough,
+    why_no_verdict,
+)
+from flywheel.evaluation.thresholds import ScoreFit, fit_by_source
+from flywheel.files import replace_folder, scratch_folder, write_json
 from flywheel.models.api import ApiVectors
 from flywheel.models.catalogue import Variant
 from flywheel.models.folder import read_head
@@ -29,25 +38,43 @@ Embed = Callable[[list[str]], np.ndarray]
 
 
 @dataclass(frozen=True)
+class Training:
+    """How a subject was trained: on `pairs` pairs of a snapshot in `seconds`. `own` are the scores of those pairs out of fold
+    and the threshold from them, where there is one.
+    """
+
+    size: str
+    recipe: str
+    random_seed: int
+    snapshot_id: str
+    pairs: int
+    seconds: float
+    own: tuple[LabelledScores, float] | None
+
+
+@dataclass(frozen=True)
 class Subject:
-    """What is evaluated: unit vectors for texts, and the out-of-fold scores of its own training pairs if it has them."""
+    """What is evaluated: unit vectors for texts, and how it was trained if it was."""
 
     record_id: str
     kind: Literal["tuned", "untuned", "baseline"]
     variant: str
     embed: Embed
     contamination: str | None = None
-    model: TrainedModel | None = None
+    training: Training | None = None
 
 
 def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
     """A trained model, by its head over the cached features of its encoder: the base model, or the one tuned from it."""
     head = Head(*read_head(model.folder))
-    variant = Variant.parse(model.job.variant)
+    job = model.job
+    variant = Variant.parse(job.variant)
     if model.tuned_encoder:
         vectors = replace(vectors, tuned=model.folder)
+    own = (_labelled(pd.read_parquet(model.folder / OWN_SCORES)), model.own_fit.threshold) if model.own_fit else None
+    training = Training(job.size, job.recipe, job.random_seed, job.snapshot_id, model.train_pairs, model.seconds, own)
     return Subject(
-        model.job.job_id, "tuned", str(variant), lambda t: head.apply(vectors.features(t)), variant.model.contamination, model
+        job.job_id, "tuned", str(variant), lambda t: head.apply(vectors.features(t)), variant.model.contamination, training
     )
 
 
@@ -65,25 +92,31 @@ def api_subject(vectors: ApiVectors) -> Subject:
     return Subject(digest(vectors.weights_id), "baseline", f"{vectors.model}@{vectors.dimensions}", vectors.get)
 
 
-def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, min_components: int) -> tuple[Evaluation, bool]:
+def evaluate(
+    subject: Subject, snapshot: Snapshot, evaluations: Path, min_components: int, target_prior: float | None = None
+) -> tuple[Evaluation, bool]:
     """The record of `subject` on the snapshot's `test_id`, and whether it was there already.
 
-    Scores of every calibration and test pair are stored beside it. Raises FlywheelError when there is no test split.
+    Scores of every calibration and test pair are stored beside it. A record made for another `target_prior`, or by an
+    older version, is made anew. Raises FlywheelError when there is no test split.
     """
     target = evaluation_folder(evaluations, snapshot.test_id, subject.record_id)
-    if found := load_evaluation(target):
+    if found := load_evaluation(target, target_prior):
         return found, True
     if not snapshot.test.pairs or not snapshot.calibration.pairs:
         raise FlywheelError(
             "There is no test split yet: the pairs form too few components. Ingest more pairs and run `flywheel snapshot`."
         )
-    scored = {split: _score(subject.embed, snapshot.pairs(split)) for split in ("calibration", "test")}
-    record = _record(subject, snapshot, scored["calibration"], scored["test"], min_components)
+    calibration, test = (_score(subject.embed, snapshot.pairs(split)) for split in ("calibration", "test"))
+    fits = fit_by_source(calibration["score"], calibration["label"], calibration["source"], target_prior)
+    calibration, test = _decided(calibration, fits), _decided(test, fits)
+    record = _record(subject, snapshot, calibration, test, fits, min_components, target_prior)
     with scratch_folder(target.parent) as folder:
-        columns = ["pair_id", "label", "component", "score", "split"]
-        pd.concat([pairs.assign(split=split)[columns] for split, pairs in scored.items()]).to_parquet(folder / SCORES)
+        columns = ["pair_id", "label", "component", "score", "probability", "same", "split"]
+        both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")])
+        both[columns].to_parquet(folder / SCORES)
         write_json(folder / "evaluation.json", record.to_json())
-        publish(folder, target)
+        replace_folder(folder, target)
     return record, False
 
 
@@ -92,56 +125,74 @@ def _score(embed: Embed, pairs: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(score=scores.astype(np.float64))
 
 
+def _decided(pairs: pd.DataFrame, fits: dict[str, ScoreFit]) -> pd.DataFrame:
+    """The pairs with the probability that they are the same, and the decision, by the fit of each one's source."""
+    by_source = {source: (fit.probability(pairs["score"]), fit.threshold) for source, fit in fits.items()}
+    seed = (pairs["source"] == "seed").to_numpy()
+    probability = np.where(seed, by_source["seed"][0], by_source["interaction"][0])
+    threshold = np.where(seed, by_source["seed"][1], by_source["interaction"][1])
+    return pairs.assign(probability=probability, same=pairs["score"].to_numpy() >= threshold)
+
+
 def _labelled(pairs: pd.DataFrame) -> LabelledScores:
-    return LabelledScores(pairs["score"].to_numpy(), pairs["label"].to_numpy(), pairs["component"].to_numpy())
+    sources = pairs["source"].to_numpy() if "source" in pairs else None
+    return LabelledScores(pairs["score"].to_numpy(), pairs["label"].to_numpy(), pairs["component"].to_numpy(), sources)
 
 
-def _record(subject: Subject, snapshot: Snapshot, calibration: pd.DataFrame, test: pd.DataFrame, minimum: int) -> Evaluation:
+def _record(
+    subject: Subject,
+    snapshot: Snapshot,
+    calibration: pd.DataFrame,
+    test: pd.DataFrame,
+    fits: dict[str, ScoreFit],
+    minimum: int,
+    target_prior: float | None,
+) -> Evaluation:
     shared, tested = _labelled(calibration), _labelled(test)
-    threshold = fit_scores(shared.scores, shared.labels).threshold
-    interval = error_interval(shared, tested, minimum=minimum)
-    calibrated_error = error_rate(tested.scores, tested.labels, threshold)
-    own_threshold, own_interval, own_note = threshold, interval, None
-    if subject.model is not None and subject.model.own_fit is not None:
-        own = _labelled(pd.read_parquet(subject.model.folder / OWN_SCORES))
-        own_threshold = subject.model.own_fit.threshold
-        own_interval = error_interval(own, tested, minimum=minimum)
+    wrong = (test["same"] != test["label"]).to_numpy()
+    kinds = {name: mask for name, mask in slices_of(test).items() if mask.any()}
+    everything = np.ones(len(test), dtype=bool)
+    intervals = error_intervals(shared, tested, {"": everything, **kinds}, target_prior=target_prior, minimum=minimum)
+    error, interval, threshold, own_note = float(wrong.mean()), intervals[""], fits["interaction"].threshold, None
+    training = subject.training
+    if training is not None and training.own is not None:
+        own, threshold = training.own
+        error = error_rate(tested.scores, tested.labels, threshold)
+        interval = error_interval(own, replace(tested, sources=None), minimum=minimum)
         own_note = why_no_verdict(own.components, minimum)
-    elif subject.model is not None and subject.model.job.tuning is None and subject.model.train_pairs <= OWN_THRESHOLD_PAIRS:
-        own_interval, own_note = (
-            None,
-            "its own pairs are too few for a threshold; the shared one is shown",
-        )
-    job = subject.model.job if subject.model else None
+    elif training is not None and training.recipe == "head" and training.pairs <= OWN_THRESHOLD_PAIRS:
+        interval, own_note = None, "its own pairs are too few for a threshold; the shared one is shown"
     return Evaluation(
         record_id=subject.record_id,
         kind=subject.kind,
         variant=subject.variant,
-        size=job.size if job else None,
-        recipe=job.recipe if job else None,
-        random_seed=job.random_seed if job else None,
-        snapshot_id=job.snapshot_id if job else snapshot.snapshot_id,
+        size=training.size if training else None,
+        recipe=training.recipe if training else None,
+        random_seed=training.random_seed if training else None,
+        snapshot_id=training.snapshot_id if training else snapshot.snapshot_id,
         test_id=snapshot.test_id,
-        error=error_rate(tested.scores, tested.labels, own_threshold),
-        interval=own_interval,
-        threshold=own_threshold,
-        calibrated_error=calibrated_error,
-        calibrated_interval=interval,
-        calibrated_threshold=threshold,
-        calibration_error=error_rate(shared.scores, shared.labels, threshold),
-        metrics=pair_metrics(tested.scores, tested.labels, threshold),
+        error=error,
+        interval=interval,
+        threshold=threshold,
+        calibrated_error=float(wrong.mean()),
+        calibrated_interval=intervals[""],
+        fits=fits,
+        target_prior=target_prior,
+        calibration_error=float((calibration["same"] != calibration["label"]).mean()),
+        metrics=pair_metrics(tested.scores, tested.labels, test["same"].to_numpy(), test["probability"].to_numpy()),
         retrieval=_retrieval(subject.embed, test),
-        by_source=tuple(
-            SourceError(str(source), error_rate(rows["score"], rows["label"], threshold), len(rows))
-            for source, rows in test.groupby("source")
+        slices=tuple(
+            Slice(name, float(wrong[mask].mean()), intervals[name], int(mask.sum()), test["component"][mask].nunique())
+            for name, mask in kinds.items()
         ),
+        parts=error_parts(shared, tested, target_prior),
         components=test["component"].nunique(),
         rough=is_rough(tested.components),
         no_verdict=why_no_verdict(tested.components, minimum) or why_no_verdict(shared.components, minimum),
         own_note=own_note,
         contamination=subject.contamination,
-        train_pairs=subject.model.train_pairs if subject.model else None,
-        train_seconds=subject.model.seconds if subject.model else None,
+        train_pairs=training.pairs if training else None,
+        train_seconds=training.seconds if training else None,
     )
 
 
@@ -153,7 +204,9 @@ def _retrieval(embed: Embed, test: pd.DataFrame) -> Retrieval:
 
 
 def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
-    """Per test pair, ordered by pair id: `component`, `wrong` (at the calibrated threshold)."""
+    """Per test pair, indexed by pair id and ordered by it: `component`, `label`, `probability` of being the same, `wrong`
+    (at the thresholds from calibration).
+    """
     scores = pd.read_parquet(evaluation_folder(evaluations, record.test_id, record.record_id) / SCORES)
     test = scores[scores["split"] == "test"].sort_values("pair_id").set_index("pair_id")
-    return test.assign(wrong=(test["score"] >= record.calibrated_threshold) != test["label"])[["component", "wrong"]]
+    return test.assign(wrong=test["same"] != test["label"])[["component", "label", "probability", "wrong"]]

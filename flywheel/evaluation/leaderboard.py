@@ -11,11 +11,14 @@ from flywheel.pairs.snapshots import ALL, Snapshot
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Baseline and untuned rows first, then tuned cells by variant and size. `stale` names records of older snapshots."""
+    """Baseline and untuned rows first, then tuned cells by variant and size. `stale` names records of older snapshots, `seen`
+    those whose base model had trained on the data that the test pairs are from.
+    """
 
     snapshot: Snapshot
     rows: tuple[Evaluation, ...]
     stale: frozenset[str]
+    seen: frozenset[str]
 
     def to_json(self) -> list[dict[str, Any]]:
         """One dict a row, published rows last; a published row has `published_error`, not `error`."""
@@ -29,11 +32,12 @@ class Leaderboard:
                 "ci_low": row.interval.low if row.interval else None,
                 "ci_high": row.interval.high if row.interval else None,
                 "calibrated_error": row.calibrated_error,
-                "by_source": {source.source: {"error": source.error, "n": source.n} for source in row.by_source},
+                "slices": {each.name: {"error": each.error, "n": each.n} for each in row.slices},
                 "mrr_at_10": row.retrieval.mrr_at_10,
                 "n": row.metrics.n,
                 "components": row.components,
                 "stale": row.record_id in self.stale,
+                "seen_before": row.record_id in self.seen,
                 "record": row.record_id,
                 "test_id": row.test_id,
             }
@@ -60,19 +64,23 @@ class Leaderboard:
         return [row for row in self.rows if row.kind == "tuned" and row.record_id not in self.stale]
 
 
-def build_leaderboard(snapshot: Snapshot, evaluations: Path) -> Leaderboard:
+def build_leaderboard(
+    snapshot: Snapshot, evaluations: Path, target_prior: float | None = None, on_quora: bool = False
+) -> Leaderboard:
     """Gather every record on the snapshot's `test_id`; of a cell trained on several snapshots, the current one's, else the
-    newest."""
-    records = list_evaluations(evaluations, snapshot.test_id)
+    newest. `on_quora` says that the seed pairs are Quora's, which the catalogue knows who has seen.
+    """
+    records = list_evaluations(evaluations, snapshot.test_id, target_prior)
     current = [r for r in records if r.snapshot_id == snapshot.snapshot_id or _is_api(r)]
     cells = {_cell(record) for record in current}
     older = {_cell(record): record for record in records if record.kind == "tuned" and _cell(record) not in cells}
     rows = sorted([*current, *older.values()], key=_order)
-    return Leaderboard(snapshot, tuple(rows), frozenset(record.record_id for record in older.values()))
+    seen = frozenset(record.record_id for record in rows if on_quora and record.contamination)
+    return Leaderboard(snapshot, tuple(rows), frozenset(record.record_id for record in older.values()), seen)
 
 
 def _is_api(record: Evaluation) -> bool:
-    return record.kind == "baseline" and record.contamination is None
+    return record.kind == "baseline" and record.contamination is None and record.size is None
 
 
 def _cell(record: Evaluation) -> tuple[str | None, ...]:

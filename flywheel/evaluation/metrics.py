@@ -1,48 +1,68 @@
-"""How well scores decide pairs, in the usual figures."""
+"""How well scores decide pairs, in the usual figures, as scikit-learn and torchmetrics define them."""
 
 from dataclasses import dataclass
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from flywheel.evaluation.thresholds import check_both_labels, check_pairs
+
+_BINS = 15
 
 
 @dataclass(frozen=True)
 class PairMetrics:
-    """Figures of one model on `n` pairs, `positives` of them with label 1; all but those two are shares from 0 to 1.
+    """Figures of one model on `n` pairs, `positives` of them with label 1; all but those two are shares from 0 to 1, `mcc`
+    (Matthews' correlation) from -1 to 1.
 
-    `error`, `precision`, `recall` and `f1` hold at one threshold; `average_precision` and `roc_auc` over all of them.
+    `error`, `precision`, `recall`, `f1` and `mcc` are those of its decisions, `average_precision` and `roc_auc` those of its
+    scores. `calibration_error` is how far its probability of "same" lies from the share that is, on average over
+    fifteen bins of probability (expected calibration error: Guo et al., 2017).
     """
 
     error: float
     precision: float
     recall: float
     f1: float
+    mcc: float
     average_precision: float
     roc_auc: float
+    calibration_error: float
     n: int
     positives: int
 
 
-def pair_metrics(scores: ArrayLike, labels: ArrayLike, threshold: float) -> PairMetrics:
-    """Figures of scores (n,) against labels (n,) 0 or 1, where a score at or above `threshold` says same.
+def pair_metrics(
+    scores: ArrayLike, labels: ArrayLike, same: NDArray[np.bool_], probabilities: NDArray[np.floating]
+) -> PairMetrics:
+    """Figures of scores (n,), decisions `same` (n,) and probabilities of label 1 (n,) against labels (n,) 0 or 1.
 
     Precision is 0 where nothing is called same. Raises FlywheelError for scores that are not finite, lengths that
     differ, or one label only.
     """
-    from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+    import torch
+    from sklearn.metrics import (
+        average_precision_score,
+        matthews_corrcoef,
+        precision_recall_fscore_support,
+        roc_auc_score,
+    )
+    from torchmetrics.functional.classification import binary_calibration_error
 
     values, given = check_pairs(scores, labels)
     check_both_labels(given)
-    called_same = values >= threshold
-    precision, recall, f1, _ = precision_recall_fscore_support(given, called_same, average="binary", zero_division=0)
+    check_pairs(probabilities, given)
+    precision, recall, f1, _ = precision_recall_fscore_support(given, same, average="binary", zero_division=0)
+    calibration_error = binary_calibration_error(torch.tensor(probabilities), torch.tensor(given), n_bins=_BINS)
     return PairMetrics(
-        error=float((called_same != given).mean()),
+        error=float((same != given).mean()),
         precision=float(precision),
         recall=float(recall),
         f1=float(f1),
+        mcc=float(matthews_corrcoef(given, same)),
         average_precision=float(average_precision_score(given, values)),
         roc_auc=float(roc_auc_score(given, values)),
+        calibration_error=float(calibration_error),
         n=len(given),
         positives=int(given.sum()),
     )

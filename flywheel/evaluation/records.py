@@ -8,16 +8,24 @@ from typing import Any, Literal
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.metrics import PairMetrics
 from flywheel.evaluation.retrieval import Retrieval
-from flywheel.evaluation.statistics import Interval
+from flywheel.evaluation.statistics import ErrorParts, Interval
+from flywheel.evaluation.thresholds import ScoreFit
+
+# Raised when a record says more than one of before: an older one counts as not there, and is made anew from what is cached.
+FORMAT = 2
 
 
 @dataclass(frozen=True)
-class SourceError:
-    """Error rate on the test pairs of one source, at the shared threshold."""
+class Slice:
+    """Error rate on one kind of test pairs, at the thresholds from `calibration`; no interval where too few components are
+    of that kind.
+    """
 
-    source: str
+    name: str
     error: float
+    interval: Interval | None
     n: int
+    components: int
 
 
 @dataclass(frozen=True)
@@ -26,9 +34,10 @@ class Evaluation:
 
     `error` spends only the labels the model was given: its threshold comes out of fold from the model's own pairs up to
     1,600 of them, beyond that (and for models without training) from `calibration`. `calibrated_error` always has the
-    threshold from `calibration`, the one that ships. `no_verdict` says why the test split carries no verdict, `own_note` what
-    kept the model's own pairs from giving a threshold or an interval.
-    `snapshot_id` is the one it was trained on.
+    thresholds from `calibration`, those of `fits`, one a source. `calibrated_threshold` is the one for what users do, which
+    ships; until there are enough of their labels it is that of seed pairs, moved to `target_prior` if one is set.
+    `no_verdict` says why the test split carries no verdict, `own_note` what kept the model's own pairs from giving a
+    threshold or an interval. `snapshot_id` is the one it was trained on.
     """
 
     record_id: str
@@ -44,11 +53,13 @@ class Evaluation:
     threshold: float
     calibrated_error: float
     calibrated_interval: Interval | None
-    calibrated_threshold: float
+    fits: dict[str, ScoreFit]
+    target_prior: float | None
     calibration_error: float
     metrics: PairMetrics
     retrieval: Retrieval
-    by_source: tuple[SourceError, ...]
+    slices: tuple[Slice, ...]
+    parts: ErrorParts
     components: int
     rough: bool
     no_verdict: str | None
@@ -58,25 +69,38 @@ class Evaluation:
     train_seconds: float | None
 
     @property
+    def calibrated_threshold(self) -> float:
+        """The threshold that ships."""
+        return self.fits["interaction"].threshold
+
+    @property
     def name(self) -> str:
         """What a reader calls it: `all-MiniLM-L6-v2@256 | 400`, `all-MiniLM-L6-v2@256 untuned`."""
-        return f"{self.variant} | {self.size}" if self.kind == "tuned" else f"{self.variant} {self.kind}"
+        if self.kind == "tuned":
+            return f"{self.variant} | {self.size}"
+        return f"{self.variant} {self.kind}" + (f" + head | {self.size}" if self.size else "")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `from_json` reads them."""
-        return asdict(self)
+        return {"format": FORMAT, **asdict(self)}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Evaluation":
         """The inverse of `to_json`."""
         nested: dict[str, Any] = {
-            "interval": Interval(**record["interval"]) if record["interval"] else None,
-            "calibrated_interval": Interval(**record["calibrated_interval"]) if record["calibrated_interval"] else None,
+            "interval": _interval(record["interval"]),
+            "calibrated_interval": _interval(record["calibrated_interval"]),
             "metrics": PairMetrics(**record["metrics"]),
             "retrieval": Retrieval(**record["retrieval"]),
-            "by_source": tuple(SourceError(**source) for source in record["by_source"]),
+            "fits": {source: ScoreFit.from_json(fit) for source, fit in record["fits"].items()},
+            "slices": tuple(Slice(**{**each, "interval": _interval(each["interval"])}) for each in record["slices"]),
+            "parts": ErrorParts(**record["parts"]),
         }
-        return cls(**{**record, **nested})
+        return cls(**{name: value for name, value in {**record, **nested}.items() if name != "format"})
+
+
+def _interval(ends: dict[str, float] | None) -> Interval | None:
+    return Interval(**ends) if ends else None
 
 
 def evaluation_folder(evaluations: Path, test_id: str, record_id: str) -> Path:
@@ -84,19 +108,25 @@ def evaluation_folder(evaluations: Path, test_id: str, record_id: str) -> Path:
     return evaluations / test_id / record_id
 
 
-def load_evaluation(folder: Path) -> Evaluation | None:
-    """The record in a folder, or None when there is none. Raises FlywheelError when it is damaged."""
+def load_evaluation(folder: Path, target_prior: float | None = None) -> Evaluation | None:
+    """The record in a folder, or None when there is none of this format and for this `target_prior`.
+
+    Raises FlywheelError when it is damaged.
+    """
     file = folder / "evaluation.json"
     if not file.exists():
         return None
     try:
-        return Evaluation.from_json(json.loads(file.read_text()))
-    except (ValueError, TypeError, KeyError) as error:
+        record = json.loads(file.read_text())
+        if (record.get("format"), record.get("target_prior")) != (FORMAT, target_prior):
+            return None
+        return Evaluation.from_json(record)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FlywheelError(f"{file} is damaged ({error}). Remove its folder and evaluate again.") from error
 
 
-def list_evaluations(evaluations: Path, test_id: str) -> list[Evaluation]:
-    """Every record of one test split, oldest first."""
+def list_evaluations(evaluations: Path, test_id: str, target_prior: float | None = None) -> list[Evaluation]:
+    """Every record of one test split for a `target_prior`, oldest first."""
     files = sorted((evaluations / test_id).glob("*/evaluation.json"), key=lambda file: (file.stat().st_mtime_ns, file))
-    found = (load_evaluation(file.parent) for file in files)
+    found = (load_evaluation(file.parent, target_prior) for file in files)
     return [record for record in found if record is not None]

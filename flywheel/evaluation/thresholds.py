@@ -6,6 +6,7 @@ A fit may be moved to another share of label 1 than its labels have, and each so
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,6 +44,11 @@ class ScoreFit:
         seen = np.clip(np.asarray(scores, dtype=np.float64), self.low, self.high)
         logits = np.polynomial.polynomial.polyval((seen - self.center) / self.scale, self.coefficients)
         return 0.5 * (1.0 + np.tanh(0.5 * logits))
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "ScoreFit":
+        """The inverse of `dataclasses.asdict` after a way through JSON."""
+        return cls(**{**record, "coefficients": tuple(record["coefficients"])})
 
 
 def check_pairs(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.int64]]:

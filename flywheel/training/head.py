@@ -2,14 +2,16 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from flywheel.errors import FlywheelError
+from flywheel.pairs.snapshots import questions_of
 from flywheel.training.job import Head, HeadRecipe, count_epochs
 from flywheel.training.progress import Listener, Trained, unheard
 
@@ -55,6 +57,20 @@ class PairFeatures:
         """The cosine of each pair under `head`, (n,)."""
         vectors = head.apply(self.features)
         return (vectors[self.left] * vectors[self.right]).sum(1)
+
+
+def pair_arrays(pairs: pd.DataFrame, features: Callable[[list[str]], np.ndarray]) -> PairFeatures:
+    """The pairs of a frame as arrays; `features` gives (q, width) for texts."""
+    texts = questions_of(pairs)
+    place = pd.Series(np.arange(len(texts)), index=texts)
+    return PairFeatures(
+        features=features(texts),
+        left=place[pairs["text_a"]].to_numpy(),
+        right=place[pairs["text_b"]].to_numpy(),
+        labels=pairs["label"].to_numpy(),
+        weights=pairs["weight"].to_numpy(),
+        components=own_components(list(pairs["question_a"]), list(pairs["question_b"])),
+    )
 
 
 def train_head(

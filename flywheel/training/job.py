@@ -232,8 +232,8 @@ class TrainedModel:
             return cls(
                 folder=folder,
                 job=TrainingJob.from_json(json.dumps(record["job"])),
-                fit=_fit(record["fit"]),
-                own_fit=_fit(record["own_fit"]) if record["own_fit"] else None,
+                fit=ScoreFit.from_json(record["fit"]),
+                own_fit=ScoreFit.from_json(record["own_fit"]) if record["own_fit"] else None,
                 calibration_error=record["calibration_error"],
                 train_pairs=record["train_pairs"],
                 seconds=record["seconds"],
@@ -251,7 +251,3 @@ class TrainedModel:
     def as_reused(self) -> "TrainedModel":
         """The same model, marked as found instead of made."""
         return replace(self, reused=True)
-
-
-def _fit(record: dict[str, Any]) -> ScoreFit:
-    return ScoreFit(**{**record, "coefficients": tuple(record["coefficients"])})

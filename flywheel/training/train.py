@@ -24,7 +24,7 @@ from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots import Snapshot, questions_of
 from flywheel.training.gate import log_losses, why_no_gain
-from flywheel.training.head import PairFeatures, out_of_fold_scores, own_components, train_head, untuned_head
+from flywheel.training.head import PairFeatures, out_of_fold_scores, pair_arrays, train_head, untuned_head
 from flywheel.training.job import Head, TrainedModel, TrainingJob
 from flywheel.training.progress import Encoded, Listener, Progress, Trained
 
@@ -250,16 +250,7 @@ def _head_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, n
 
 def pair_features(pairs: pd.DataFrame, vectors: Vectors, scale: np.ndarray) -> PairFeatures:
     """The pairs of a frame as arrays, features scaled."""
-    texts = questions_of(pairs)
-    place = pd.Series(np.arange(len(texts)), index=texts)
-    return PairFeatures(
-        features=(vectors.features(texts) * scale).astype(np.float16),
-        left=place[pairs["text_a"]].to_numpy(),
-        right=place[pairs["text_b"]].to_numpy(),
-        labels=pairs["label"].to_numpy(),
-        weights=pairs["weight"].to_numpy(),
-        components=own_components(list(pairs["question_a"]), list(pairs["question_b"])),
-    )
+    return pair_arrays(pairs, lambda texts: (vectors.features(texts) * scale).astype(np.float16))
 
 
 def _direction_pairs(snapshot: Snapshot) -> pd.DataFrame:
