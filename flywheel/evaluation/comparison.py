@@ -1,0 +1,125 @@
+"""Two evaluations side by side on the same test pairs: by how much, how sure, on which kinds of pairs, and which pairs flip."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from flywheel.errors import FlywheelError
+from flywheel.evaluation.evaluate import decisions
+from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.slices import slices_of
+from flywheel.evaluation.statistics import PairedTest, paired_test, why_no_verdict
+from flywheel.pairs.snapshots import Snapshot
+
+
+@dataclass(frozen=True)
+class FlippedPair:
+    """A test pair that the two decide differently, with each one's probability that it is the same."""
+
+    text_a: str
+    text_b: str
+    label: int
+    ours: float
+    theirs: float
+
+
+@dataclass(frozen=True)
+class SliceDifference:
+    """Error rates of both on one kind of pairs; the test is None where too few components are of that kind."""
+
+    name: str
+    ours: float
+    theirs: float
+    n: int
+    components: int
+    test: PairedTest | None
+
+    @property
+    def difference(self) -> float:
+        """Ours less theirs."""
+        return self.ours - self.theirs
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`ours` against `theirs`. `test` is None where the test split carries no verdict.
+
+    `broken` of the pairs that theirs had right ours gets wrong, `mended` the other way round; of both the ones that ours is
+    surest of are given, surest first. `broken_share` is of the pairs that theirs had right.
+    """
+
+    ours: Evaluation
+    theirs: Evaluation
+    test: PairedTest | None
+    difference: float
+    broken: int
+    broken_share: float
+    mended: int
+    worst_broken: tuple[FlippedPair, ...]
+    best_mended: tuple[FlippedPair, ...]
+    slices: tuple[SliceDifference, ...]
+
+
+def check_same_test(ours: Evaluation, theirs: Evaluation) -> None:
+    """Raise FlywheelError unless both were scored on the same test pairs under the same `target_prior`."""
+    if ours.test_id != theirs.test_id:
+        raise FlywheelError(
+            f"{ours.name} was scored on test {ours.test_id} and {theirs.name} on {theirs.test_id}: score both on one snapshot."
+        )
+    if ours.target_prior != theirs.target_prior:
+        raise FlywheelError(
+            f"{ours.name} was scored with target_prior {ours.target_prior} and {theirs.name} with {theirs.target_prior}: "
+            "evaluate both again."
+        )
+
+
+def compare(
+    ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluations: Path, min_components: int, shown: int
+) -> Comparison:
+    """Compare two evaluations on the snapshot's test pairs; `shown` is how many flipped pairs of each kind are given.
+
+    Raises FlywheelError when they, or the snapshot, are of different test pairs.
+    """
+    check_same_test(ours, theirs)
+    if snapshot.test_id != ours.test_id:
+        raise FlywheelError(
+            f"{ours.name} was scored on test {ours.test_id}, which is not that of snapshot {snapshot.snapshot_id}."
+        )
+    left, right = decisions(evaluations, ours), decisions(evaluations, theirs)
+    pairs = snapshot.pairs("test").set_index("pair_id").loc[left.index]
+    table = pairs.assign(
+        ours=left["probability"], theirs=right["probability"], ours_wrong=left["wrong"], theirs_wrong=right["wrong"]
+    )
+    broken = table[table["ours_wrong"] & ~table["theirs_wrong"]]
+    mended = table[~table["ours_wrong"] & table["theirs_wrong"]]
+    kinds = {name: table[mask] for name, mask in slices_of(table).items() if mask.any()}
+    return Comparison(
+        ours=ours,
+        theirs=theirs,
+        test=_test(table, min_components),
+        difference=float(table["ours_wrong"].mean() - table["theirs_wrong"].mean()),
+        broken=len(broken),
+        broken_share=len(broken) / max(1, int((~table["theirs_wrong"]).sum())),
+        mended=len(mended),
+        worst_broken=_surest(broken, shown),
+        best_mended=_surest(mended, shown),
+        slices=tuple(_slice(name, rows, min_components) for name, rows in kinds.items()),
+    )
+
+
+def _test(table: pd.DataFrame, minimum: int) -> PairedTest | None:
+    if why_no_verdict(table["component"].to_numpy(), minimum):
+        return None
+    return paired_test(*(table[name].to_numpy() for name in ("ours_wrong", "theirs_wrong", "component")))
+
+
+def _slice(name: str, rows: pd.DataFrame, minimum: int) -> SliceDifference:
+    ours, theirs = float(rows["ours_wrong"].mean()), float(rows["theirs_wrong"].mean())
+    return SliceDifference(name, ours, theirs, len(rows), rows["component"].nunique(), _test(rows, minimum))
+
+
+def _surest(flipped: pd.DataFrame, shown: int) -> tuple[FlippedPair, ...]:
+    surest = (flipped["ours"] - 0.5).abs().sort_values(ascending=False, kind="stable").index[:shown]
+    columns = ["text_a", "text_b", "label", "ours", "theirs"]
+    return tuple(FlippedPair(*row) for row in flipped.loc[surest, columns].itertuples(index=False))

@@ -1,0 +1,63 @@
+"""The API's vectors get the head that ours gets, on the same pairs, as soon as the vectors are there and never by asking."""
+
+from pathlib import Path
+
+import pytest
+
+from flywheel.evaluation.evaluate import api_subject, evaluate
+from flywheel.evaluation.opponents import evaluate_head_on_api
+from flywheel.evaluation.records import Evaluation
+from flywheel.models.api import ApiVectors
+from flywheel.pairs.snapshots import questions_of
+from flywheel.training.job import HeadRecipe
+from flywheel_tests.clumps import World, clump_world, embed
+
+MINIMUM = 20
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return clump_world(tmp_path_factory.mktemp("world"), clumps=250, min_components=MINIMUM)
+
+
+def api(folder: Path) -> ApiVectors:
+    """An endpoint that nobody listens on, without a key."""
+    return ApiVectors("text-embedding-3-small", 384, "http://127.0.0.1:9/v1", None, folder)
+
+
+def paid(world: World, folder: Path, *splits: str) -> ApiVectors:
+    """The same with the vectors of some splits cached."""
+    vectors = api(folder)
+    vectors._cache.get(questions_of(*(world.snapshot.pairs(split) for split in splits)), embed)
+    return vectors
+
+
+def head_on(vectors: ApiVectors, world: World, size: str, recipe: HeadRecipe | None = None) -> Evaluation | None:
+    job = world.job(size=size, head=recipe or HeadRecipe())
+    return evaluate_head_on_api(vectors, job, world.snapshot, world.settings.evaluations, MINIMUM, None)
+
+
+@pytest.mark.parametrize("size", ["400", "1700"])
+def test_a_head_on_the_apis_vectors_errs_less_than_their_cosine(world: World, tmp_path: Path, size: str) -> None:
+    vectors = paid(world, tmp_path, "train", "calibration", "test")
+    cosine, _ = evaluate(api_subject(vectors), world.snapshot, world.settings.evaluations, MINIMUM)
+    head = head_on(vectors, world, size)
+    assert head is not None
+    assert head.calibrated_error < 0.9 * cosine.calibrated_error
+    assert (head.kind, head.variant, head.size, head.recipe) == ("baseline", cosine.variant, size, "head")
+    assert head.train_pairs == int(size)
+    assert (head.threshold == head.calibrated_threshold) == (int(size) > 1600)
+    assert cosine.name == "text-embedding-3-small@384 baseline"
+    assert head.name == f"text-embedding-3-small@384 baseline + head | {size}"
+
+
+def test_without_the_vectors_of_its_pairs_there_is_none_and_nothing_is_asked(world: World, tmp_path: Path) -> None:
+    assert head_on(paid(world, tmp_path, "calibration", "test"), world, "100") is None
+
+
+def test_a_second_time_it_is_found_without_the_vectors(world: World, tmp_path: Path) -> None:
+    first = head_on(paid(world, tmp_path, "train", "calibration", "test"), world, "100")
+    assert first is not None
+    assert head_on(api(tmp_path / "empty"), world, "100") == first
+    other = HeadRecipe(epochs=1, min_steps=1)
+    assert head_on(api(tmp_path / "empty"), world, "100", other) is None
