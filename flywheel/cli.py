@@ -224,7 +224,7 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
             grid.train_one(session, parsed, size, recipe, partial(shown.report, ENCODING))
         job = steps.training_job(settings, steps.current_snapshot(settings), parsed, size, recipe)
         model = TrainedModel.load(settings.models / job.job_id)
-        record, _ = steps.evaluate_cell(settings, parsed, size, recipe)
+        record = steps.evaluate_cell(settings, parsed, size, recipe)
     result = {
         "model": str(model.folder),
         "snapshot_id": job.snapshot_id,
@@ -300,8 +300,9 @@ def cache_prune(states: Annotated[bool, typer.Option("--states", help="Remove al
 @app.command()
 def leaderboard(home: Home = None, as_json: Json = False) -> None:
     """Every evaluated model of the current snapshot beside the baseline."""
+    from flywheel.evidence.sections import board_section
     from flywheel.orchestration import grid, steps
-    from flywheel.report import print_leaderboard
+    from flywheel.report import print_section
 
     with _session(home) as session:
         settings = session.settings
@@ -309,7 +310,26 @@ def leaderboard(home: Home = None, as_json: Json = False) -> None:
         board = steps.leaderboard(settings)
     if as_json:
         return _print_json(board.to_json())
-    print_leaderboard(board, steps.champion_id(settings))
+    print_section(board_section(board, steps.champion_id(settings)))
+    print("Next: flywheel evidence")
+
+
+@app.command()
+def evidence(home: Home = None, as_json: Json = False) -> None:
+    """The page for a sceptic: which model, how much better, how sure, at what cost, what breaks, what to do next."""
+    from flywheel.evidence.page import as_plain
+    from flywheel.orchestration import findings, grid
+    from flywheel.report import print_page, waiting
+
+    with _session(home) as session:
+        settings = session.settings
+        grid.ensure_baseline(session)
+        with waiting("comparing, drawing, timing", as_json):
+            page, file = findings.save_page(settings)
+    if as_json:
+        return _print_json({**as_plain(page), "file": str(file)})
+    print_page(page)
+    print(f"The same as one file for a browser: {file}")
 
 
 @champion_app.callback(invoke_without_command=True)
@@ -414,8 +434,9 @@ def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:
     """Show an entry of the history and who is champion now."""
     from dataclasses import asdict
 
+    from flywheel.evidence.sections import decision_section
     from flywheel.orchestration import steps
-    from flywheel.orchestration.tables import champion_markdown
+    from flywheel.report import print_section
 
     present = steps.registry(settings).current()
     champion = present.champion if present else None
@@ -424,7 +445,7 @@ def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:
         fields = {**asdict(champion), "model": folder} if champion else {"model": None}
         verdict = asdict(entry.verdict) if entry.verdict else None
         return _print_json({**fields, "entry": entry.number, "action": entry.action, "verdict": verdict})
-    print(champion_markdown(entry, present).replace("**", ""))
+    print_section(decision_section(entry, present))
     if folder:
         print(f"Model folder: {folder}")
     return None

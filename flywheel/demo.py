@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flywheel.errors import FlywheelError
+from flywheel.evidence.sections import board_section, decision_section
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration import grid, steps
 from flywheel.orchestration.materialise import materialise
-from flywheel.orchestration.tables import champion_markdown
 from flywheel.pairs.snapshots import latest_snapshot
-from flywheel.report import console, print_leaderboard, run_grid
+from flywheel.report import console, print_section, run_grid
 from flywheel.training.job import GRID_DIMENSIONS, SIZES
 
 if TYPE_CHECKING:
@@ -54,21 +54,22 @@ def run(session: "Session", as_json: bool) -> None:
     materialise(session, ["baseline_scores", "leaderboard"])
     baseline = steps.measure_baseline(settings)
     out.print("\n[bold]3. Verdict[/bold]")
-    materialise(session, ["champion"])
+    materialise(session, ["champion", "evidence"])
     board, present = steps.leaderboard(settings), steps.registry(settings).current()
     if as_json:
         champion = asdict(present.champion) if present and present.champion else None
         print(json.dumps({"cells": cells, "leaderboard": board.to_json(), "champion": champion}, indent=1))
         return
-    print_leaderboard(board, steps.champion_id(settings))
+    print_section(board_section(board, steps.champion_id(settings)))
     if baseline.advice:
         out.print(baseline.advice, style="cyan")
     latest = steps.registry(settings).history()
     if latest:
-        out.print("\n" + champion_markdown(latest[-1], present).replace("**", ""))
+        print_section(decision_section(latest[-1], present))
     if not any(cell["outcome"] == "trained" for cell in cells):
         out.print("\nEverything was finished already: no question was encoded and no cell trained a second time.")
-    out.print(f"\nFigure: {settings.home / 'error_versus_size.png'}")
+    out.print(f"\nPage:   {settings.home / 'evidence.html'}  (open it in a browser; `flywheel evidence` shows it here)")
+    out.print(f"Figure: {settings.home / 'error_versus_size.png'}")
     if present and present.champion:
         out.print(f"Model:  {settings.models / present.champion.model}  (loads with SentenceTransformer)")
     out.print(f"Done in {time.monotonic() - started:.0f} s. Next: [bold]flywheel up[/bold] opens the Dagster UI on this state.")

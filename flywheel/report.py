@@ -19,9 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from flywheel.evaluation.leaderboard import Leaderboard
-from flywheel.evaluation.published import PUBLISHED
-from flywheel.orchestration.tables import interval_text, percent
+from flywheel.evidence.words import duration, percent
 from flywheel.pairs.contradictions import Contradictions
 from flywheel.pairs.overview import Origin, Overview
 from flywheel.training.progress import Encoded, Trained
@@ -90,6 +88,13 @@ def counter(text: str, to_stderr: bool) -> Iterator[Callable[[int], None]]:
         yield update
 
 
+@contextmanager
+def waiting(text: str, to_stderr: bool) -> Iterator[None]:
+    """A spinner beside what is being done."""
+    with console(to_stderr).status(text):
+        yield
+
+
 def run_grid(
     session: "Session", variants: Sequence["Variant"], sizes: Sequence[str], recipe: str, as_json: bool
 ) -> list[dict[str, Any]]:
@@ -137,21 +142,15 @@ def run_grid(
 def _cost_text(cost: "GridCost") -> str:
     again = f" and {cost.texts_by_trained:,} by trained layers" if cost.texts_by_trained else ""
     disk = f", {cost.state_bytes / 1e9:.1f} GB of token states" if cost.state_bytes else ""
-    took = f", about {_duration(cost.encoding_seconds)}" if cost.encoding_seconds else ""
+    took = f", about {duration(cost.encoding_seconds)}" if cost.encoding_seconds else ""
     said = [f"{cost.texts:,} texts to encode{again}{disk}{took}"]
     said.append(
         f"{cost.trainings} trainings, "
-        + ("how long nobody knows yet" if cost.training_seconds is None else f"about {_duration(cost.training_seconds)}")
+        + ("how long nobody knows yet" if cost.training_seconds is None else f"about {duration(cost.training_seconds)}")
     )
     if cost.money is not None:
         said.append(f"about {cost.money:.2f} by price_per_hour")
     return "; ".join(said)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def print_kept(entries: Sequence["Kept"]) -> None:
@@ -164,44 +163,6 @@ def print_kept(entries: Sequence["Kept"]) -> None:
         table.add_row(entry.name, "" if entry.texts is None else f"{entry.texts:,}", f"{entry.bytes / 1e6:,.1f}")
     console(False).print(table)
     print(f"{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in all. Next: flywheel cache prune")
-
-
-def print_leaderboard(board: Leaderboard, champion_id: str | None) -> None:
-    """The board as a table, with the published figures apart from the measured ones."""
-    out = console(False)
-    table = Table(
-        box=SIMPLE,
-        padding=(0, 1, 0, 0),
-        title=f"Error rate on {board.snapshot.test.pairs:,} unseen test pairs, lower is better",
-        title_justify="left",
-    )
-    for name in ("", "model", "train pairs", "error", "95 % interval", "shared", "MRR@10"):
-        table.add_column(name, justify="left" if name in ("", "model") else "right", no_wrap=True)
-    for row in board.rows:
-        pairs = row.kind if row.kind != "tuned" else f"{row.train_pairs:,}" + (" (all)" if row.size == "all" else "")
-        recipe = f" {row.recipe}" if row.recipe not in (None, "head") else ""
-        mark = "★" if row.record_id == champion_id else "old" if row.record_id in board.stale else ""
-        style = "bold green" if mark == "★" else "cyan" if row.kind == "baseline" else "dim" if mark else None
-        table.add_row(
-            mark, row.variant + recipe, pairs, percent(row.error), interval_text(row), percent(row.calibrated_error),
-            f"{row.retrieval.mrr_at_10:.3f}", style=style,
-        )  # fmt: skip
-    out.print(table)
-    out.print("error: a head's threshold spends only its own labels up to 1,600 pairs; shared: all calibration labels.")
-    if any(row.recipe in ("top", "full") for row in board.rows):
-        out.print("top and full: calibration labels gave the threshold and chose among the weights, in both columns.")
-    if any(row.kind == "tuned" for row in board.rows):
-        out.print("★ champion" + ("; old: trained on an older snapshot" if board.stale else ""))
-    if any(row.rough for row in board.rows):
-        out.print(
-            f"Rough: {board.snapshot.test.components} components in test; from 100 on the intervals are firm.", style="dim"
-        )
-    for published in PUBLISHED:
-        out.print(
-            f"Published elsewhere, on other pairs, so not comparable: {published.variant} "
-            f"{percent(published.published_error)} on {published.n:,} {published.data}.",
-            style="dim",
-        )
 
 
 def print_overview(found: Overview) -> None:

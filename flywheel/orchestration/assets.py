@@ -8,13 +8,15 @@ import dagster as dg
 from pydantic import Field
 
 from flywheel.evaluation.plots import loss_curve
-from flywheel.evaluation.records import Evaluation
-from flywheel.orchestration import checks, steps
+from flywheel.evaluation.records import Evaluation, Slice
+from flywheel.evidence.markdown import render_markdown, render_section
+from flywheel.evidence.sections import board_section, decision_section
+from flywheel.evidence.words import interval_text
+from flywheel.orchestration import checks, findings, steps
 from flywheel.orchestration.instance import POOL
 from flywheel.orchestration.partitions import CELLS, parse_cell
 from flywheel.orchestration.pipes import training_pipes
 from flywheel.orchestration.resources import Workbench, explained
-from flywheel.orchestration.tables import champion_markdown, interval_text, leaderboard_markdown
 from flywheel.pairs.probe import probe_leaks
 
 OWNERS = ["team:ml"]
@@ -159,7 +161,7 @@ def evaluation(context: dg.AssetExecutionContext, workbench: Workbench, config: 
     """The cell's error rate on unseen test pairs, with its interval, beside the same model untuned."""
     variant, size = parse_cell(context)
     with explained():
-        record, _ = steps.evaluate_cell(workbench.settings(), variant, size, config.recipe)
+        record = steps.evaluate_cell(workbench.settings(), variant, size, config.recipe)
     return dg.MaterializeResult(metadata=_figures(record), check_results=[checks.enough_components(record)])
 
 
@@ -169,11 +171,11 @@ def leaderboard(workbench: Workbench) -> dg.MaterializeResult:
     settings = workbench.settings()
     with explained():
         board = steps.leaderboard(settings)
-        figure = steps.save_figure(settings, board)
+        figure = findings.save_figure(settings, board)
     return dg.MaterializeResult(
         metadata={
             "error_versus_size": _image("error rate against training pairs", figure.read_bytes()),
-            "board": dg.MetadataValue.md(leaderboard_markdown(board)),
+            "board": dg.MetadataValue.md(render_section(board_section(board, steps.champion_id(settings)))),
             "cells": len(board.tuned),
             "stale_cells": len(board.stale),
             "snapshot_id": board.snapshot.snapshot_id,
@@ -188,14 +190,30 @@ def champion(workbench: Workbench) -> dg.MaterializeResult:
     settings = workbench.settings()
     with explained():
         entry, new = steps.decide_champion(settings)
-        figure = steps.save_figure(settings, steps.leaderboard(settings))
+        figure = findings.save_figure(settings, steps.leaderboard(settings))
     present = steps.registry(settings).current()
     return dg.MaterializeResult(
         metadata={
-            "decision": dg.MetadataValue.md(champion_markdown(entry, present)),
+            "decision": dg.MetadataValue.md(render_section(decision_section(entry, present))),
             "error_versus_size": _image("error rate against training pairs", figure.read_bytes()),
             "outcome": entry.action if new else "no new decision",
             **({"error": present.champion.error, "model": present.champion.model} if present and present.champion else {}),
+        }
+    )
+
+
+@dg.asset(group_name="promote", kinds={"report"}, owners=OWNERS, deps=[champion])
+def evidence(workbench: Workbench) -> dg.MaterializeResult:
+    """One page for a sceptic: which model, how much better, how sure, on whose data, at what cost, what breaks, what next."""
+    settings = workbench.settings()
+    with explained():
+        page, file = findings.save_page(settings)
+    return dg.MaterializeResult(
+        metadata={
+            "answer": page.answer,
+            "next_step": page.next_step + (f" ({page.command})" if page.command else ""),
+            "page": dg.MetadataValue.md(render_markdown(page)),
+            "dagster/uri": str(file),
         }
     )
 
@@ -208,14 +226,23 @@ def _image(title: str, png: bytes) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
+def _slice(each: Slice) -> dict[str, Any]:
+    return {
+        "pairs of kind": each.name, "pairs": each.n, "components": each.components, "error": each.error,
+        "interval_95": interval_text(each.interval),
+    }  # fmt: skip
+
+
 def _figures(record: Evaluation) -> dict[str, Any]:
     return {
         "error": record.error,
-        "interval_95": interval_text(record) if record.interval else f"none: {record.no_verdict or record.own_note}",
+        "interval_95": interval_text(record.interval) if record.interval else f"none: {record.no_verdict or record.own_note}",
         "calibrated_error": record.calibrated_error,
-        **{f"error_{source.source}": source.error for source in record.by_source},
-        "average_precision": record.metrics.average_precision,
+        "slices": _table([_slice(each) for each in record.slices]),
+        "errors_by_part": {"ranking": record.parts.ranking, "threshold": record.parts.threshold, "prior": record.parts.prior},
+        **{name: value for name, value in asdict(record.metrics).items() if name not in ("error", "n", "positives")},
         "mrr_at_10": record.retrieval.mrr_at_10,
+        "recall_at_10": record.retrieval.recall_at_10,
         "test_pairs": record.metrics.n,
         "components": record.components,
         "test_id": record.test_id,
@@ -226,4 +253,5 @@ def _figures(record: Evaluation) -> dict[str, Any]:
 
 ALL_ASSETS = [
     seed_pairs, interaction_pairs, pairs, snapshot, finetuned_model, baseline_scores, evaluation, leaderboard, champion,
+    evidence,
 ]  # fmt: skip

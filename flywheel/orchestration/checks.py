@@ -3,8 +3,8 @@
 import dagster as dg
 
 from flywheel.evaluation.records import Evaluation
-from flywheel.orchestration.steps import BaselineResult
-from flywheel.orchestration.tables import percent
+from flywheel.evidence.gather import Baseline
+from flywheel.evidence.words import percent
 from flywheel.pairs.contradictions import Contradictions
 from flywheel.pairs.derive import PairCounts
 from flywheel.pairs.overview import Embargo
@@ -123,7 +123,7 @@ def served_vectors(difference: float) -> dg.AssetCheckResult:
     )
 
 
-def baseline_is_api(result: BaselineResult) -> dg.AssetCheckResult:
+def baseline_is_api(result: Baseline) -> dg.AssetCheckResult:
     """Warn when a local model stands in for the API."""
     return _warning("baseline_is_api", result.is_api, result.advice or f"{result.evaluation.variant}, measured")
 

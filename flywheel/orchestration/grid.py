@@ -9,6 +9,7 @@ from typing import Literal
 import dagster as dg
 
 from flywheel.errors import FlywheelError
+from flywheel.evaluation.records import evaluation_folder, load_evaluation
 from flywheel.models.catalogue import Variant
 from flywheel.models.vectors import vectors_of
 from flywheel.orchestration import steps
@@ -113,7 +114,8 @@ def starter_interactions(settings: Settings) -> list[Path]:
 def _is_done(settings: Settings, variant: Variant, size: str, recipe: str) -> bool:
     snapshot = steps.current_snapshot(settings)
     job_id = steps.training_job(settings, snapshot, variant, size, recipe).job_id
-    return (settings.evaluations / snapshot.test_id / job_id / "evaluation.json").exists()
+    folder = evaluation_folder(settings.evaluations, snapshot.test_id, job_id)
+    return load_evaluation(folder, settings.target_prior) is not None
 
 
 def _why_no_weights(settings: Settings, variant: Variant) -> str:

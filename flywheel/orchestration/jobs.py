@@ -19,7 +19,7 @@ INGEST = dg.define_asset_job(
 RETRAIN = dg.define_asset_job(
     "retrain",
     selection=dg.AssetSelection.assets(
-        "snapshot", "baseline_scores", "finetuned_model", "evaluation", "leaderboard", "champion"
+        "snapshot", "baseline_scores", "finetuned_model", "evaluation", "leaderboard", "champion", "evidence"
     ),
     description="Export the pairs, train the champion's variant on all of them, evaluate, and promote it if it is better.",
 )

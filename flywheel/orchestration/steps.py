@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flywheel.compute.launch import compute_of
-from flywheel.errors import FlywheelError, explain_disk_errors
-from flywheel.evaluation.evaluate import api_subject, evaluate, tuned_subject, untuned_subject
+from flywheel.errors import FlywheelError
+from flywheel.evaluation.evaluate import Subject, api_subject, evaluate, tuned_subject, untuned_subject
 from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
-from flywheel.evaluation.plots import learning_curve
+from flywheel.evaluation.opponents import evaluate_head_on_api
 from flywheel.evaluation.records import Evaluation
+from flywheel.evidence.gather import Baseline
 from flywheel.models.api import ApiVectors
 from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.models.folder import served_difference
@@ -233,47 +234,51 @@ def served_vectors_difference(settings: Settings, model: TrainedModel) -> float:
     return served_difference(model.folder, texts, subject.embed(texts))
 
 
-def evaluate_cell(settings: Settings, variant: Variant, size: str, recipe: str) -> tuple[Evaluation, bool]:
-    """Evaluate a trained cell, and the untuned model beside it. Raises FlywheelError when the cell is not trained."""
+def evaluate_cell(settings: Settings, variant: Variant, size: str, recipe: str) -> Evaluation:
+    """Evaluate a trained cell, beside it the untuned model, and a head on the API's vectors where those of its pairs are there.
+
+    Raises FlywheelError when the cell is not trained.
+    """
     on = current_snapshot(settings)
     job = training_job(settings, on, variant, size, recipe)
     vectors = vectors_of(variant.model, settings)
     model = TrainedModel.load(settings.models / job.job_id)
-    evaluate(untuned_subject(variant, on, vectors), on, settings.evaluations, settings.min_components)
-    return evaluate(tuned_subject(model, vectors), on, settings.evaluations, settings.min_components)
+    _evaluate(settings, untuned_subject(variant, on, vectors), on)
+    if settings.baseline != "local":
+        evaluate_head_on_api(
+            api_vectors(settings), job, on, settings.evaluations, settings.min_components, settings.target_prior
+        )
+    return _evaluate(settings, tuned_subject(model, vectors), on)
 
 
-@dataclass(frozen=True)
-class BaselineResult:
-    """The measured baseline, whether it was there already, and what is missing for the API's."""
-
-    evaluation: Evaluation
-    reused: bool
-    is_api: bool
-    advice: str | None
-
-
-def measure_baseline(settings: Settings) -> BaselineResult:
+def measure_baseline(settings: Settings) -> Baseline:
     """Evaluate the API where its vectors are cached or a key is set, else the local baseline (setting `baseline`)."""
     on = current_snapshot(settings)
-    api = ApiVectors(
-        settings.baseline_model, settings.baseline_dimensions, settings.baseline_url, settings.openai_api_key, settings.cache
-    )
+    api = api_vectors(settings)
     texts = questions_of(on.pairs("calibration"), on.pairs("test"))
     use_api = settings.baseline == "openai" or (
         settings.baseline == "auto" and (settings.openai_api_key is not None or not api.missing(texts))
     )
     if use_api:
-        record, reused = evaluate(api_subject(api), on, settings.evaluations, settings.min_components)
-        return BaselineResult(record, reused, True, None)
+        return Baseline(_evaluate(settings, api_subject(api), on), True, None)
     variant = Variant.parse(settings.baseline_local)
     subject = untuned_subject(variant, on, vectors_of(variant.model, settings), kind="baseline")
-    record, reused = evaluate(subject, on, settings.evaluations, settings.min_components)
     advice = (
         f"The baseline is the untuned {variant}, not {settings.baseline_model}. "
-        "Set OPENAI_API_KEY and materialise `baseline_scores` to measure the API."
+        "Set OPENAI_API_KEY and run `flywheel baseline embed`, or materialise `baseline_scores`, to measure the API."
     )
-    return BaselineResult(record, reused, False, advice)
+    return Baseline(_evaluate(settings, subject, on), False, advice)
+
+
+def api_vectors(settings: Settings) -> ApiVectors:
+    """The embedding API of the settings."""
+    return ApiVectors(
+        settings.baseline_model, settings.baseline_dimensions, settings.baseline_url, settings.openai_api_key, settings.cache
+    )
+
+
+def _evaluate(settings: Settings, subject: Subject, on: Snapshot) -> Evaluation:
+    return evaluate(subject, on, settings.evaluations, settings.min_components, settings.target_prior)[0]
 
 
 def retrain_variant(settings: Settings) -> Variant:
@@ -298,23 +303,14 @@ def rollback(settings: Settings, to: int | None) -> Entry:
 
 def leaderboard(settings: Settings) -> Leaderboard:
     """The leaderboard of the current snapshot."""
-    return build_leaderboard(current_snapshot(settings), settings.evaluations)
+    on = current_snapshot(settings)
+    return build_leaderboard(on, settings.evaluations, settings.target_prior, settings.seed == "quora")
 
 
 def champion_id(settings: Settings) -> str | None:
     """The champion's model folder name, or None."""
     present = registry(settings).current()
     return present.champion.model if present and present.champion else None
-
-
-def save_figure(settings: Settings, board: Leaderboard) -> Path:
-    """Draw the board's figure to `<home>/error_versus_size.png`."""
-    target = settings.home / "error_versus_size.png"
-    with explain_disk_errors(target):
-        target.write_bytes(
-            learning_curve([row for row in board.rows if row.record_id not in board.stale], champion_id(settings))
-        )
-    return target
 
 
 def registry(settings: Settings) -> Registry:
@@ -330,10 +326,8 @@ def decide_champion(settings: Settings) -> tuple[Entry, bool]:
     board = leaderboard(settings)
     present = registry(settings).current()
     candidates = [row for row in board.tuned if (settings.models / row.record_id / "flywheel.json").exists()]
-    champion = _champion_model(settings, present)
-    if present and champion:
-        vectors = vectors_of(Variant.parse(champion.job.variant).model, settings)
-        reference, _ = evaluate(tuned_subject(champion, vectors), board.snapshot, settings.evaluations, settings.min_components)
+    reference = evaluate_champion(settings)
+    if present and reference:
         candidates.append(reference)
         if choose_challenger(candidates).record_id == reference.record_id:
             return present, False
@@ -343,14 +337,17 @@ def decide_champion(settings: Settings) -> tuple[Entry, bool]:
     return registry(settings).decide(choose_challenger(candidates), reference, settings.evaluations, rules)
 
 
-def _champion_model(settings: Settings, present: Entry | None) -> TrainedModel | None:
-    if present is None or present.champion is None:
+def evaluate_champion(settings: Settings) -> Evaluation | None:
+    """The champion on the current snapshot's test pairs; None while there is none, or when its folder cannot be read."""
+    if (name := champion_id(settings)) is None:
         return None
     try:
-        return TrainedModel.load(settings.models / present.champion.model)
+        champion = TrainedModel.load(settings.models / name)
     except FlywheelError as error:
         log.warning("The champion cannot be read, so that the next one is judged against the baseline: %s", error)
         return None
+    vectors = vectors_of(Variant.parse(champion.job.variant).model, settings)
+    return _evaluate(settings, tuned_subject(champion, vectors), current_snapshot(settings))
 
 
 def texts_of_cells(settings: Settings, sizes: Sequence[str]) -> list[str]:

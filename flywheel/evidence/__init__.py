@@ -1,0 +1,1 @@
+"""The evidence for or against a model, as one page."""

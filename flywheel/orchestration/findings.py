@@ -1,0 +1,80 @@
+"""What a person looks at when the work is done: the figure, and the page of evidence."""
+
+from pathlib import Path
+
+from flywheel.errors import explain_disk_errors
+from flywheel.evaluation.evaluate import decisions
+from flywheel.evaluation.leaderboard import Leaderboard
+from flywheel.evaluation.plots import learning_curve, learning_curve_svg, reliability_png, reliability_svg
+from flywheel.evaluation.records import Evaluation
+from flywheel.evidence.cost import ModelCost, Prices, model_cost, texts_a_second
+from flywheel.evidence.gather import Evidence, gather
+from flywheel.evidence.html import render_html
+from flywheel.evidence.page import Page, Picture
+from flywheel.evidence.sections import build_page
+from flywheel.files import write_text
+from flywheel.models.catalogue import CATALOGUE
+from flywheel.models.tokens import count_tokens
+from flywheel.models.vectors import vectors_of
+from flywheel.orchestration import steps
+from flywheel.pairs.snapshots import questions_of
+from flywheel.settings import Settings
+
+
+def save_figure(settings: Settings, board: Leaderboard) -> Path:
+    """Draw the board's figure to `<home>/error_versus_size.png`."""
+    target = settings.home / "error_versus_size.png"
+    with explain_disk_errors(target):
+        target.write_bytes(learning_curve(_drawn(board), steps.champion_id(settings)))
+    return target
+
+
+def find_evidence(settings: Settings) -> Evidence:
+    """Measure what the page needs and nobody has measured yet: the baseline, the champion on this snapshot, speeds."""
+    board = steps.leaderboard(settings)
+    baseline, champion = steps.measure_baseline(settings), steps.evaluate_champion(settings)
+    texts = questions_of(board.snapshot.pairs("test"))
+    counted = count_tokens(settings.baseline_model, texts)
+    prices = Prices(
+        settings.price_per_hour, settings.baseline_price, settings.corpus_texts, counted.tokens / len(texts), counted.by
+    )
+    return gather(settings, steps.leaderboard(settings), baseline, champion, _costs(settings, board, texts, prices), prices)
+
+
+def save_page(settings: Settings) -> tuple[Page, Path]:
+    """The page of evidence, and its HTML file in the home."""
+    evidence = find_evidence(settings)
+    page = build_page(evidence, _curve_picture(evidence), _reliability_picture(settings, evidence.model))
+    target = settings.home / "evidence.html"
+    write_text(target, render_html(page))
+    return page, target
+
+
+def _costs(settings: Settings, board: Leaderboard, texts: list[str], prices: Prices) -> list[ModelCost]:
+    bases = sorted({row.variant.split("@")[0] for row in board.tuned})
+    speeds = {base: texts_a_second(vectors_of(CATALOGUE[base], settings), texts) for base in bases}
+    return [model_cost(base, speed, prices) for base, speed in speeds.items() if speed is not None]
+
+
+def _drawn(board: Leaderboard) -> list[Evaluation]:
+    return [row for row in board.rows if row.record_id not in board.stale]
+
+
+def _curve_picture(evidence: Evidence) -> Picture | None:
+    rows = _drawn(evidence.board)
+    if not rows:
+        return None
+    drawn = rows, evidence.champion_id, evidence.curves
+    return Picture(
+        "Error rate against the number of training pairs, one panel per base model, with the baseline's line and its band",
+        learning_curve_svg(*drawn), learning_curve_svg(*drawn, narrow=True), learning_curve(*drawn),
+    )  # fmt: skip
+
+
+def _reliability_picture(settings: Settings, model: Evaluation | None) -> Picture | None:
+    if model is None:
+        return None
+    test = decisions(settings.evaluations, model)
+    drawn = test["probability"].to_numpy(), test["label"].to_numpy()
+    svg = reliability_svg(*drawn)
+    return Picture("Share of pairs that are the same against the probability given to it", svg, svg, reliability_png(*drawn))
