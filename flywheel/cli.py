@@ -301,8 +301,9 @@ def cache_prune(states: Annotated[bool, typer.Option("--states", help="Remove al
 def leaderboard(home: Home = None, as_json: Json = False) -> None:
     """Every evaluated model of the current snapshot beside the baseline."""
     from flywheel.evidence.sections import board_section
+    from flywheel.evidence.terminal import print_section
     from flywheel.orchestration import grid, steps
-    from flywheel.report import print_section
+    from flywheel.report import console
 
     with _session(home) as session:
         settings = session.settings
@@ -310,7 +311,7 @@ def leaderboard(home: Home = None, as_json: Json = False) -> None:
         board = steps.leaderboard(settings)
     if as_json:
         return _print_json(board.to_json())
-    print_section(board_section(board, steps.champion_id(settings)))
+    print_section(board_section(board, steps.champion_id(settings)), console(False))
     print("Next: flywheel evidence")
 
 
@@ -318,8 +319,9 @@ def leaderboard(home: Home = None, as_json: Json = False) -> None:
 def evidence(home: Home = None, as_json: Json = False) -> None:
     """The page for a sceptic: which model, how much better, how sure, at what cost, what breaks, what to do next."""
     from flywheel.evidence.page import as_plain
+    from flywheel.evidence.terminal import print_page
     from flywheel.orchestration import findings, grid
-    from flywheel.report import print_page, waiting
+    from flywheel.report import console, waiting
 
     with _session(home) as session:
         settings = session.settings
@@ -328,7 +330,7 @@ def evidence(home: Home = None, as_json: Json = False) -> None:
             page, file = findings.save_page(settings)
     if as_json:
         return _print_json({**as_plain(page), "file": str(file)})
-    print_page(page)
+    print_page(page, console(False))
     print(f"The same as one file for a browser: {file}")
 
 
@@ -435,8 +437,9 @@ def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:
     from dataclasses import asdict
 
     from flywheel.evidence.sections import decision_section
+    from flywheel.evidence.terminal import print_section
     from flywheel.orchestration import steps
-    from flywheel.report import print_section
+    from flywheel.report import console
 
     present = steps.registry(settings).current()
     champion = present.champion if present else None
@@ -445,7 +448,7 @@ def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:
         fields = {**asdict(champion), "model": folder} if champion else {"model": None}
         verdict = asdict(entry.verdict) if entry.verdict else None
         return _print_json({**fields, "entry": entry.number, "action": entry.action, "verdict": verdict})
-    print_section(decision_section(entry, present))
+    print_section(decision_section(entry, present), console(False))
     if folder:
         print(f"Model folder: {folder}")
     return None

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from flywheel.errors import FlywheelError
 from flywheel.evidence.sections import board_section, decision_section
+from flywheel.evidence.terminal import print_section
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration import grid, steps
 from flywheel.orchestration.materialise import materialise
 from flywheel.pairs.snapshots import latest_snapshot
-from flywheel.report import console, print_section, run_grid
+from flywheel.report import console, run_grid
 from flywheel.training.job import GRID_DIMENSIONS, SIZES
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ def run(session: "Session", as_json: bool) -> None:
         champion = asdict(present.champion) if present and present.champion else None
         print(json.dumps({"cells": cells, "leaderboard": board.to_json(), "champion": champion}, indent=1))
         return
-    print_section(board_section(board, steps.champion_id(settings)))
+    print_section(board_section(board, steps.champion_id(settings)), out)
     if baseline.advice:
         out.print(baseline.advice, style="cyan")
     latest = steps.registry(settings).history()
     if latest:
-        print_section(decision_section(latest[-1], present))
+        print_section(decision_section(latest[-1], present), out)
     if not any(cell["outcome"] == "trained" for cell in cells):
         out.print("\nEverything was finished already: no question was encoded and no cell trained a second time.")
     out.print(f"\nPage:   {settings.home / 'evidence.html'}  (open it in a browser; `flywheel evidence` shows it here)")

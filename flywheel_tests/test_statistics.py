@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation import statistics
 from flywheel.evaluation.statistics import (
     LabelledScores,
     alpha_for,

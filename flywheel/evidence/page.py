@@ -1,7 +1,16 @@
 """A page as data: said once, shown as HTML, as Markdown in the Dagster UI, and as text on the terminal."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+Tone = Literal["proven", "not proven", "open"]
+# How the answer is, in a sign and in words: no reader has to tell colours apart.
+SIGNS: Mapping[Tone, str] = {"proven": "✓ Proven", "not proven": "✗ Not proven", "open": "? Not known yet"}
+# Columns of words with a longer cell than this hold sentences, which break or are cut; the others hold names.
+_NAME_LENGTH = 40
+# Control characters but for tab and newline: terminals obey some, HTML allows none.
+_CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Page:
 
     title: str
     answer: str
-    tone: Literal["proven", "not proven", "open"]
+    tone: Tone
     next_step: str
     command: str | None
     made: str
@@ -89,3 +98,14 @@ def as_plain(page: Page) -> dict[str, Any]:
 
 def _sorted_sets(block: dict[str, Any]) -> dict[str, Any]:
     return {name: sorted(value) if isinstance(value, frozenset) else value for name, value in block.items()}
+
+
+def sentence_columns(table: Table) -> frozenset[int]:
+    """The columns that hold sentences, such as users' texts."""
+    words = [number for number, column in enumerate(table.columns) if column in table.words]
+    return frozenset(number for number in words if any(len(row[number]) > _NAME_LENGTH for row in table.rows))
+
+
+def without_controls(text: str) -> str:
+    """A text of unknown origin without control characters; tabs and newlines stay, a carriage return goes."""
+    return text.translate(_CONTROL)
