@@ -69,6 +69,7 @@ class Settings(BaseSettings):
     baseline_model: str = "text-embedding-3-small"
     baseline_dimensions: int = Field(1536, gt=0)
     baseline_url: str = Field("https://api.openai.com/v1", description="Any OpenAI-compatible endpoint.")
+    baseline_price: float = Field(0.02, ge=0, description="US dollars for a million tokens of that endpoint's model.")
     corpus_texts: int = Field(1_000_000, gt=0, description="Texts of the corpus whose embedding the page of evidence prices.")
     baseline_local: str = Field("all-MiniLM-L6-v2@384", description="Variant that stands in, untuned, without the API.")
 

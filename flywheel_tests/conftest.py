@@ -12,6 +12,9 @@ from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.encoder import load_encoder
 from flywheel.pairs.store import Store
 from flywheel.settings import Settings, load_settings
+from flywheel_tests.endpoint import endpoint, plain_environment, secret_key
+
+__all__ = ["endpoint", "plain_environment", "secret_key"]  # fixtures of every test that asks for them
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

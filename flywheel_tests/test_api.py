@@ -1,166 +1,43 @@
 """An embeddings endpoint is paid once for a text, its failures are explained in a sentence, and the key stays secret."""
 
-import base64
 import io
-import json
-import logging
 import socket
 import subprocess
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 from rich.traceback import Traceback
+from tiktoken import Encoding
 
 from flywheel.errors import FlywheelError
 from flywheel.models import api
 from flywheel.models.api import ApiVectors
+from flywheel.models.ledger import Paid
+from flywheel.models.tokens import Tokens
+from flywheel_tests.endpoint import (
+    KEY,
+    WIDTH,
+    Answer,
+    Endpoint,
+    change,
+    embed,
+    embed_as_floats,
+    embed_backwards,
+    hang_up,
+    numbers,
+    refuse,
+    say,
+    stay_silent,
+    tokens_of,
+    unit,
+)
 
-KEY = "sk-proj-0123456789-secret"
-WIDTH = 4
-
-Answer = Callable[["Handler", dict[str, Any]], None]
-
-
-def meaning(text: str) -> np.ndarray:
-    """What the endpoint knows of a text: float32 (WIDTH,), not of unit length."""
-    return np.frombuffer(sha256(text.encode()).digest(), dtype=np.uint8)[:WIDTH].astype(np.float32) + 1
-
-
-def unit(texts: list[str]) -> np.ndarray:
-    vectors = np.stack([meaning(text) for text in texts])
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers each POST with the next of the server's answers, and properly when none is left."""
-
-    protocol_version = "HTTP/1.1"
-    server: "Endpoint"
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append(body["input"])
-        self.server.times.append(time.monotonic())
-        if (self.path, self.headers["Authorization"]) != ("/v1/embeddings", f"Bearer {self.server.key}"):
-            refuse(401, f"Incorrect API key provided: {self.headers['Authorization']}")(self, body)
-        elif self.server.answers:
-            self.server.answers.pop(0)(self, body)
-        else:
-            embed(self, body)
-
-    def reply(self, status: int, body: str, content_type: str = "application/json", **headers: str) -> None:
-        data = body.encode()
-        self.send_response(status)
-        for name, value in {"content_type": content_type, "content_length": str(len(data)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Leave stderr alone."""
-
-
-class Endpoint(ThreadingHTTPServer):
-    """An embeddings endpoint on the loopback that remembers what it was asked for, request by request."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.key = KEY
-        self.answers: list[Answer] = []
-        self.asked: list[list[str]] = []
-        self.times: list[float] = []
-        self.closing = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-def items(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """The embeddings a good answer to `body` holds, as the format asked for wants them."""
-    assert (body["model"], body["dimensions"]) == ("text-embedding-3-small", WIDTH)
-    vectors = [meaning(text) for text in body["input"]]
-    if body.get("encoding_format") == "base64":
-        encoded: list[Any] = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
-    else:
-        encoded = [vector.tolist() for vector in vectors]
-    return [{"object": "embedding", "index": place, "embedding": vector} for place, vector in enumerate(encoded)]
-
-
-def give(data: list[dict[str, Any]]) -> str:
-    usage = {"prompt_tokens": 1, "total_tokens": 1}
-    return json.dumps({"object": "list", "data": data, "model": "text-embedding-3-small", "usage": usage})
-
-
-def embed(handler: Handler, body: dict[str, Any]) -> None:
-    handler.reply(200, give(items(body)))
-
-
-def embed_as_floats(handler: Handler, body: dict[str, Any]) -> None:
-    """As the many endpoints do that know no base64."""
-    embed(handler, {**body, "encoding_format": "float"})
-
-
-def embed_backwards(handler: Handler, body: dict[str, Any]) -> None:
-    handler.reply(200, give(items(body)[::-1]))
-
-
-def hang_up(handler: Handler, body: dict[str, Any]) -> None:
-    data = give(items(body)).encode()
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", str(len(data)))
-    handler.end_headers()
-    handler.wfile.write(data[: len(data) // 2])
-    handler.close_connection = True
-
-
-def stay_silent(handler: Handler, _: dict[str, Any]) -> None:
-    handler.server.closing.wait()
-    handler.close_connection = True
-
-
-def refuse(status: int, message: str, **headers: str) -> Answer:
-    return lambda handler, _: handler.reply(status, json.dumps({"error": {"message": message}}), **headers)
-
-
-def say(body: str, content_type: str = "application/json") -> Answer:
-    return lambda handler, _: handler.reply(200, body, content_type)
-
-
-def change(edit: Callable[[list[dict[str, Any]]], object]) -> Answer:
-    """Answer with float lists after `edit` has had its way with them."""
-
-    def answer(handler: Handler, body: dict[str, Any]) -> None:
-        data = items({**body, "encoding_format": "float"})
-        edit(data)
-        handler.reply(200, give(data))
-
-    return answer
-
-
-@pytest.fixture
-def endpoint() -> Iterator[Endpoint]:
-    with Endpoint() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.closing.set()
-        server.shutdown()
-        thread.join()
+pytestmark = pytest.mark.usefixtures("plain_environment", "secret_key")
 
 
 @pytest.fixture
@@ -168,19 +45,11 @@ def vectors(endpoint: Endpoint, tmp_path: Path) -> ApiVectors:
     return ApiVectors("text-embedding-3-small", WIDTH, endpoint.url, KEY, tmp_path / "cache")
 
 
-@pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_writes_the_key_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Hold for every test: neither a log, however chatty, nor a file has the key."""
-    caplog.set_level(logging.DEBUG)
-    yield
-    assert not [record for record in caplog.get_records("call") if KEY in f"{record.getMessage()}{record.exc_text}"]
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+def with_encoding(vectors: ApiVectors) -> ApiVectors:
+    """These vectors with a real encoding, a tiny one that knows the bytes and "ab", "ba": the vocabulary is not at hand."""
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256, b"ba": 257}
+    vectors.__dict__["tokens"] = Tokens(Encoding("tiny", pat_str=r"..?", mergeable_ranks=ranks, special_tokens={}))
+    return vectors
 
 
 def failure(vectors: ApiVectors, texts: list[str]) -> str:
@@ -199,10 +68,6 @@ def failure(vectors: ApiVectors, texts: list[str]) -> str:
         assert "openai." not in shown
     assert "\n" not in str(error)
     return str(error)
-
-
-def numbers(count: int) -> list[str]:
-    return [str(number) for number in range(count)]
 
 
 @pytest.mark.parametrize("answer", [embed, embed_as_floats, embed_backwards], ids=lambda answer: answer.__name__)
@@ -227,17 +92,48 @@ def test_vectors_come_in_order_at_unit_length_and_each_text_is_asked_for_once(
 def test_requests_are_bounded_by_texts_and_progress_hears_each(endpoint: Endpoint, vectors: ApiVectors) -> None:
     vectors.get(numbers(10))
     heard: list[tuple[int, int]] = []
-    twice = [text for text in numbers(600) for _ in range(2)]
+    twice = [text for text in numbers(5000) for _ in range(2)]
     got = vectors.get(twice, lambda done, total: heard.append((done, total)))
     assert np.allclose(got, unit(twice), atol=1e-6)
-    assert [len(texts) for texts in endpoint.asked] == [10, 246, 256, 88]
-    assert heard == [(246, 590), (502, 590), (590, 590)]
+    assert [len(texts) for texts in endpoint.asked] == [10, 2048, 2048, 894]
+    assert heard == [(2048, 4990), (4096, 4990), (4990, 4990)]
 
 
-def test_requests_are_bounded_by_characters(endpoint: Endpoint, vectors: ApiVectors) -> None:
-    texts = [letter * size for letter, size in zip("abcdef", (40_000, 60_000, 1, 300_000, 2, 3), strict=True)]
+def test_without_a_vocabulary_requests_are_bounded_by_bytes_and_what_may_be_too_long_comes_last(
+    endpoint: Endpoint, vectors: ApiVectors
+) -> None:
+    texts = [letter * size for letter, size in zip("aébcde", (40_000, 30_000, 1, 300_000, 2, 3), strict=True)]
     assert np.allclose(vectors.get(texts), unit(texts), atol=1e-6)
-    assert [[text[0] for text in asked] for asked in endpoint.asked] == [["a", "b"], ["c"], ["d"], ["e", "f"]]
+    assert [[text[0] for text in asked] for asked in endpoint.asked] == [["b", "d", "e"], ["a", "é"], ["c"]]
+
+
+def test_with_a_vocabulary_requests_are_bounded_by_tokens(endpoint: Endpoint, vectors: ApiVectors) -> None:
+    counting = with_encoding(vectors)
+    texts = [f"{number:04}" + "ab" * 3998 for number in range(30)]  # 4,002 tokens each, where the digits take one each
+    assert np.allclose(counting.get(texts), unit(texts), atol=1e-6)
+    assert [len(asked) for asked in endpoint.asked] == [24, 6]
+
+
+def test_a_text_known_to_be_too_long_is_named_before_anything_is_paid(endpoint: Endpoint, vectors: ApiVectors) -> None:
+    counting = with_encoding(vectors)
+    message = failure(counting, ["a", "ab" * 8192, "ab" * 8193, "ba" * 8194])
+    assert "2 texts are longer than the 8,192 tokens" in message
+    assert "begins with 'baba" in message
+    assert "flywheel forget" in message
+    assert endpoint.asked == []
+    assert counting.get(["a", "ab" * 8192]).shape == (2, WIDTH)
+
+
+def test_a_text_that_may_be_too_long_is_named_when_the_endpoint_refuses_and_the_others_are_kept(
+    endpoint: Endpoint, vectors: ApiVectors
+) -> None:
+    endpoint.answers = [embed, refuse(400, "maximum input length is 8192 tokens")]
+    texts = ["long " * 2000, *numbers(2048)]
+    message = failure(vectors, texts)
+    assert "400 - maximum input length" in message
+    assert "1 texts of this request have more than 8,192 bytes" in message
+    assert "begins with 'long long" in message
+    assert vectors.missing(texts) == 1
 
 
 def test_no_texts_ask_for_nothing(endpoint: Endpoint, vectors: ApiVectors) -> None:
@@ -263,10 +159,12 @@ def test_a_passing_failure_is_tried_again(endpoint: Endpoint, vectors: ApiVector
 
 def test_what_came_before_a_failure_is_not_asked_for_again(endpoint: Endpoint, vectors: ApiVectors) -> None:
     endpoint.answers = [embed, embed, refuse(400, "Too long.")]
-    assert "Too long" in failure(vectors, numbers(600))
-    assert vectors.missing(numbers(600)) == 600 - 512
-    assert np.allclose(vectors.get(numbers(600)), unit(numbers(600)), atol=1e-6)
-    assert endpoint.asked[3:] == [numbers(600)[512:]]
+    texts = numbers(5000)
+    assert "Too long" in failure(vectors, texts)
+    assert vectors.missing(texts) == 5000 - 4096
+    assert np.allclose(vectors.get(texts), unit(texts), atol=1e-6)
+    assert endpoint.asked[3:] == [texts[4096:]]
+    assert vectors.paid == Paid(5000, tokens_of(texts))
 
 
 @pytest.mark.parametrize(
@@ -298,9 +196,30 @@ def test_a_wrong_key_is_named_and_not_shown(endpoint: Endpoint, vectors: ApiVect
     assert KEY not in f"{vectors!r} {vectors!s} {vectors.weights_id}"
 
 
-def test_a_rate_limit_without_end_is_explained(endpoint: Endpoint, vectors: ApiVectors) -> None:
+def test_a_rate_limit_without_end_is_explained(
+    endpoint: Endpoint, vectors: ApiVectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_PATIENCE_SECONDS", 0.0)
     endpoint.answers = [refuse(429, "Slow down.", retry_after_ms="1")] * 20
     assert "limits the rate" in failure(vectors, ["a"])
+    assert len(endpoint.asked) == 6
+
+
+def test_a_rate_limit_that_outlasts_the_clients_tries_is_waited_out(
+    endpoint: Endpoint, vectors: ApiVectors, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert api._PATIENCE_SECONDS > 60 + api._PAUSE_SECONDS  # limits count minutes
+    monkeypatch.setattr(api, "_PAUSE_SECONDS", 0.01)
+    endpoint.answers = [refuse(429, f"Limit reached for {KEY}", retry_after_ms="1")] * 20
+    assert np.allclose(vectors.get(["a"]), unit(["a"]), atol=1e-6)
+    assert len(endpoint.asked) == 21
+    assert "limits the rate for text-embedding-3-small; waiting" in caplog.text
+    assert vectors.paid == Paid(1, 1)
+
+
+def test_an_empty_account_is_not_waited_for(endpoint: Endpoint, vectors: ApiVectors) -> None:
+    endpoint.answers = [refuse(429, "Check your plan", "insufficient_quota", retry_after_ms="1")] * 20
+    assert "the quota" in failure(vectors, ["a"])
     assert len(endpoint.asked) == 6
 
 
@@ -439,6 +358,17 @@ def test_the_id_tells_endpoints_models_and_dimensions_apart_and_fits_a_file_syst
     ids = [other.weights_id for other in different]
     assert len({name.lower() for name in ids}) == len(different)
     assert all(len(name) < 120 and not set(name) & set('/\\:*?"<>|') for name in ids)
+
+
+def test_openais_own_hosts_share_their_vectors_under_the_name_they_always_had(vectors: ApiVectors) -> None:
+    base = replace(vectors, base_url="https://api.openai.com/v1", dimensions=1536)
+    assert base.weights_id == "text-embedding-3-small-1536-34b0eb3d6ae9"  # what was paid for is found again
+    for url in ("https://eu.api.openai.com/v1", "https://US.api.openai.com/v1/"):
+        other = replace(base, base_url=url)
+        assert (other.family, other.weights_id) == ("openai", base.weights_id)
+    for url in ("https://notapi.openai.com/v1", "https://api.openai.com.example/v1", "https://eu.api.openai.com/v2"):
+        assert replace(base, base_url=url).family != "openai"
+    assert replace(base, base_url="http://localhost:8080/v1/").family == "localhost:8080/v1"
 
 
 def test_another_endpoint_or_dimension_never_gets_these_vectors(endpoint: Endpoint, vectors: ApiVectors) -> None:

@@ -4,31 +4,47 @@ Nothing here writes down the API key: it goes to the client and nowhere else, an
 about a failure is quoted without it.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from flywheel.errors import FlywheelError
 from flywheel.models.cache import EmbeddingCache
+from flywheel.models.exchange import Origin
 from flywheel.models.features import Progress
+from flywheel.models.ledger import Paid, add_to_ledger, read_ledger
+from flywheel.models.tokens import Tokens
+from flywheel.settings import Settings
 
 if TYPE_CHECKING:
     from openai import OpenAI, OpenAIError
+    from openai.types import CreateEmbeddingResponse
 
-# One request, and so the most that a failure or a kill can lose. OpenAI takes 2,048 texts and 300,000 tokens at most; a
-# character is seldom more than three tokens.
-_BATCH_TEXTS = 256
-_BATCH_CHARACTERS = 100_000
+# One request, and so the most that a failure or a kill can lose. OpenAI takes 2,048 texts and 300,000 tokens at most.
+_BATCH_TEXTS = 2048
+_BATCH_TOKENS = 100_000
+_OPENAI = "api.openai.com:443/v1"
+# What OpenAI's embedding models read of one text.
+_TEXT_TOKENS = 8192
 
+# The client tries again by itself, for 15 seconds or as long as the endpoint says. Limits count minutes, so that they are
+# waited out beyond that.
 _RETRIES = 5
+_PAUSE_SECONDS = 8.0
+_PATIENCE_SECONDS = 120.0
 _TIMEOUT_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -45,44 +61,93 @@ class ApiVectors:
     cache_folder: Path
 
     @cached_property
+    def family(self) -> str:
+        """Whose vectors these are: `openai` for OpenAI's own API in whatever region, else the endpoint's host:port/path.
+
+        Raises FlywheelError when `base_url` is no plain address.
+        """
+        url = self._url
+        address = f"{url.host}:{url.port}{(url.path or '').rstrip('/')}"
+        return "openai" if re.fullmatch(rf"(.+\.)?{re.escape(_OPENAI)}", address) else address
+
+    @property
+    def origin(self) -> Origin:
+        """What an export of these vectors says of them."""
+        return Origin(self.family, self.model, self.dimensions)
+
+    @cached_property
     def weights_id(self) -> str:
         """Name these vectors, fit for a folder's name: model, dimensions and 12 hex digits of a sha256.
 
-        The hash covers the model's full name and the endpoint's host, port and path; the key takes no part. Raises
-        FlywheelError when `base_url` is no plain address.
+        The hash covers the model's full name and the family of its endpoint; the key takes no part. Raises FlywheelError
+        when `base_url` is no plain address.
         """
-        url = self._url
-        identity = f"{self.model}\n{url.host}:{url.port}{(url.path or '').rstrip('/')}"
+        identity = f"{self.model}\n{_OPENAI if self.family == 'openai' else self.family}"
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", self.model)[:80]
         return f"{name}-{self.dimensions}-{sha256(identity.encode()).hexdigest()[:12]}"
 
+    @cached_property
+    def cache(self) -> EmbeddingCache:
+        """Vectors, float32 (n, dimensions)."""
+        return EmbeddingCache(self.cache_folder / self.weights_id, self.dimensions)
+
+    @cached_property
+    def tokens(self) -> Tokens:
+        """Counts the model's tokens, as well as this machine can."""
+        return Tokens.of_model(self.model)
+
+    @property
+    def paid(self) -> Paid:
+        """All that was ever paid for these vectors from here."""
+        return read_ledger(self._ledger)
+
     def missing(self, texts: Iterable[str]) -> int:
         """How many distinct texts would have to be paid for."""
-        return self._cache.missing(texts)
+        return self.cache.missing(texts)
 
     def get(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
-        """Unit vectors, float32 (n, dimensions), of `texts` in their order; `progress` hears (embedded, to embed).
+        """Unit vectors, float32 (n, dimensions), of `texts` in their order, filled in first as `fill` does."""
+        self.fill(texts, progress)
+        return self.cache.get(texts, lambda batch: self._embed(batch)[0])
+
+    def fill(self, texts: Iterable[str], progress: Progress | None = None) -> Paid:
+        """Pay for those of `texts` that are missing, and say how much; `progress` hears (embedded, to embed).
 
         Each request's vectors are stored before the next is sent, so that what was paid for survives a failure. Raises
-        FlywheelError, naming model and endpoint, when texts are missing and there is no usable key, when the endpoint
-        cannot be reached or refuses (busy endpoints are asked again, after the time that they name), and when it
-        answers with anything but one finite vector of `dimensions` numbers for each text.
+        FlywheelError, naming model and endpoint, when texts are missing and there is no usable key, when one is known to
+        be too long, when the endpoint cannot be reached or refuses (busy endpoints are asked again, after the time that
+        they name), and when it answers with anything but one finite vector of `dimensions` numbers for each text.
         """
-        total, done = self.missing(texts), 0
+        todo = self.cache.unknown(list(dict.fromkeys(texts)))
+        spent = Paid()
+        if not todo:
+            return spent
+        self._check_key(len(todo))
+        bounds = self.tokens.bounds(todo)
+        too_long = bounds > _TEXT_TOKENS
+        if self.tokens.encoding and too_long.any():
+            longest = todo[bounds.argmax()]
+            raise FlywheelError(
+                f"{np.count_nonzero(too_long):,} texts are longer than the {_TEXT_TOKENS:,} tokens that {self.model} reads, "
+                f"so nothing was asked for; the longest begins with {longest[:60]!r}. Shorten them at their source, or let "
+                "them go with `flywheel forget --text-contains`, and take a new snapshot."
+            )
 
         def embed_batch(batch: list[str]) -> np.ndarray:
-            nonlocal done
-            vectors = self._embed(batch)
-            done += len(batch)
-            if progress is not None:
-                progress(done, total)
+            nonlocal spent
+            vectors, cost = self._embed(batch)
+            spent += cost
             return vectors
 
-        if total:
-            self._check_key(total)
-            for batch in _batches(dict.fromkeys(texts)):
-                self._cache.get(batch, embed_batch)
-        return self._cache.get(texts, embed_batch)
+        done = 0
+        groups = np.flatnonzero(~too_long), np.flatnonzero(too_long)  # what may be refused comes last, on its own
+        for batch in chain.from_iterable(_batches([todo[i] for i in group], bounds[group]) for group in groups):
+            self.cache.get(batch, embed_batch)
+            self.cache.compact()
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(todo))
+        return spent
 
     @cached_property
     def _url(self) -> AnyHttpUrl:
@@ -98,9 +163,9 @@ class ApiVectors:
             )
         return url
 
-    @cached_property
-    def _cache(self) -> EmbeddingCache:
-        return EmbeddingCache(self.cache_folder / self.weights_id, self.dimensions)
+    @property
+    def _ledger(self) -> Path:
+        return self.cache.folder / "paid.jsonl"
 
     @cached_property
     def _client(self) -> "OpenAI":
@@ -112,7 +177,8 @@ class ApiVectors:
         if not self.api_key:
             raise FlywheelError(
                 f"{missing} texts have no vector of {self.model} from {self.base_url} yet and there is no API key. "
-                "Set OPENAI_API_KEY, or use the local baseline with FLYWHEEL_BASELINE=local."
+                "Set OPENAI_API_KEY, bring the vectors with `flywheel baseline import`, or use the local baseline with "
+                "FLYWHEEL_BASELINE=local."
             )
         if re.fullmatch(r"[!-~]+", self.api_key) is None:
             raise FlywheelError(
@@ -120,23 +186,40 @@ class ApiVectors:
                 "ASCII, as no key does. Set OPENAI_API_KEY to the key alone."
             )
 
-    def _embed(self, texts: list[str]) -> np.ndarray:
+    def _embed(self, texts: list[str]) -> tuple[np.ndarray, Paid]:
         """Ask for the vectors of `texts` in one request: float32 (n, dimensions), unit rows in the order of `texts`."""
         from openai import OpenAIError
 
         try:
-            answer = self._client.embeddings.create(model=self.model, input=texts, dimensions=self.dimensions)
+            answer = self._ask(texts)
+            counted = getattr(answer.usage, "total_tokens", None)
+            cost = add_to_ledger(self._ledger, len(texts), counted if isinstance(counted, int) else None)
             found = [(item.index, np.asarray(item.embedding, dtype=np.float32)) for item in answer.data]
         # `from None`, because the library's errors carry the request and with it the key.
         except OpenAIError as error:
-            raise FlywheelError(self._explain(error)) from None
+            raise FlywheelError(self._explain(error, texts)) from None
         # The library checks no answer: it trips over one that is not embeddings, or hands on its parts as they are.
         except (AttributeError, TypeError, ValueError):
             raise FlywheelError(
                 f"{self.base_url} did not answer with embeddings of {self.model}. "
                 "Set baseline_url to an OpenAI-compatible endpoint; most end in /v1."
             ) from None
-        return self._checked(found, len(texts))
+        return self._checked(found, len(texts)), cost
+
+    def _ask(self, texts: list[str]) -> "CreateEmbeddingResponse":
+        """Send one request, and wait out a limit of its rate."""
+
+        def say(_: object) -> None:
+            logger.warning("%s limits the rate for %s; waiting.", self.base_url, self.model)
+
+        patiently = Retrying(
+            retry=retry_if_exception(_is_passing_limit),
+            wait=wait_fixed(_PAUSE_SECONDS),
+            stop=stop_after_delay(_PATIENCE_SECONDS),
+            before_sleep=say,
+            reraise=True,
+        )
+        return patiently(self._client.embeddings.create, model=self.model, input=texts, dimensions=self.dimensions)
 
     def _checked(self, found: list[tuple[int, np.ndarray]], count: int) -> np.ndarray:
         """Put the vectors of one answer, each with its index, into order, and give them unit length."""
@@ -164,7 +247,7 @@ class ApiVectors:
             )
         return (vectors / lengths).astype(np.float32)
 
-    def _explain(self, error: "OpenAIError") -> str:
+    def _explain(self, error: "OpenAIError", texts: list[str]) -> str:
         """Say what a failed request means and what to do about it."""
         import openai
 
@@ -192,7 +275,7 @@ class ApiVectors:
             case _:
                 return (
                     f"{self.base_url} refused the request for {self.model} ({self._quote(error)}). "
-                    "Check baseline_model, baseline_dimensions and baseline_url."
+                    f"Check baseline_model, baseline_dimensions and baseline_url{_long_ones(texts)}."
                 )
 
     def _quote(self, error: BaseException) -> str:
@@ -201,15 +284,45 @@ class ApiVectors:
         return text.replace(self.api_key or "\n", "***")[:200].rstrip(". ")
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Cut `texts` into runs that fit one request each; a text longer than a request should be stands alone."""
+def api_vectors(settings: Settings) -> ApiVectors:
+    """The vectors of the API that `settings` name as the baseline."""
+    return ApiVectors(
+        settings.baseline_model, settings.baseline_dimensions, settings.baseline_url, settings.openai_api_key, settings.cache
+    )
+
+
+def _is_passing_limit(error: BaseException) -> bool:
+    """Whether time alone lifts what stopped a request: not where the account is empty, nor where the endpoint's answer
+    kept the client from trying as often as it may.
+    """
+    from openai import RateLimitError
+
+    if not isinstance(error, RateLimitError) or error.code == "insufficient_quota":
+        return False
+    return error.request.headers.get("x-stainless-retry-count") == str(_RETRIES)
+
+
+def _long_ones(texts: list[str]) -> str:
+    """What to say of texts that may have been too long for the model."""
+    long = [text for text in texts if len(text.encode()) > _TEXT_TOKENS]
+    if not long:
+        return ""
+    begins = max(long, key=len)[:60]
+    return (
+        f"; {len(long)} texts of this request have more than {_TEXT_TOKENS:,} bytes and may be too long for the model, "
+        f"the longest begins with {begins!r}, and `flywheel forget --text-contains` lets them go"
+    )
+
+
+def _batches(texts: Sequence[str], tokens: np.ndarray) -> Iterator[list[str]]:
+    """Cut `texts`, with at most `tokens` (n,) each, into requests; one longer than a request should be stands alone."""
     batch: list[str] = []
-    characters = 0
-    for text in texts:
-        if batch and (len(batch) == _BATCH_TEXTS or characters + len(text) > _BATCH_CHARACTERS):
+    held = 0
+    for text, count in zip(texts, tokens.tolist(), strict=True):
+        if batch and (len(batch) == _BATCH_TEXTS or held + count > _BATCH_TOKENS):
             yield batch
-            batch, characters = [], 0
+            batch, held = [], 0
         batch.append(text)
-        characters += len(text)
+        held += count
     if batch:
         yield batch

@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 # Texts that are encoded and stored together: the most that a kill can lose.
 _CHUNK = 2048
-_KEY = np.dtype("S16")
+# A shard holds a file open in every reader, of which a process may have about a thousand: `compact` joins small ones.
+_MANY_SHARDS = 128
+_FULL_SHARD_BYTES = 2**26
+KEY = np.dtype("S16")
 _KEYS, _VECTORS, _LENGTHS, _ASIDE = ".keys.npy", ".vectors.npy", ".lengths.npy", ".tmp"
 
 
@@ -48,7 +51,7 @@ class _Index:
 
     names: tuple[str, ...] = ()
     vectors: tuple[np.ndarray, ...] = ()
-    keys: np.ndarray = field(default_factory=lambda: np.empty(0, _KEY))
+    keys: np.ndarray = field(default_factory=lambda: np.empty(0, KEY))
     shards: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     lengths: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
@@ -110,13 +113,7 @@ class EmbeddingCache:
         FlywheelError when `encode` gives another shape or a number that is not finite (that chunk is not stored), when
         a shard is damaged or has another width, and when the disk refuses the write.
         """
-        index, positions = self._find(texts, encode)
-        shards, rows = index.shards[positions], index.rows[positions]
-        vectors = np.empty((len(texts), self.width), dtype=self.dtype)
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            vectors[here] = index.vectors[shard][rows[here]]
-        return vectors
+        return self._gather(*self._find(texts, encode))
 
     def get_ragged(self, texts: Sequence[str], encode: Encode) -> list[np.ndarray]:
         """Give the rows of each text, (its length, width), as views of memory-mapped files. `encode` gives a `Ragged`."""
@@ -132,6 +129,38 @@ class EmbeddingCache:
     def texts(self) -> int:
         """How many texts are known."""
         return len(self._refresh().keys)
+
+    def rows(self, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Every text's key (k,) and vector (k, width) in the order of keys, `count` texts at a time."""
+        index = self._refresh()
+        for start in range(0, len(index.keys), count):
+            positions = np.arange(start, min(start + count, len(index.keys)))
+            yield index.keys[positions], self._gather(index, positions)
+
+    def add(self, keys: np.ndarray, vectors: np.ndarray) -> int:
+        """Store the vectors (k, width) of texts known by their keys (k,) alone; returns how many of them were missing."""
+        with self._locked():
+            _, known = self._refresh().find(keys)
+            unknown = np.flatnonzero(~known)
+            new, first = np.unique(keys[unknown], return_index=True)
+            if len(new):
+                self._write_shard(new, self._checked(vectors[unknown[first]], len(new)))
+        return len(new)
+
+    def compact(self) -> None:
+        """Join small shards once they are many. Readers go on with what they have open."""
+        with self._locked():
+            sizes = {name: (self.folder / f"{name}{_VECTORS}").stat().st_size for name in self._refresh().names}
+            small = [name for name, size in sizes.items() if size < _FULL_SHARD_BYTES // 2]
+            if len(small) < _MANY_SHARDS:
+                return
+            group: list[str] = []
+            for name in small:
+                if sum(sizes[each] for each in (*group, name)) > _FULL_SHARD_BYTES:
+                    self._join(group)
+                    group = []
+                group.append(name)
+            self._join(group)
 
     def prune(self, keep: Iterable[str]) -> int:
         """Forget every text but those to `keep`; returns how many went. Readers go on with what they have open."""
@@ -158,9 +187,29 @@ class EmbeddingCache:
                 gone += int(np.count_nonzero(~kept))
                 if kept.any():
                     self._write_shard(keys[kept], Ragged(np.asarray(rows[np.repeat(kept, lengths)]), lengths[kept]))
-                for suffix in (_KEYS, _LENGTHS, _VECTORS):  # keys first: what remains of a kill is then a leftover
-                    (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+                self._remove_shard(name)
         return gone
+
+    def _join(self, names: list[str]) -> None:
+        """Make one shard of several. Needs the lock. A kill may leave their texts twice, which the index does not mind."""
+        shards = [shard for name in names if (shard := self._read_shard(name)) is not None]
+        if len(shards) > 1:
+            keys, lengths, rows = (np.concatenate(parts) for parts in zip(*shards, strict=True))
+            self._write_shard(keys, Ragged(rows, lengths))
+            for name in names:
+                self._remove_shard(name)
+
+    def _remove_shard(self, name: str) -> None:
+        for suffix in (_KEYS, _LENGTHS, _VECTORS):  # keys first: what remains of a kill is then a leftover
+            (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+    def _gather(self, index: _Index, positions: np.ndarray) -> np.ndarray:
+        shards, rows = index.shards[positions], index.rows[positions]
+        vectors = np.empty((len(positions), self.width), dtype=self.dtype)
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            vectors[here] = index.vectors[shard][rows[here]]
+        return vectors
 
     def _find(self, texts: Sequence[str], encode: Encode) -> tuple[_Index, np.ndarray]:
         keys = _hash_texts(texts)
@@ -267,7 +316,7 @@ class EmbeddingCache:
             raise FlywheelError(
                 f"Shard {name} of {self.folder} is damaged ({error}). Delete the folder: its vectors are made again."
             ) from error
-        if keys.dtype != _KEY or vectors.dtype != self.dtype or vectors.shape != (lengths.sum(), self.width):
+        if keys.dtype != KEY or vectors.dtype != self.dtype or vectors.shape != (lengths.sum(), self.width):
             raise FlywheelError(
                 f"Shard {name} of {self.folder} holds {len(keys)} keys and {vectors.dtype} vectors of shape "
                 f"{vectors.shape}, not of width {self.width}. Delete the folder: its vectors are made again."
@@ -276,20 +325,19 @@ class EmbeddingCache:
 
 
 def _hash_texts(texts: Iterable[str]) -> np.ndarray:
-    return np.fromiter((blake2b(text.encode(), digest_size=_KEY.itemsize).digest() for text in texts), dtype=_KEY)
+    return np.fromiter((blake2b(text.encode(), digest_size=KEY.itemsize).digest() for text in texts), dtype=KEY)
 
 
 def _extended(index: _Index, names: list[str], shards: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> _Index:
     """Give an index that knows the shards `names`, each (keys, lengths, vectors), as well."""
     places = range(len(index.names), len(index.names) + len(names))
-    keys = np.concatenate([index.keys, *(keys for keys, _, _ in shards)])
+    keys, order = np.unique(np.concatenate([index.keys, *(keys for keys, _, _ in shards)]), return_index=True)
     places_of_keys = [np.full(len(keys), place, np.int32) for place, (keys, _, _) in zip(places, shards, strict=True)]
     rows_of_keys = [np.cumsum(lengths, dtype=np.int64) - lengths for _, lengths, _ in shards]
-    order = np.argsort(keys, kind="stable")
     return _Index(
         names=(*index.names, *names),
         vectors=(*index.vectors, *(vectors for _, _, vectors in shards)),
-        keys=keys[order],
+        keys=keys,
         shards=np.concatenate([index.shards, *places_of_keys])[order],
         rows=np.concatenate([index.rows, *rows_of_keys])[order],
         lengths=np.concatenate([index.lengths, *(lengths for _, lengths, _ in shards)])[order],

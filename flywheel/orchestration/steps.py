@@ -17,7 +17,7 @@ from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
 from flywheel.evaluation.opponents import evaluate_head_on_api
 from flywheel.evaluation.records import Evaluation
 from flywheel.evidence.gather import Baseline
-from flywheel.models.api import ApiVectors
+from flywheel.models.api import api_vectors
 from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.models.folder import served_difference
 from flywheel.models.vectors import vectors_of
@@ -268,13 +268,6 @@ def measure_baseline(settings: Settings) -> Baseline:
         "Set OPENAI_API_KEY and run `flywheel baseline embed`, or materialise `baseline_scores`, to measure the API."
     )
     return Baseline(_evaluate(settings, subject, on), False, advice)
-
-
-def api_vectors(settings: Settings) -> ApiVectors:
-    """The embedding API of the settings."""
-    return ApiVectors(
-        settings.baseline_model, settings.baseline_dimensions, settings.baseline_url, settings.openai_api_key, settings.cache
-    )
 
 
 def _evaluate(settings: Settings, subject: Subject, on: Snapshot) -> Evaluation:
