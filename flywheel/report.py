@@ -26,6 +26,8 @@ from flywheel.training.progress import Encoded, Trained
 
 if TYPE_CHECKING:
     from flywheel.models.catalogue import Variant
+    from flywheel.models.ledger import Paid
+    from flywheel.orchestration.baseline import BaselineStatus, Coverage
     from flywheel.orchestration.costs import GridCost
     from flywheel.orchestration.instance import Session
     from flywheel.orchestration.tidying import Kept
@@ -163,6 +165,31 @@ def print_kept(entries: Sequence["Kept"]) -> None:
         table.add_row(entry.name, "" if entry.texts is None else f"{entry.texts:,}", f"{entry.bytes / 1e6:,.1f}")
     console(False).print(table)
     print(f"{sum(entry.bytes for entry in entries) / 1e6:,.1f} MB in all. Next: flywheel cache prune")
+
+
+def print_baseline(found: "BaselineStatus") -> None:
+    """Where the API's vectors stand."""
+    print(f"{found.model} at {found.dimensions} dimensions from {found.endpoint} ({found.family})")
+    print(f"cached in {found.folder}")
+    table = _table(f"Texts of snapshot {found.snapshot_id}", ["split"], ("cached", "missing", "tokens", "US dollars"))
+    for name, held in {"calibration and test": found.judged, "train": found.train}.items():
+        table.add_row(name, f"{held.cached:,}", f"{held.missing:,}", f"{held.tokens:,}", f"{held.money:.4f}")
+    console(False).print(table)
+    print(f"Tokens and money are what the missing texts would take, by {found.counted_by}.")
+    print(f"Paid so far: {paid_text(found.paid, found.paid_money)}.")
+    print(f"OPENAI_API_KEY is {'set' if found.key_set else 'not set'}.")
+    print(f"Next: {found.next}")
+
+
+def cost_text(held: "Coverage", counted_by: str) -> str:
+    """About what texts would cost."""
+    return f"about {held.tokens:,} tokens, {held.money:.4f} US dollars (by {counted_by})"
+
+
+def paid_text(paid: "Paid", money: float) -> str:
+    """What was paid, as the endpoint counted it."""
+    rest = f"; the endpoint did not count {paid.uncounted:,} of the texts" if paid.uncounted else ""
+    return f"{paid.tokens:,} tokens of {paid.texts:,} texts, {money:.4f} US dollars{rest}"
 
 
 def print_overview(found: Overview) -> None:
