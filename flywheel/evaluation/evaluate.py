@@ -34,6 +34,7 @@ from flywheel.training.job import VERSION, Head, TrainedModel
 from flywheel.training.train import OWN_SCORES, OWN_THRESHOLD_PAIRS, untuned_start
 
 SCORES = "scores.parquet"
+_STORED = ["pair_id", "label", "component", "score", "probability", "same", "split"]
 Embed = Callable[[list[str]], np.ndarray]
 
 
@@ -108,13 +109,13 @@ def evaluate(
             "There is no test split yet: the pairs form too few components. Ingest more pairs and run `flywheel snapshot`."
         )
     calibration, test = (_score(subject.embed, snapshot.pairs(split)) for split in ("calibration", "test"))
-    fits = fit_by_source(calibration["score"], calibration["label"], calibration["source"], target_prior)
+    scores, labels, sources = (calibration[name].to_numpy() for name in ("score", "label", "source"))
+    fits = fit_by_source(scores, labels, sources, target_prior)
     calibration, test = _decided(calibration, fits), _decided(test, fits)
     record = _record(subject, snapshot, calibration, test, fits, min_components, target_prior)
     with scratch_folder(target.parent) as folder:
-        columns = ["pair_id", "label", "component", "score", "probability", "same", "split"]
         both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")])
-        both[columns].to_parquet(folder / SCORES)
+        both[_STORED].to_parquet(folder / SCORES)
         write_json(folder / "evaluation.json", record.to_json())
         replace_folder(folder, target)
     return record, False

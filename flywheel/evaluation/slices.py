@@ -19,7 +19,7 @@ def slices_of(pairs: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
     Short: both texts have at most 8 words; long: one has more than 16. Numbers, a negation or a name: in either text; a
     name is a capitalised word that does not begin a sentence.
     """
-    words = np.stack([pairs[side].str.split().str.len().to_numpy(dtype=np.int64) for side in ("text_a", "text_b")])
+    words = np.stack([pairs[side].map(lambda text: len(text.split())).to_numpy() for side in ("text_a", "text_b")])
 
     def either(pattern: re.Pattern[str]) -> NDArray[np.bool_]:
         found = [pairs[side].map(lambda text: pattern.search(text) is not None) for side in ("text_a", "text_b")]

@@ -13,8 +13,8 @@ from flywheel.evidence.html import render_html
 from flywheel.evidence.page import Page, Picture
 from flywheel.evidence.sections import build_page
 from flywheel.files import write_text
+from flywheel.models.api import api_vectors
 from flywheel.models.catalogue import CATALOGUE
-from flywheel.models.tokens import count_tokens
 from flywheel.models.vectors import vectors_of
 from flywheel.orchestration import steps
 from flywheel.pairs.snapshots import questions_of
@@ -34,9 +34,13 @@ def find_evidence(settings: Settings) -> Evidence:
     board = steps.leaderboard(settings)
     baseline, champion = steps.measure_baseline(settings), steps.evaluate_champion(settings)
     texts = questions_of(board.snapshot.pairs("test"))
-    counted = count_tokens(settings.baseline_model, texts)
+    tokens = api_vectors(settings).tokens
     prices = Prices(
-        settings.price_per_hour, settings.baseline_price, settings.corpus_texts, counted.tokens / len(texts), counted.by
+        settings.price_per_hour,
+        settings.baseline_price,
+        settings.corpus_texts,
+        tokens.estimate(texts) / len(texts),
+        tokens.counted_by,
     )
     return gather(settings, steps.leaderboard(settings), baseline, champion, _costs(settings, board, texts, prices), prices)
 
