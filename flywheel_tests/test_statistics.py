@@ -1,20 +1,31 @@
 """Intervals cover, tests hold their level when errors cluster, and thin data carry no verdict."""
 
+import importlib
+import tracemalloc
+from types import ModuleType
+
 import numpy as np
 import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.statistics import (
+    ErrorParts,
     LabelledScores,
     alpha_for,
     component_weights,
+    detectable_difference,
     error_interval,
+    error_intervals,
+    error_parts,
     error_rate,
+    holm,
     is_rough,
     paired_test,
+    quick_p_value,
     why_no_verdict,
 )
-from flywheel.evaluation.thresholds import fit_scores
+from flywheel.evaluation.thresholds import fit_by_source, fit_scores
+from flywheel.settings import PROJECT
 
 
 def heavy_tailed(rng: np.random.Generator, components: int, largest: int, factor: float = 1.0) -> np.ndarray:
@@ -31,38 +42,35 @@ def clustered(rng: np.random.Generator, components: int, largest: int, factor: f
     return LabelledScores(scores, labels, ids)
 
 
-def coverage(components: int, largest: int, factor: float, simulations: int) -> tuple[float, int]:
-    """Share of intervals that hold the error rate of the population at its own threshold, and how many there were."""
-    rng = np.random.default_rng(1)
-    everyone = clustered(rng, 50_000, largest, factor)
-    truth = error_rate(everyone.scores, everyone.labels, fit_scores(everyone.scores, everyone.labels).threshold)
-    hits = []
-    for seed in range(simulations):
-        sides = [clustered(rng, components, largest, factor) for _ in range(2)]
-        interval = error_interval(*sides, replicates=300, seed=seed)
-        if interval is not None:
-            hits.append(interval.low <= truth <= interval.high)
-    return float(np.mean(hits)), len(hits)
-
-
 def within(share: float, low: float, high: float, simulations: int) -> bool:
     """Whether a simulated share lies in [low, high], give or take three standard errors."""
     return low - 3 * np.sqrt(low * (1 - low) / simulations) <= share <= high + 3 * np.sqrt(high * (1 - high) / simulations)
 
 
-@pytest.mark.parametrize(("components", "largest"), [(60, 6), (90, 6), (120, 10)])
-def test_interval_covers_the_population_error_about_95_times_in_100(components: int, largest: int) -> None:
-    share, simulations = coverage(components, largest, 1.0, 300)
-    assert simulations > 150
-    assert within(share, 0.93, 0.97, simulations)
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+    return importlib.import_module("interval_coverage")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("components", "largest"), [(60, 25), (90, 25), (120, 40)])
-def test_interval_covers_where_the_fit_is_cubic(components: int, largest: int) -> None:
-    share, simulations = coverage(components, largest, 6.0, 800)
-    assert simulations > 150
-    assert within(share, 0.93, 0.97, simulations)
+@pytest.mark.parametrize(
+    ("population", "fit", "components", "tail", "simulations"),
+    [
+        ("ordinary", "linear", 40, "zipf", 200),
+        ("clustered", "linear", 100, "pareto", 200),
+        ("few errors", "linear", 100, "even", 200),
+        ("ordinary", "cubic", 40, "even", 100),
+        pytest.param("ordinary", "cubic", 400, "zipf", 800, marks=pytest.mark.slow),
+        pytest.param("clustered", "cubic", 100, "zipf", 800, marks=pytest.mark.slow),
+    ],
+)
+def test_interval_holds_the_error_of_the_procedure_about_95_times_in_100(
+    study: ModuleType, population: str, fit: str, components: int, tail: str, simulations: int
+) -> None:
+    pairs = study.PAIRS[fit][components]
+    found = study.simulate(study.POPULATIONS[population], tail, components, pairs, simulations, both=False)
+    assert found.simulations > 0.9 * simulations
+    assert within(found.procedure, 0.93, 0.97, found.simulations)
 
 
 @pytest.mark.parametrize("size", [1, 4, 9])
@@ -130,6 +138,112 @@ def test_no_interval_where_either_side_carries_no_verdict() -> None:
     assert error_interval(few, few, replicates=20, minimum=39) is not None
 
 
+def from_two_sources(seed: int, components: int, share: float, pairs_each: int = 3) -> LabelledScores:
+    """Every other component holds interaction pairs, `share` of them the same; of the seed pairs a quarter are."""
+    rng = np.random.default_rng(seed)
+    ids = np.repeat(np.arange(components), pairs_each)
+    sources = np.where(ids % 2 == 0, "seed", "interaction")
+    labels = (rng.random(len(ids)) < np.where(sources == "seed", 0.25, share)).astype(int)
+    return LabelledScores(0.6 + 0.15 * labels + rng.normal(0, 0.1, len(ids)), labels, ids, sources)
+
+
+def test_each_group_has_the_interval_of_its_own_pairs_at_the_threshold_of_their_source() -> None:
+    calibration, test = from_two_sources(0, 200, 0.7), from_two_sources(1, 400, 0.7)
+    groups = {"all": test.scores > 0, "seed": test.sources == "seed", "interaction": test.sources == "interaction"}
+    intervals = error_intervals(calibration, test, groups, target_prior=0.7, replicates=200)
+    fits = fit_by_source(calibration.scores, calibration.labels, calibration.sources, 0.7)
+    assert fits["interaction"].threshold < fits["seed"].threshold - 0.05
+    for source, fit in fits.items():
+        interval, mine = intervals[source], groups[source]
+        assert interval is not None
+        error = error_rate(test.scores[mine], test.labels[mine], fit.threshold)
+        assert interval.low < error < interval.high
+        assert interval.high - interval.low == pytest.approx(2 * 1.96 * np.sqrt(error * (1 - error) / 600), rel=0.2)
+    whole = intervals["all"]
+    assert whole is not None
+    assert whole.high - whole.low < 0.8 * (intervals["seed"].high - intervals["seed"].low)
+
+
+def test_all_pairs_as_one_group_have_the_one_interval() -> None:
+    rng = np.random.default_rng(11)
+    calibration, test = clustered(rng, 100, 5), clustered(rng, 100, 5)
+    everyone = np.ones(len(test.scores), dtype=bool)
+    together = error_intervals(calibration, test, {"a": everyone, "few": np.arange(len(everyone)) < 30, "b": everyone})
+    assert together == {"a": error_interval(calibration, test), "few": None, "b": error_interval(calibration, test)}
+    lopsided = LabelledScores(calibration.scores, calibration.labels, np.minimum(calibration.components, 50))
+    assert error_intervals(lopsided, test, {"a": everyone, "b": everyone}) == {"a": None, "b": None}
+
+
+def test_fifteen_groups_of_ten_thousand_pairs_stay_small_in_memory() -> None:
+    calibration, test = from_two_sources(2, 5_000, 0.7, 2), from_two_sources(3, 5_000, 0.7, 2)
+    groups = {str(k): np.arange(10_000) % 15 == k for k in range(15)}
+    tracemalloc.start()
+    intervals = error_intervals(calibration, test, groups)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6  # the thousand replicates at once would take 80e6 in float64
+    assert None not in intervals.values()
+
+
+def test_where_no_error_was_seen_the_interval_still_reaches_up() -> None:
+    labels = np.arange(240) % 2
+    for ids, high in ((np.arange(240), 3.9 / 240), (np.arange(240) // 4, 4.0 / 60)):
+        data = LabelledScores(0.1 + 0.8 * labels, labels, ids)
+        interval = error_interval(data, data, replicates=50)
+        assert interval is not None
+        assert interval.low == 0.0
+        assert interval.high == pytest.approx(high, rel=0.1)
+
+
+def test_parts_of_an_error_add_up_and_ranking_is_the_best_threshold_there_is() -> None:
+    for seed in range(10):
+        calibration, test = from_two_sources(seed, 60, 0.7), from_two_sources(seed + 100, 80, 0.6)
+        parts = error_parts(calibration, test, 0.7)
+        fits = fit_by_source(calibration.scores, calibration.labels, calibration.sources, 0.7)
+        cut = np.where(test.sources == "seed", fits["seed"].threshold, fits["interaction"].threshold)
+        assert parts.ranking + parts.threshold + parts.prior == pytest.approx(((test.scores >= cut) != test.labels).mean())
+        best = 0
+        for source in ("seed", "interaction"):
+            scores, labels = test.scores[test.sources == source], test.labels[test.sources == source]
+            best += min(((scores >= cut) != labels).sum() for cut in [*scores, np.inf])
+        assert parts.ranking == best / len(test.scores)
+
+
+def test_tied_scores_cannot_be_ranked_apart() -> None:
+    labels = np.arange(60) % 3 == 0
+    parts = error_parts(from_two_sources(0, 60, 0.5), LabelledScores(np.full(60, 0.7), labels.astype(int), np.arange(60)))
+    assert parts.ranking == pytest.approx(1 / 3)
+
+
+def test_an_error_from_another_prior_is_told_apart_from_one_of_ranking() -> None:
+    natural = from_two_sources(4, 4_000, 0.25)
+    seeds = LabelledScores(natural.scores, natural.labels, natural.components)
+    balanced = from_two_sources(5, 4_000, 0.75)
+    at_seed_threshold, moved = error_parts(seeds, balanced), error_parts(seeds, balanced, 0.75)
+    assert at_seed_threshold.prior > 0.03
+    assert abs(moved.prior) < 0.005
+    for parts in (at_seed_threshold, moved):
+        assert abs(parts.threshold) < 0.01
+        assert parts.ranking == pytest.approx(at_seed_threshold.ranking)
+
+
+def test_a_source_of_one_label_in_test_costs_only_what_its_prior_does() -> None:
+    calibration, test = from_two_sources(6, 100, 0.5), from_two_sources(7, 100, 1.0)
+    parts, seed = error_parts(calibration, test, 0.5), test.sources == "seed"
+    seeds_only = LabelledScores(test.scores[seed], test.labels[seed], test.components[seed])
+    alone = error_parts(calibration, seeds_only, 0.5)
+    assert (parts.ranking, parts.threshold) == pytest.approx((alone.ranking / 2, alone.threshold / 2))
+    assert parts.prior > alone.prior / 2
+    with pytest.raises(FlywheelError, match="150 of 150 pairs have label 1"):
+        error_parts(calibration, LabelledScores(test.scores[~seed], test.labels[~seed], test.components[~seed]))
+
+
+def test_a_perfect_model_has_no_error_to_split() -> None:
+    labels = np.arange(60) % 2
+    perfect = LabelledScores(0.2 + 0.6 * labels, labels, np.arange(60))
+    assert error_parts(perfect, perfect) == ErrorParts(0.0, 0.0, 0.0)
+
+
 def test_verdict_needs_40_components_and_none_above_a_twentieth_of_the_pairs() -> None:
     assert why_no_verdict(np.arange(40)) is None
     assert why_no_verdict(np.arange(39)) == "39 components are fewer than the 40 a verdict needs"
@@ -174,6 +288,23 @@ def test_paired_test_holds_its_level_when_errors_cluster() -> None:
     assert np.mean(by_pair) > 0.1, "the errors must cluster enough to fool a test by pair"
 
 
+def test_at_most_5_null_years_in_100_see_a_false_promotion() -> None:
+    # Up to a twentieth of all pairs in one component; a model errs in few components, and there often.
+    ids = np.repeat(np.arange(60), np.clip(60 // np.arange(1, 61), 1, 8))
+    assert why_no_verdict(ids) is None
+    rng, years = np.random.default_rng(10), 200
+
+    def decisions() -> np.ndarray:
+        return rng.random(len(ids)) < rng.beta(0.2, 1, 60)[ids]
+
+    def promotes_falsely() -> bool:
+        champion = decisions()
+        return any(paired_test(decisions(), champion, ids).p_value <= alpha_for(week) for week in range(1, 53))
+
+    false = np.mean([promotes_falsely() for _ in range(years)])
+    assert 0.0 < false <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / years)
+
+
 def test_paired_test_sees_a_real_gain_beyond_the_later_alphas() -> None:
     rng = np.random.default_rng(7)
     ids = np.repeat(np.arange(150), 4)
@@ -200,6 +331,66 @@ def test_few_changed_decisions_give_the_exact_p_value(moved: int, p_value: float
     champion = np.arange(50) < moved
     outcome = paired_test(np.zeros(50, dtype=bool), champion, np.arange(50))
     assert outcome.p_value == pytest.approx(p_value)
+
+
+def test_p_value_is_that_of_scipys_permutation_test() -> None:
+    from scipy.stats import permutation_test
+
+    rng = np.random.default_rng(12)
+    for _ in range(5):
+        ids = heavy_tailed(rng, 14, 6)
+        challenger, champion = rng.random(len(ids)) < 0.3, rng.random(len(ids)) < 0.4
+        differences = np.bincount(ids, challenger.astype(float) - champion)
+        theirs = permutation_test(
+            (differences,), np.sum, permutation_type="samples", alternative="less", n_resamples=np.inf, vectorized=True
+        )
+        assert paired_test(challenger, champion, ids).p_value == pytest.approx(theirs.pvalue, abs=1e-12)
+
+
+def test_p_value_of_very_many_changes_is_not_cut_off() -> None:
+    champion = np.arange(5_000) < 60
+    assert paired_test(np.zeros(5_000, dtype=bool), champion, np.arange(5_000)).p_value == pytest.approx(2.0**-60)
+
+
+def test_quick_p_value_agrees_with_the_test_on_many_components() -> None:
+    rng = np.random.default_rng(13)
+    ids = heavy_tailed(rng, 3_000, 20, 2.0)
+    for better in (0.0, 0.01, 0.02):
+        champion, challenger = (rng.random(len(ids)) < rng.beta(0.5, 2 + gain, 3_000)[ids] for gain in (0.0, 20 * better))
+        exact = paired_test(challenger, champion, ids).p_value
+        assert quick_p_value(challenger, champion, ids) == pytest.approx(exact, abs=0.01)
+    assert quick_p_value(champion, champion, ids) == 1.0
+    with pytest.raises(FlywheelError, match="score both on the same pairs"):
+        quick_p_value(champion[1:], champion, ids)
+
+
+def test_standard_error_is_the_spread_of_differences_over_drawn_components() -> None:
+    rng = np.random.default_rng(14)
+    ids = heavy_tailed(rng, 300, 10, 2.0)
+    challenger, champion = (rng.random(len(ids)) < rng.beta(0.5, 2, 300)[ids] for _ in range(2))
+    weights = component_weights(ids, 2_000, rng)
+    spread = (weights @ (challenger.astype(float) - champion) / weights.sum(axis=1)).std()
+    assert paired_test(challenger, champion, ids).standard_error == pytest.approx(spread, rel=0.08)
+
+
+def test_a_detectable_difference_is_found_four_times_in_five() -> None:
+    rng, alpha = np.random.default_rng(15), alpha_for(1)
+    ids, error = np.arange(2_000), np.sqrt(2 * 0.2 * 0.8 / 2_000)
+    gain = detectable_difference(error, alpha)
+    found = [
+        paired_test(rng.random(2_000) < 0.2 - gain / 2, rng.random(2_000) < 0.2 + gain / 2, ids).p_value <= alpha
+        for _ in range(400)
+    ]
+    assert within(float(np.mean(found)), 0.8, 0.8, 400)
+    assert detectable_difference(error, alpha, power=0.5) < gain < detectable_difference(error, alpha_for(10))
+
+
+def test_holm_adjusts_as_the_worked_example_does() -> None:
+    # Smallest times 4, next times 3, and so on; none below the one before, none above 1.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.6]) == pytest.approx([1.0, 1.0])
+    assert holm([0.02, 0.02]) == pytest.approx([0.04, 0.04])
+    assert holm([]) == []
 
 
 def test_one_component_counts_once_however_many_pairs_it_holds() -> None:
@@ -230,6 +421,18 @@ def test_arrays_that_do_not_belong_together_are_refused() -> None:
         LabelledScores(scores, labels, ids[1:])
     with pytest.raises(FlywheelError, match="not finite"):
         LabelledScores(np.where(ids == 3, np.nan, scores), labels, ids)
+    with pytest.raises(FlywheelError, match="29 sources for 30 pairs"):
+        LabelledScores(scores, labels, ids, np.full(29, "seed"))
+    with pytest.raises(FlywheelError, match="30 pairs have a source such as clicks"):
+        LabelledScores(scores, labels, ids, np.full(30, "clicks"))
+    data = LabelledScores(scores, labels, ids)
+    with pytest.raises(FlywheelError, match=r"mask of some has shape \(29,\) for 30 pairs"):
+        error_intervals(data, data, {"some": ids[1:] > 0})
+    with pytest.raises(FlywheelError, match="19 labels are too few"):
+        error_parts(LabelledScores(scores[:19], labels[:19], ids[:19]), data)
+    with pytest.raises(FlywheelError, match="give one between 0 and 1"):
+        error_intervals(data, data, {"all": ids >= 0}, target_prior=1.0, minimum=20)
+    assert error_interval(data, data) is None
     with pytest.raises(FlywheelError, match="challenger has 30 decisions and the champion 29"):
         paired_test(labels > 0, labels[1:] > 0, ids)
     with pytest.raises(FlywheelError, match="challenger has 0 decisions"):

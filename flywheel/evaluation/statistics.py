@@ -131,11 +131,8 @@ def component_weights(components: NDArray[np.generic], replicates: int, rng: np.
     The cluster bootstrap of Davison and Hinkley, "Bootstrap Methods and their Application", 3.8.
     """
     ids, index = np.unique(components, return_inverse=True)
-    even = np.full(len(ids), 1.0 / len(ids))
-    weights = np.empty((replicates, len(index)), dtype=np.int32)
-    for row in weights:
-        row[:] = rng.multinomial(len(ids), even)[index]
-    return weights
+    drawn = rng.multinomial(len(ids), np.full(len(ids), 1.0 / len(ids)), size=replicates)
+    return drawn.astype(np.int32)[:, index]
 
 
 def error_interval(
@@ -175,10 +172,10 @@ def error_intervals(
       averaged over thresholds refitted on resampled calibration components;
     - other calibration components would have given other thresholds: the spread of these test pairs' error over those.
 
-    To resample both at once, and read off percentiles, counts their interaction twice and is 3-8 % too wide. The interval is
-    Wilson's around the measured rate, its sample size that which gives this variance. A group whose own pairs carry no verdict
-    has None, and all have where `calibration` carries none. Raises FlywheelError where `calibration` cannot carry a threshold
-    or a mask does not fit.
+    (To resample both at once counts the second twice: drawing other test components also shakes their error between nearby
+    thresholds, which its spread over thresholds holds already.) The interval is Wilson's around the measured rate, its sample
+    size that which gives this variance. A group whose own pairs carry no verdict has None, and all have where `calibration`
+    carries none. Raises FlywheelError where `calibration` cannot carry a threshold or a mask does not fit.
     """
     for name, mask in groups.items():
         if mask.shape != test.scores.shape:

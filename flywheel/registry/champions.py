@@ -8,15 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from filelock import FileLock
 
 from flywheel.errors import FlywheelError, explain_disk_errors
 from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.records import Evaluation
-from flywheel.evaluation.statistics import alpha_for, paired_test
+from flywheel.evaluation.statistics import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
 from flywheel.files import write_json
 
 Action = Literal["promoted", "kept", "rolled back"]
+# When the next decision may spend less than this, a test set has told nearly all it can.
+SPENT_BELOW = 0.002
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,11 @@ class Champion:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A challenger against a reference (the champion, or the baseline while there is none) on one `test_id`."""
+    """A challenger against a reference (the champion, or the baseline while there is none) on one `test_id`.
+
+    `detectable` is the smallest true difference in error that this decision had an 80 % chance to find, from `components` and
+    `pairs` of the test split; all three are None in entries of earlier versions.
+    """
 
     challenger: str
     challenger_name: str
@@ -56,6 +63,9 @@ class Verdict:
     recall_change: float
     promoted: bool
     reason: str
+    detectable: float | None = None
+    components: int | None = None
+    pairs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -225,7 +235,33 @@ def judge(
         recall_change=recall,
         promoted=not against,
         reason=reason,
+        detectable=detectable_difference(test.standard_error, alpha),
+        components=test.components,
+        pairs=test.pairs,
     )
+
+
+def alpha_left(decisions: int) -> float:
+    """What is left of the 0.05 for all later decisions on a `test_id` after so many."""
+    return FALSE_PROMOTIONS - sum(alpha_for(decision) for decision in range(1, decisions + 1))
+
+
+def spending(verdict: Verdict) -> str:
+    """What a decision took of its test set's chance of a false promotion, what is left, and what to do when little is."""
+    following = alpha_for(verdict.decision + 1)
+    words = (
+        f"Decision {verdict.decision} on this test set: {_percent(verdict.alpha)} of the {_percent(FALSE_PROMOTIONS)} was to "
+        f"spend on it, {_percent(alpha_left(verdict.decision))} is left for all later ones; the next one may spend "
+        f"{_percent(following)}."
+    )
+    if following < SPENT_BELOW:
+        words += " Draw a fresh test set from the embargoed and new pairs with `flywheel snapshot --new-test`."
+    return words
+
+
+def _percent(share: float) -> str:
+    """Two significant digits, however small."""
+    return f"{np.format_float_positional(100 * share, precision=2, fractional=False, trim='-')} %"
 
 
 def _same(verdict: Verdict, challenger: Evaluation, reference: Evaluation) -> bool:
