@@ -1,9 +1,11 @@
 """The learning curve carries the data, marks the champion and stands whatever records there are."""
 
+import re
 from dataclasses import replace
 from io import BytesIO
 from itertools import pairwise
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,10 +14,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from flywheel.errors import FlywheelError
+from flywheel.evaluation.curve import LearningCurve, fit_curve
+from flywheel.evaluation.curve_plot import draw_learning_curve
 from flywheel.evaluation.metrics import PairMetrics
-from flywheel.evaluation.plots import draw_learning_curve, learning_curve
+from flywheel.evaluation.plots import learning_curve, learning_curve_svg, reliability_svg
 from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.statistics import ErrorParts, Interval
@@ -105,9 +110,9 @@ def bars(panel: Axes, size: int) -> list[tuple[float, float]]:
     return [tuple(line.get_ydata()) for line in panel.lines if list(line.get_xdata()) == [size, size]]
 
 
-def legend(figure: Figure) -> dict[str, Line2D]:
+def legend(figure: Figure) -> dict[str, Any]:
     (only,) = figure.legends
-    return {line.get_label(): line for line in only.get_lines()}
+    return {text.get_text(): line for text, line in zip(only.get_texts(), only.legend_handles, strict=True)}
 
 
 def words(figure: Figure) -> str:
@@ -343,3 +348,155 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         draw_learning_curve([BASELINE, replace(BASELINE, test_id="other")], None)
     with pytest.raises(FlywheelError, match=r"all-MiniLM-L6-v2@256 \| all names no number of training pairs"):
         draw_learning_curve([cell(f"{MINI}@256", "all", 0.2, train_pairs=None)], None)
+
+
+def fit(variant: str = f"{MINI}@384") -> LearningCurve:
+    """A curve of the starter line's sizes, its errors falling from 20 % to 15 %."""
+    sizes = [*SIZES[:5], 2931]
+    wrong = {size: np.arange(200) < 40 - 2 * number for number, size in enumerate(sizes)}
+    return fit_curve(variant, "head", wrong, np.arange(200), replicates=20)
+
+
+def heads(variant: str = "text-embedding-3-small@1536") -> list[Evaluation]:
+    """Heads trained on an API's vectors."""
+    return [
+        make(
+            "baseline", variant, 0.16 - 0.01 * n, size=str(size), train_pairs=size, recipe="head", record_id=f"{variant}{size}"
+        )
+        for n, size in enumerate(SIZES[:3])
+    ]
+
+
+def test_fitted_curve_goes_on_dotted_in_a_light_band_from_the_largest_size_to_twice_that() -> None:
+    curve = fit()
+    (panel,) = draw_learning_curve(STARTER, CHAMPION, [curve]).axes
+    (dotted,) = lines(panel, ":")
+    drawn = dict(zip(dotted.get_xdata(), dotted.get_ydata(), strict=True))
+    assert (min(drawn), max(drawn)) == (2931, 5862)
+    assert drawn[2931] - drawn[5862] == pytest.approx(100 * curve.next_doubling.estimate)
+    (band,) = panel.collections
+    corners = band.get_paths()[0].vertices
+    (last,) = (point for point in curve.band if point.train_pairs == 5862)
+    ends = corners[corners[:, 0] == 5862, 1]
+    assert (ends.min(), ends.max()) == pytest.approx((100 * last.interval.low, 100 * last.interval.high))
+    assert to_hex(band.get_facecolor()[0]) == to_hex(dotted.get_color())
+    assert band.get_alpha() < 0.3
+    low, high = panel.get_ylim()
+    assert low < ends.min() < ends.max() < high
+    assert panel.get_xlim()[1] > 5862
+
+
+def test_fitted_curve_has_the_colour_of_its_line_and_is_named_in_the_legend() -> None:
+    figure = draw_learning_curve(STARTER, None, [fit()])
+    key = legend(figure)
+    assert lines(figure.axes[0], ":")[0].get_color() == key["384 dimensions"].get_color()
+    assert isinstance(key["power law, 95 % band"], Rectangle)
+    assert "power law, 95 % band" not in legend(draw_learning_curve(STARTER, None))
+
+
+def test_curves_of_lines_that_are_not_drawn_change_nothing() -> None:
+    assert learning_curve(STARTER, CHAMPION, [fit(f"{BGE}@256")]) == learning_curve(STARTER, CHAMPION)
+    assert learning_curve(STARTER, CHAMPION, [fit()]) != learning_curve(STARTER, CHAMPION)
+
+
+def test_heads_on_the_vectors_of_the_api_are_a_grey_curve_in_every_panel() -> None:
+    records = [*STARTER, *curve(f"{BGE}@256", SIZES, 0.2, 0.1), *heads()]
+    figure = draw_learning_curve(records, heads()[0].record_id)
+    key = legend(figure)["baseline: text-embedding-3-small@1536 + head"]
+    for panel in figure.axes:
+        assert markers(panel)[key.get_color(), key.get_marker()] == pytest.approx({100: 16.0, 200: 15.0, 400: 14.0})
+        (line,) = (line for line in lines(panel, "-") if line.get_color() == key.get_color())
+        assert list(line.get_xdata()) == SIZES[:3]
+    red, green, blue = (int(to_hex(key.get_color())[at : at + 2], 16) for at in (1, 3, 5))
+    assert red == green == blue
+
+
+def test_heads_on_two_apis_differ_in_their_markers_and_stand_without_any_tuned_model() -> None:
+    figure = draw_learning_curve([*heads(), *heads("text-embedding-3-large@1536"), BASELINE], None, [])
+    key = legend(figure)
+    assert len({line.get_marker() for label, line in key.items() if "+ head" in label}) == 2
+    assert figure.get_supxlabel().startswith("Number of training pairs")
+
+
+def test_curve_of_heads_goes_on_in_grey_in_every_panel() -> None:
+    figure = draw_learning_curve([*STARTER, *heads(), cell(f"{BGE}@256", 100, 0.2)], None, [fit(heads()[0].variant)])
+    assert [len(lines(panel, ":")) for panel in figure.axes] == [1, 1]
+
+
+MANY = [record for base in (MINI, BGE, MPNET) for d in (256, 384) for record in curve(f"{base}@{d}", SIZES, 0.2, 0.1)]
+MANY += [BASELINE, *heads(), make("untuned", f"{MINI}@256", 0.21), make("baseline", f"{MINI}@384", 0.2)]
+
+
+@pytest.mark.parametrize("records", [STARTER, MANY, [BASELINE], [replace(r, rough=True, components=71) for r in MANY]])
+def test_narrow_figure_stacks_panels_and_words_that_a_phone_can_show(records: list[Evaluation]) -> None:
+    figure = draw_learning_curve(records, records[-1].record_id, [fit(), fit(f"{BGE}@256")], narrow=True)
+    figure.draw_without_rendering()
+    assert figure.get_figwidth() == 4.2
+    assert {panel.get_subplotspec().colspan.start for panel in figure.axes} == {0}
+    title, meaning, *_ = (text.get_window_extent() for text in figure.texts)
+    key = figure.legends[0].get_window_extent()
+    assert title.y0 > meaning.y1 > meaning.y0 > key.y1
+    assert all(panel.get_tightbbox().y1 < key.y0 for panel in figure.axes)
+    assert all(above.get_tightbbox().y0 > below.get_tightbbox().y1 for above, below in pairwise(figure.axes))
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in texts) >= 8
+    for text in texts:
+        assert 0 <= text.get_window_extent().x0 < text.get_window_extent().x1 <= figure.bbox.x1
+    assert all(panel.get_window_extent().height > 1.2 * figure.dpi for panel in figure.axes)
+
+
+def identifiers(svg: str) -> list[str]:
+    return [element.attrib["id"] for element in ElementTree.fromstring(svg).iter() if "id" in element.attrib]
+
+
+def test_svgs_are_the_same_every_time_and_stand_in_one_page_without_touching_each_other() -> None:
+    drawn = [learning_curve_svg(STARTER, CHAMPION, [fit()], narrow) for narrow in (False, True)]
+    drawn.append(reliability_svg(np.linspace(0, 1, 200), np.arange(200) > 90))
+    assert drawn[1] == learning_curve_svg(STARTER, CHAMPION, [fit()], narrow=True)
+    found = [identifier for svg in drawn for identifier in identifiers(svg)]
+    assert len(found) == len(set(found)) > 50
+    for svg in drawn:
+        used = re.findall(r'(?:href="|url\()#([^")]+)', svg)
+        assert used
+        assert set(used) <= set(identifiers(svg))
+        assert "*{" not in re.sub(r"#\S+figure_1 \*", "", svg)
+
+
+def test_svg_is_an_element_with_a_title_and_words_that_are_text() -> None:
+    svg = learning_curve_svg(STARTER, CHAMPION)
+    assert svg.startswith("<svg ")
+    root = ElementTree.fromstring(svg)
+    assert root.attrib["role"] == "img"
+    assert root[0].tag.endswith("title")
+    assert root[0].text == "Error rate on 2,914 unseen test pairs (2,410 components), against the number of training pairs"
+    texts = {element.text for element in root.iter() if element.tag.endswith("}text")}
+    assert {MINI, "256 dimensions"} <= texts
+    assert "dc:date" not in svg
+
+
+def test_names_in_a_figure_cannot_break_out_of_the_page() -> None:
+    svg = learning_curve_svg([cell("<script>alert(1)</script>@256", 100, 0.2)], None)
+    assert "<script" not in svg
+    assert ElementTree.fromstring(svg) is not None
+
+
+def test_reliability_diagram_says_how_many_pairs_and_fits_a_phone() -> None:
+    rng = np.random.default_rng(0)
+    given = rng.random(1000)
+    svg = reliability_svg(given, rng.random(1000) < given)
+    root = ElementTree.fromstring(svg)
+    assert float(root.attrib["width"].removesuffix("pt")) <= 4.2 * 72
+    assert "1,000 pairs" in svg
+    assert svg != reliability_svg(given, rng.random(1000) < given**2)
+
+
+@pytest.mark.parametrize("labels", [[1], [0, 0, 0], [0, 1] * 30])
+def test_reliability_diagram_stands_few_pairs_and_equal_probabilities(labels: list[int]) -> None:
+    assert reliability_svg([0.4] * len(labels), labels).startswith("<svg ")
+
+
+def test_reliability_of_nothing_is_refused() -> None:
+    with pytest.raises(FlywheelError, match="0 probabilities for 0 labels"):
+        reliability_svg([], [])
+    with pytest.raises(FlywheelError, match="2 probabilities for 1 labels"):
+        reliability_svg([0.1, 0.2], [1])
