@@ -50,7 +50,18 @@ def learning_curve_svg(
 
 
 def reliability_svg(probabilities: ArrayLike, labels: ArrayLike) -> str:
-    """How often pairs (n,) given a probability of "same" are the same, as an `<svg>` element narrow enough for a phone.
+    """`draw_reliability` as an `<svg>` element, narrow enough for a phone. Raises what that raises."""
+    title = "Reliability diagram: share of pairs that are the same, against the probability given to it"
+    return _svg(draw_reliability(probabilities, labels), title)
+
+
+def reliability(probabilities: ArrayLike, labels: ArrayLike) -> bytes:
+    """PNG of `draw_reliability`. Raises what that raises."""
+    return _png(draw_reliability(probabilities, labels), dpi=110)
+
+
+def draw_reliability(probabilities: ArrayLike, labels: ArrayLike) -> "Figure":
+    """How often pairs (n,) given a probability of "same" are the same.
 
     `labels` are 0 or 1. Each point is a bin of equally many pairs (sklearn.calibration.calibration_curve, strategy
     "quantile"); beneath, how the probabilities are spread. Raises FlywheelError without pairs or when lengths differ.
@@ -82,7 +93,7 @@ def reliability_svg(probabilities: ArrayLike, labels: ArrayLike) -> str:
         panel.set_axisbelow(True)
     upper.yaxis.set_major_formatter("{x:g} %")
     lower.xaxis.set_major_formatter("{x:g} %")
-    return _svg(figure, "Reliability diagram: share of pairs that are the same, against the probability given to it")
+    return figure
 
 
 def _png(figure: "Figure", dpi: int) -> bytes:

@@ -5,7 +5,7 @@ from pathlib import Path
 from flywheel.errors import explain_disk_errors
 from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.leaderboard import Leaderboard
-from flywheel.evaluation.plots import learning_curve, learning_curve_svg, reliability_png, reliability_svg
+from flywheel.evaluation.plots import learning_curve, learning_curve_svg, reliability, reliability_svg
 from flywheel.evaluation.records import Evaluation
 from flywheel.evidence.cost import ModelCost, Prices, model_cost, texts_a_second
 from flywheel.evidence.gather import Evidence, gather
@@ -81,4 +81,4 @@ def _reliability_picture(settings: Settings, model: Evaluation | None) -> Pictur
     test = decisions(settings.evaluations, model)
     drawn = test["probability"].to_numpy(), test["label"].to_numpy()
     svg = reliability_svg(*drawn)
-    return Picture("Share of pairs that are the same against the probability given to it", svg, svg, reliability_png(*drawn))
+    return Picture("Share of pairs that are the same against the probability given to it", svg, svg, reliability(*drawn))
