@@ -182,10 +182,9 @@ def _dress(panel: "Axes", base: str, page: Page, leftmost: bool, lowest: bool) -
 def _scale_sizes(panel: "Axes", sized: Sequence[Evaluation], curves: Sequence[LearningCurve], inches: float) -> None:
     """A tick at every size of any panel, labels where they fit; `all` on a line of its own below the numbers."""
     sizes = sorted({trained_pairs(record) for record in sized})
-    last = max([sizes[-1], *(curve.next_doubling.then for curve in curves)])
-    margin = max(1.5, (last / sizes[0]) ** 0.07)
+    margin = max(1.5, (sizes[-1] / sizes[0]) ** 0.07)
     # A dotted end needs less room than a marker.
-    right = last * (1.25 if curves else margin)
+    right = max([margin * sizes[-1], *(1.25 * curve.next_doubling.then for curve in curves)])
     panel.set_xscale("log")
     panel.set_xlim(sizes[0] / margin, right)
     panel.minorticks_off()
