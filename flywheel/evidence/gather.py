@@ -13,6 +13,7 @@ from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
 from flywheel.evaluation.statistics import holm, quick_p_value
 from flywheel.evidence.cost import ModelCost, Prices
+from flywheel.evidence.words import marked_name
 from flywheel.registry.champions import Entry, Registry, choose_challenger
 from flywheel.settings import Settings
 
@@ -53,6 +54,10 @@ class Evidence:
     seed: str
     api_model: str
     max_broken_share: float
+
+    def name(self, row: Evaluation) -> str:
+        """What the page calls a row, with the mark of contamination."""
+        return marked_name(row, self.board)
 
     @property
     def champion_id(self) -> str | None:

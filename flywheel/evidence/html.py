@@ -4,6 +4,7 @@ from base64 import b64encode
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from flywheel.evidence.page import SIGNS, Block, Page, Table, sentence_columns, without_controls
 
@@ -19,12 +20,18 @@ def render_html(page: Page) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"kind": _kind, "data_uri": _data_uri, "looks": _looks}
+    environment.filters |= {"coded": _coded, "kind": _kind, "data_uri": _data_uri, "looks": _looks}
     return environment.get_template("page.html.jinja").render(page=page, sign=SIGNS[page.tone])
 
 
 def _finalize(value: Any) -> Any:
     return without_controls(value) if isinstance(value, str) else value
+
+
+def _coded(text: str) -> Markup:
+    """A text of ours, in which what stands between backticks is a command."""
+    pieces = [escape(piece) for piece in without_controls(text).split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(piece) if i % 2 else piece for i, piece in enumerate(pieces))
 
 
 def _kind(block: Block) -> str:

@@ -1,9 +1,8 @@
 """Figures as people read them."""
 
+from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.statistics import Interval
-
-SEEN_MARK = " †"
 
 
 def percent(share: float) -> str:
@@ -31,6 +30,11 @@ def model_name(row: Evaluation) -> str:
     if row.kind == "baseline" and row.size:
         return f"{row.variant} + head"
     return row.variant + (f" {row.recipe}" if row.recipe not in (None, "head") else "")
+
+
+def marked_name(row: Evaluation, board: Leaderboard) -> str:
+    """The same with a mark where the base model had seen the data that the test pairs are from: it touches every figure."""
+    return model_name(row) + (" †" if row.record_id in board.seen else "")
 
 
 def pairs_text(row: Evaluation) -> str:

@@ -7,11 +7,11 @@ from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.plots import learning_curve, learning_curve_svg, reliability, reliability_svg
 from flywheel.evaluation.records import Evaluation
+from flywheel.evidence.build import build_page
 from flywheel.evidence.cost import ModelCost, Prices, model_cost, texts_a_second
 from flywheel.evidence.gather import Evidence, gather
 from flywheel.evidence.html import render_html
 from flywheel.evidence.page import Page, Picture
-from flywheel.evidence.sections import build_page
 from flywheel.files import write_text
 from flywheel.models.api import api_vectors
 from flywheel.models.catalogue import CATALOGUE
