@@ -246,6 +246,8 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
     if model.kept_start:
         print(f"Training brought no proven gain, so the untrained start ships: {model.kept_start}.")
     print(f"{variant} | {size}: error {record.error:.1%} on {record.metrics.n:,} test pairs, model in {model.folder}")
+    if settings.seed == "quora" and record.contamination:
+        print(record.contamination)
     print("Next: flywheel leaderboard")
 
 
@@ -525,7 +527,7 @@ def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:
         fields = {**asdict(champion), "model": folder} if champion else {"model": None}
         verdict = asdict(entry.verdict) if entry.verdict else None
         return _print_json({**fields, "entry": entry.number, "action": entry.action, "verdict": verdict})
-    print_section(decision_section(entry, present), console(False))
+    print_section(decision_section(entry, present, settings.seed == "quora"), console(False))
     if folder:
         print(f"Model folder: {folder}")
     return None

@@ -66,7 +66,7 @@ def run(session: "Session", as_json: bool) -> None:
         out.print(baseline.advice, style="cyan")
     latest = steps.registry(settings).history()
     if latest:
-        print_section(decision_section(latest[-1], present), out)
+        print_section(decision_section(latest[-1], present, False), out)
     if not any(cell["outcome"] == "trained" for cell in cells):
         out.print("\nEverything was finished already: no question was encoded and no cell trained a second time.")
     out.print(f"\nPage:   {settings.home / 'evidence.html'}  (open it in a browser; `flywheel evidence` shows it here)")

@@ -61,8 +61,8 @@ def board_section(
     return Section("Leaderboard", blocks)
 
 
-def decision_section(entry: Entry | None, reigning: Entry | None) -> Section:
-    """What was decided, and who is champion now."""
+def decision_section(entry: Entry | None, reigning: Entry | None, on_quora: bool) -> Section:
+    """What was decided, and who is champion now; `on_quora` says that the test pairs are Quora's, which base models saw."""
     said = ["No champion yet."]
     if reigning and (champion := reigning.champion):
         said = [
@@ -80,6 +80,8 @@ def decision_section(entry: Entry | None, reigning: Entry | None) -> Section:
             said.append(
                 f"A true difference of {100 * verdict.detectable:.1f} points would have been found in four of five such tests."
             )
+    if on_quora and len(said) > 1:
+        said.append(SEEN)
     return Section("The decision", tuple(Text(each) for each in said))
 
 
@@ -94,8 +96,8 @@ def kinds(evidence: Evidence) -> tuple[Block, ...]:
     ]
     columns = "kind", evidence.name(versus.ours), evidence.name(versus.theirs), "difference in points", "pairs", "components"
     about = (
-        "Error rates. A pair may be of several kinds, and each interval stands for itself; where components are too few or one is "
-        "too large, there is none. No question of the test pairs, nor any question linked to one, stands in the "
+        "Error rates. A pair may be of several kinds, and each interval stands for itself; where components are too few or one "
+        "is too large, there is none. No question of the test pairs, nor any question linked to one, stands in the "
         "training pairs: all are unseen. Kinds are told by cheap rules: at most 8 words in both texts, more than 16 in one; a "
         "digit, a word such as not, or a capitalised word inside a sentence in either."
     )

@@ -194,7 +194,7 @@ def champion(workbench: Workbench) -> dg.MaterializeResult:
     present = steps.registry(settings).current()
     return dg.MaterializeResult(
         metadata={
-            "decision": dg.MetadataValue.md(render_section(decision_section(entry, present))),
+            "decision": dg.MetadataValue.md(render_section(decision_section(entry, present, settings.seed == "quora"))),
             "error_versus_size": _image("error rate against training pairs", figure.read_bytes()),
             "outcome": entry.action if new else "no new decision",
             **({"error": present.champion.error, "model": present.champion.model} if present and present.champion else {}),

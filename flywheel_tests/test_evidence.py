@@ -1,0 +1,193 @@
+"""The page answers what was asked, from what was measured, and says what it cannot say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from flywheel.evaluation.evaluate import decisions
+from flywheel.evidence.cost import Prices, api_corpus, model_cost
+from flywheel.evidence.page import Facts, Page, Picture, Table, Text, as_plain
+from flywheel.models.api import api_vectors
+from flywheel.models.catalogue import Variant
+from flywheel.orchestration import findings, steps
+from flywheel.pairs.snapshots import questions_of
+from flywheel.settings import Settings
+from flywheel.training.progress import unheard
+from flywheel_tests.clumps import World, clump_world, embed
+from flywheel_tests.conftest import copy_home
+
+V32 = Variant.parse("all-MiniLM-L6-v2@32")
+SIZES = ("50", "100", "200", "400")
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A home with a snapshot and nothing trained; its local baseline is untuned."""
+    return clump_world(tmp_path_factory.mktemp("empty"), clumps=200, baseline_local="all-MiniLM-L6-v2@32", compute="inline")
+
+
+@pytest.fixture(scope="module")
+def trained(empty: World, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The same with a line of cells, and no decision."""
+    settings = elsewhere(empty.settings, tmp_path_factory.mktemp("trained") / "home")
+    for size in SIZES:
+        steps.train_cell(settings, V32, size, "head", unheard)
+        steps.evaluate_cell(settings, V32, size, "head")
+    return settings
+
+
+@pytest.fixture(scope="module")
+def decided(trained: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The same with a champion."""
+    settings = elsewhere(trained, tmp_path_factory.mktemp("decided") / "home")
+    assert steps.decide_champion(settings)[0].action == "promoted"
+    return settings
+
+
+def elsewhere(settings: Settings, home: Path, **changed: object) -> Settings:
+    return settings.model_copy(update={"home": copy_home(settings.home, home), **changed})
+
+
+def made(settings: Settings) -> Page:
+    return findings.save_page(settings)[0]
+
+
+def said(page: Page, title: str) -> str:
+    """The words of a section."""
+    (section,) = (each for each in page.sections if each.title == title)
+    words = []
+    for block in section.blocks:
+        match block:
+            case Text(text):
+                words.append(text)
+            case Facts(facts):
+                words += [f"{fact.label} {fact.value} {fact.note}" for fact in facts]
+            case Table(columns=columns, rows=rows):
+                words += [" | ".join(row) for row in (columns, *rows)]
+            case Picture(alt=alt):
+                words.append(alt)
+    return "\n".join(words)
+
+
+def test_with_nothing_trained_it_says_so_and_what_to_do(empty: World, tmp_path: Path) -> None:
+    page = made(elsewhere(empty.settings, tmp_path / "home"))
+    assert page.tone == "open"
+    assert page.answer.startswith("Nothing has been trained")
+    assert page.command == "flywheel grid"
+
+
+def test_before_the_decision_nothing_is_proven_and_the_next_step_is_to_decide(trained: Settings) -> None:
+    page = made(trained)
+    assert page.tone == "not proven"
+    assert page.answer.startswith("The best candidate, all-MiniLM-L6-v2@32 trained on 400 pairs, is wrong on")
+    assert page.command == "flywheel champion promote"
+
+
+def test_after_it_the_answer_holds_the_figures_of_the_decision(decided: Settings) -> None:
+    page = made(decided)
+    entry = steps.registry(decided).history()[-1]
+    assert entry.verdict is not None
+    assert page.tone == "proven"
+    assert f"{100 * entry.verdict.difference:+.1f} points" in page.answer
+    assert "the untuned all-MiniLM-L6-v2@32" in page.answer
+    assert page.answer.endswith("Whether it beats text-embedding-3-small has not been measured.")
+    assert "OPENAI_API_KEY" in page.next_step
+    assert "Twice the pairs (800 instead of 400)" in page.next_step
+    assert "Decision 1 on this test set" in said(page, "The decision")
+    assert "★ all-MiniLM-L6-v2@32 | 400" in said(page, "Leaderboard")
+    assert "†" not in json.dumps(as_plain(page), ensure_ascii=False).replace("mind what base models", "")
+
+
+def test_flipped_pairs_stand_there_word_for_word(decided: Settings) -> None:
+    board = steps.leaderboard(decided)
+    champion = next(row for row in board.rows if row.record_id == steps.champion_id(decided))
+    ours, theirs = (decisions(decided.evaluations, row) for row in (champion, steps.measure_baseline(decided).evaluation))
+    broken = ours[ours["wrong"] & ~theirs["wrong"]]
+    assert len(broken) > 0
+    surest = (broken["probability"] - 0.5).abs().idxmax()
+    pair = board.snapshot.pairs("test").set_index("pair_id").loc[surest]
+    words = said(made(decided), "What breaks and what is mended")
+    assert f"{len(broken)} pairs break" in words
+    assert f"{pair['text_a']} | {pair['text_b']} | {'same' if pair['label'] else 'different'}" in words
+
+
+def test_the_file_opens_with_the_answer_and_programs_get_plain_values(decided: Settings) -> None:
+    page, file = findings.save_page(decided)
+    assert file == decided.home / "evidence.html"
+    html = file.read_text()
+    assert "The champion, all-MiniLM-L6-v2@32" in html
+    plain = json.loads(json.dumps(as_plain(page)))
+    assert plain["answer"] == page.answer
+    assert [section["title"] for section in plain["sections"]][:3] == [
+        "At a glance", "Error against training pairs", "Leaderboard",
+    ]  # fmt: skip
+
+
+def test_on_quoras_pairs_every_name_carries_the_mark(decided: Settings, tmp_path: Path) -> None:
+    page = made(elsewhere(decided, tmp_path / "home", seed="quora"))
+    assert "all-MiniLM-L6-v2@32 † trained on 400 pairs" in page.answer
+    for title in ("At a glance", "Leaderboard", "Kinds of pairs", "Where the errors come from", "What each training took"):
+        words = said(page, title)
+        assert words.count("all-MiniLM-L6-v2@32") == words.count("all-MiniLM-L6-v2@32 †")
+    for title in ("At a glance", "Leaderboard", "The decision"):
+        assert "† The base model had trained on the data" in said(page, title)
+
+
+def test_against_the_apis_own_vectors_the_answer_is_about_the_api(decided: Settings, tmp_path: Path) -> None:
+    settings = elsewhere(decided, tmp_path / "home", baseline_dimensions=384)
+    on = steps.current_snapshot(settings)
+    api_vectors(settings).cache.get(questions_of(on.pairs("train"), on.pairs("calibration"), on.pairs("test")), embed)
+    steps.evaluate_cell(settings, V32, "400", "head")
+    page = made(settings)
+    assert "text-embedding-3-small@384 on" in page.answer
+    assert "has not been measured" not in page.answer
+    assert "OPENAI_API_KEY" not in page.next_step
+    board = said(page, "Leaderboard")
+    assert "text-embedding-3-small@384 | baseline" in board
+    assert "text-embedding-3-small@384 + head | 400" in board
+
+
+def test_without_a_verdict_there_is_no_claim(decided: Settings, tmp_path: Path) -> None:
+    settings = elsewhere(decided, tmp_path / "home", min_components=10_000)
+    for folder in settings.evaluations.glob("*/*"):
+        (folder / "evaluation.json").unlink()
+    for size in SIZES:
+        steps.evaluate_cell(settings, V32, size, "head")
+    page = made(settings)
+    assert page.tone == "open"
+    assert page.answer.startswith("No verdict is possible on these pairs")
+    assert "points (95 %" not in page.answer
+    assert page.command == "flywheel ingest FILE"
+
+
+def test_another_target_prior_evaluates_anew_and_says_what_it_is_for(decided: Settings, tmp_path: Path) -> None:
+    settings = elsewhere(decided, tmp_path / "home", target_prior=0.1)
+    assert steps.leaderboard(settings).rows == ()
+    record = steps.evaluate_cell(settings, V32, "400", "head")
+    assert record.fits["interaction"].prior == 0.1
+    assert record.fits["interaction"].threshold > record.fits["seed"].threshold
+    assert "interaction | " in said(made(settings), "On whose data")
+    assert "10.0 %" in said(made(settings), "On whose data")
+
+
+PRICES = Prices(machine_hour=0.36, api_million=0.02, corpus_texts=1_000_000, tokens_a_text=20, counted_by="hand")
+
+
+def test_a_fast_machine_pays_from_some_traffic_on_and_a_slow_one_never() -> None:
+    # 1,000 texts a second are 20,000 tokens: 0.36 dollars buy 72 million tokens an hour.
+    fast = model_cost("m", 1000, PRICES)
+    assert fast.million == pytest.approx(0.005)
+    assert (fast.corpus_seconds, fast.corpus) == pytest.approx((1000, 0.1))
+    # 730 hours cost 262.80 dollars, for which the API embeds 13,140 million tokens.
+    assert fast.break_even == pytest.approx(13.14e9)
+    slow = model_cost("m", 100, PRICES)
+    assert slow.million == pytest.approx(0.05)
+    assert slow.break_even is None
+    assert api_corpus(PRICES) == pytest.approx(0.4)
+
+
+def test_without_a_price_there_is_time_and_no_money() -> None:
+    cost = model_cost("m", 1000, replace(PRICES, machine_hour=None))
+    assert (cost.corpus_seconds, cost.million, cost.corpus, cost.break_even) == (1000, None, None, None)
