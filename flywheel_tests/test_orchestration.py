@@ -73,6 +73,7 @@ def test_every_asset_keeps_its_spec(settings: Settings) -> None:
         "evaluation": ("evaluate", ["scikitlearn"], True),
         "leaderboard": ("evaluate", ["matplotlib", "table"], False),
         "champion": ("promote", ["report"], False),
+        "evidence": ("promote", ["report"], False),
     }
 
 
