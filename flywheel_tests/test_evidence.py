@@ -127,10 +127,10 @@ def test_the_file_opens_with_the_answer_and_programs_get_plain_values(decided: S
 
 def test_on_quoras_pairs_every_name_carries_the_mark(decided: Settings, tmp_path: Path) -> None:
     page = made(elsewhere(decided, tmp_path / "home", seed="quora"))
-    assert "all-MiniLM-L6-v2@32 † trained on 400 pairs" in page.answer
+    assert "all-MiniLM-L6-v2@32\u00a0† trained on 400 pairs" in page.answer
     for title in ("At a glance", "Leaderboard", "Kinds of pairs", "Where the errors come from", "What each training took"):
         words = said(page, title)
-        assert words.count("all-MiniLM-L6-v2@32") == words.count("all-MiniLM-L6-v2@32 †")
+        assert words.count("all-MiniLM-L6-v2@32") == words.count("all-MiniLM-L6-v2@32\u00a0†")
     for title in ("At a glance", "Leaderboard", "The decision"):
         assert "† The base model had trained on the data" in said(page, title)
 

@@ -83,10 +83,12 @@ def _is_api(record: Evaluation) -> bool:
     return record.kind == "baseline" and record.contamination is None and record.size is None
 
 
-def _cell(record: Evaluation) -> tuple[str | None, ...]:
-    return record.kind, record.variant, record.size, record.recipe
+def _cell(record: Evaluation) -> tuple[str | int | None, ...]:
+    return record.kind, record.variant, record.size, record.recipe, record.random_seed
 
 
-def _order(record: Evaluation) -> tuple[int, bool, str, float]:
-    size = float("inf") if record.size in (ALL, None) else float(record.size or 0)
-    return ("baseline", "untuned", "tuned").index(record.kind), not _is_api(record), record.variant, size
+def _order(record: Evaluation) -> tuple[int, bool, str, str, bool, float, int]:
+    kind = ("baseline", "untuned", "tuned").index(record.kind)
+    size = float(record.size or 0) if record.size != ALL else float("inf")
+    local = kind == 0 and record.contamination is not None
+    return kind, local, record.variant, record.recipe or "", record.size is not None, size, record.random_seed or 0

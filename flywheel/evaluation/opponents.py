@@ -45,7 +45,7 @@ def _train(api: ApiVectors, job: TrainingJob, pairs: pd.DataFrame, calibration: 
     """The head that ships by the same rules as ours: the API's vectors as they are where training brings no proven gain."""
     started = time.perf_counter()
     start = Head(np.eye(api.dimensions, dtype=np.float32), np.zeros(api.dimensions, np.float32))
-    training, judges = pair_arrays(pairs, api.get), pair_arrays(calibration, api.get)
+    training, judges = (pair_arrays(each, lambda t: api.get(t).astype(np.float16)) for each in (pairs, calibration))
     head = train_head(start, training, job.head, job.random_seed, unheard)
     own = None
     if len(pairs) <= OWN_THRESHOLD_PAIRS:

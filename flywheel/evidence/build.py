@@ -109,4 +109,7 @@ def _curve(evidence: Evidence, picture: Picture | None) -> tuple[Block, ...]:
             f"{evidence.advice.sentence} By a power law through the sizes of {evidence.name(evidence.model)}; its band "
             "says what other test pairs would have changed, not whether the law goes on to hold."
         )
-    return (*([picture] if picture else []), Text(said))
+        if evidence.board.snapshot.train.interaction:
+            said += " The size all holds interaction pairs too, the others seed pairs only."
+    seen = [Text(sections.SEEN)] if evidence.board.seen else []
+    return (*([picture] if picture else []), *seen, Text(said))

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 Tone = Literal["proven", "not proven", "open"]
 # How the answer is, in a sign and in words: no reader has to tell colours apart.
-SIGNS: Mapping[Tone, str] = {"proven": "✓ Proven", "not proven": "✗ Not proven", "open": "? Not known yet"}
+SIGNS: Mapping[Tone, str] = {"proven": "✓ Proven better", "not proven": "✗ Not proven better", "open": "? Not known yet"}
 # Columns of words with a longer cell than this hold sentences, which break or are cut; the others hold names.
 _NAME_LENGTH = 40
 # Control characters but for tab and newline: terminals obey some, HTML allows none.
