@@ -57,7 +57,7 @@ def main() -> None:
 def curve(settings: Settings, snapshot: Snapshot, variant: Variant, arguments: argparse.Namespace) -> list[Evaluation]:
     """The untuned model and every size the data fills, a row each."""
     vectors = vectors_of(variant.model, settings)
-    untuned, _ = evaluate(untuned_subject(variant, snapshot, vectors), snapshot, settings.evaluations, settings.min_components)
+    untuned, _ = evaluate(untuned_subject(variant, snapshot, vectors), snapshot, settings.evaluations, steps.terms_of(settings))
     tell(settings, [untuned], "untuned", [])
     found = [untuned]
     for size in arguments.sizes:
@@ -71,7 +71,7 @@ def curve(settings: Settings, snapshot: Snapshot, variant: Variant, arguments: a
             model = train(job, snapshot, vectors, settings.models, unheard)
             seconds.append(model.seconds if model.reused else time.perf_counter() - started)
             kept += model.kept_start is not None
-            record, _ = evaluate(tuned_subject(model, vectors), snapshot, settings.evaluations, settings.min_components)
+            record, _ = evaluate(tuned_subject(model, vectors), snapshot, settings.evaluations, steps.terms_of(settings))
             cell.append(record)
         tell(settings, cell, arguments.recipe, seconds, kept)
         found += cell

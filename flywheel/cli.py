@@ -345,7 +345,7 @@ def baseline_embed(train: Annotated[bool, typer.Option("--train", help="The ques
     if as_json:
         return _print_json({"estimate": asdict(expected), "counted_by": counted_by, "paid": asdict(paid), "money": money})
     print(f"Paid: {paid_text(paid, money)}." if paid.texts else f"All {len(texts):,} texts were cached; nothing was asked for.")
-    print("Next: flywheel leaderboard")
+    print("Next: flywheel evidence")
 
 
 @baseline_app.command("export")
@@ -381,12 +381,14 @@ def leaderboard(home: Home = None, as_json: Json = False) -> None:
     """Every evaluated model of the current snapshot beside the baseline."""
     from flywheel.evidence.sections import board_section
     from flywheel.evidence.terminal import print_section
-    from flywheel.orchestration import grid, steps
-    from flywheel.report import console
+    from flywheel.orchestration import steps
+    from flywheel.report import bars, console, training_listener
 
     with _session(home) as session:
         settings = session.settings
-        grid.ensure_baseline(session)
+        _ensure_baseline(session)
+        with bars(as_json) as shown, steps.watched(training_listener(shown)):
+            steps.evaluate_opponents(settings)
         board = steps.leaderboard(settings)
     if as_json:
         return _print_json(board.to_json())
@@ -399,12 +401,12 @@ def evidence(home: Home = None, as_json: Json = False) -> None:
     """The page for a sceptic: which model, how much better, how sure, at what cost, what breaks, what to do next."""
     from flywheel.evidence.page import as_plain
     from flywheel.evidence.terminal import print_page
-    from flywheel.orchestration import findings, grid
+    from flywheel.orchestration import findings
     from flywheel.report import console, waiting
 
     with _session(home) as session:
         settings = session.settings
-        grid.ensure_baseline(session)
+        _ensure_baseline(session)
         with waiting("comparing, drawing, timing", as_json):
             page, file = findings.save_page(settings)
     if as_json:
@@ -452,12 +454,12 @@ def history(home: Home = None, as_json: Json = False) -> None:
 @champion_app.command()
 def promote(home: Home = None, as_json: Json = False) -> None:
     """Judge the best challenger now; it is promoted only if it is provably better."""
-    from flywheel.orchestration import grid, steps
+    from flywheel.orchestration import steps
     from flywheel.orchestration.materialise import materialise
 
     with _session(home) as session:
         settings = session.settings
-        grid.ensure_baseline(session)
+        _ensure_baseline(session)
         materialise(session, ["leaderboard", "champion"])
         entry = next(entry for entry in reversed(steps.registry(settings).history()) if entry.verdict)
     _print_entry(settings, entry, as_json)
@@ -509,6 +511,21 @@ def _session(home: Path | None) -> "Iterator[Session]":
     silence_dagster()
     with _interruptible(), open_session(settings) as session:
         yield session
+
+
+def _ensure_baseline(session: "Session") -> None:
+    """Measure the baseline; where that takes paying the API, say first about how much."""
+    from flywheel.orchestration import baseline, grid
+    from flywheel.report import console, cost_text
+
+    grid.ensure_snapshot(session)
+    settings = session.settings
+    if settings.baseline != "local" and settings.openai_api_key:
+        expected, counted_by = baseline.estimate(settings, baseline.texts_to_embed(settings, train=False))
+        if expected.missing:
+            said = f"{settings.baseline_model} is paid for {expected.missing:,} texts: {cost_text(expected, counted_by)}"
+            console(True).print(said)
+    grid.ensure_baseline(session)
 
 
 def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:

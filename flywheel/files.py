@@ -50,17 +50,17 @@ def replace_folder(scratch: Path, target: Path) -> None:
 
 def write_json(target: Path, value: Any) -> None:
     """Write `value` as JSON to `target` by one rename."""
-    write_text(target, json.dumps(value, indent=1, sort_keys=True))
+    write_bytes(target, json.dumps(value, indent=1, sort_keys=True).encode())
 
 
-def write_text(target: Path, text: str) -> None:
-    """Write `text` to `target` by one rename; a reader sees the old file or the new one, never a part."""
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write `content` to `target` by one rename; a reader sees the old file or the new one, never a part."""
     with explain_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.parent / f"{_ASIDE}{os.getpid()}-{uuid.uuid4().hex}"
         try:
-            with aside.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with aside.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, target)

@@ -10,7 +10,7 @@ import pytest
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.comparison import Comparison, compare
 from flywheel.evaluation.evaluate import Subject, decisions, evaluate, tuned_subject, untuned_subject
-from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.records import Evaluation, Terms
 from flywheel.models.catalogue import Variant
 from flywheel.training.progress import unheard
 from flywheel.training.train import train
@@ -25,7 +25,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def measure(world: World, subject: Subject) -> Evaluation:
-    return evaluate(subject, world.snapshot, world.settings.evaluations, MINIMUM)[0]
+    return evaluate(subject, world.snapshot, world.settings.evaluations, Terms(MINIMUM))[0]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def after(world: World) -> Evaluation:
     return measure(world, tuned_subject(model, world.vectors))
 
 
-def compared(world: World, ours: Evaluation, theirs: Evaluation, shown: int = 5, minimum: int = MINIMUM) -> Comparison:
-    return compare(ours, theirs, world.snapshot, world.settings.evaluations, minimum, shown)
+def compared(world: World, ours: Evaluation, theirs: Evaluation) -> Comparison:
+    return compare(ours, theirs, world.snapshot, world.settings.evaluations, 5)
 
 
 def test_broken_and_mended_pairs_are_counted_and_the_surest_shown_word_for_word(
@@ -78,23 +78,34 @@ def test_kinds_of_pairs_have_their_own_difference_and_interval(world: World, bef
         assert each.test.interval.low < each.difference < each.test.interval.high
 
 
-def test_too_few_components_leave_figures_without_a_test(world: World, before: Evaluation, after: Evaluation) -> None:
-    found = compared(world, after, before, minimum=10_000)
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_without_a_verdict_of_both_there_is_a_difference_and_no_test(
+    world: World, before: Evaluation, after: Evaluation, side: str
+) -> None:
+    withheld = {"ours": after, "theirs": before}
+    withheld[side] = replace(withheld[side], no_verdict="12 components in calibration are too few")
+    found = compared(world, **withheld)
     assert found.test is None
+    assert found.difference == pytest.approx(after.calibrated_error - before.calibrated_error)
+
+
+def test_kinds_of_too_few_components_have_no_test(world: World, before: Evaluation, after: Evaluation) -> None:
+    few = Terms(10_000)
+    found = compared(world, replace(after, terms=few), replace(before, terms=few))
     assert all(each.test is None for each in found.slices)
 
 
-@pytest.mark.parametrize("field", ["test_id", "target_prior"])
+@pytest.mark.parametrize("field", ["test_id", "terms"])
 def test_evaluations_of_different_tests_are_not_compared(
     world: World, before: Evaluation, after: Evaluation, field: str
 ) -> None:
-    other = replace(before, **{field: 0.3 if field == "target_prior" else "other"})
+    other = replace(before, **{field: Terms(MINIMUM, 0.3) if field == "terms" else "other"})
     with pytest.raises(
-        FlywheelError, match="was scored on test" if field == "test_id" else "target_prior None and .* with 0.3"
+        FlywheelError, match="was scored on test" if field == "test_id" else "target_prior None .* target_prior 0.3"
     ):
         compared(world, after, other)
     with pytest.raises(FlywheelError, match="not that of snapshot"):
-        compare(after, before, replace(world.snapshot, test_id="new"), world.settings.evaluations, MINIMUM, 5)
+        compare(after, before, replace(world.snapshot, test_id="new"), world.settings.evaluations, 5)
 
 
 def test_the_order_in_which_scores_lie_on_disk_means_nothing(
@@ -106,4 +117,4 @@ def test_the_order_in_which_scores_lie_on_disk_means_nothing(
         folder.mkdir(parents=True)
         order = np.random.default_rng(len(record.name)).permutation(len(scores))
         scores.iloc[order].to_parquet(folder / "scores.parquet")
-    assert compare(after, before, world.snapshot, tmp_path, MINIMUM, 5) == compared(world, after, before)
+    assert compare(after, before, world.snapshot, tmp_path, 5) == compared(world, after, before)

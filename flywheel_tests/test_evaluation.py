@@ -12,7 +12,7 @@ import pytest
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import Subject, decisions, evaluate, tuned_subject, untuned_subject
 from flywheel.evaluation.leaderboard import build_leaderboard
-from flywheel.evaluation.records import Evaluation, evaluation_folder, list_evaluations, load_evaluation
+from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder, list_evaluations, load_evaluation
 from flywheel.models.catalogue import Variant
 from flywheel.pairs.seeds import STARTER
 from flywheel.pairs.starter import starter_lines
@@ -23,6 +23,7 @@ from flywheel.training.train import train
 from flywheel_tests.clumps import World, clump_world, embed, take_world
 
 MINIMUM = 30
+TERMS = Terms(MINIMUM)
 SHARES = {"test_share": 0.2, "calibration_share": 0.2}
 SHORT = HeadRecipe(epochs=3)
 V32 = Variant.parse("all-MiniLM-L6-v2@32")
@@ -50,7 +51,7 @@ def few_record(world: World, few: TrainedModel) -> Evaluation:
 
 
 def run(world: World, subject: Subject, evaluations: Path | None = None) -> Evaluation:
-    return evaluate(subject, world.snapshot, evaluations or world.settings.evaluations, MINIMUM)[0]
+    return evaluate(subject, world.snapshot, evaluations or world.settings.evaluations, TERMS)[0]
 
 
 def untuned(world: World) -> Subject:
@@ -139,7 +140,7 @@ def refuse(texts: list[str]) -> np.ndarray:
 
 def test_a_second_evaluation_finds_the_first(world: World, few: TrainedModel, few_record: Evaluation) -> None:
     subject = replace(tuned_subject(few, world.vectors), embed=refuse)
-    assert evaluate(subject, world.snapshot, world.settings.evaluations, MINIMUM) == (few_record, True)
+    assert evaluate(subject, world.snapshot, world.settings.evaluations, TERMS) == (few_record, True)
 
 
 def test_a_record_survives_json_and_a_damaged_one_is_named(few_record: Evaluation, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_a_record_survives_json_and_a_damaged_one_is_named(few_record: Evaluatio
     bare = replace(few_record, interval=None, calibrated_interval=None)
     assert Evaluation.from_json(json.loads(json.dumps(bare.to_json()))) == bare
     assert load_evaluation(tmp_path) is None
-    for damage in ("{", "[]", json.dumps({"format": 2}), json.dumps(few_record.to_json() | {"metrics": {}})):
+    for damage in ("{", "[]", json.dumps({"format": 3}), json.dumps(few_record.to_json() | {"metrics": {}})):
         (tmp_path / "evaluation.json").write_text(damage)
         with pytest.raises(FlywheelError, match=r"evaluation\.json is damaged .* evaluate again"):
             load_evaluation(tmp_path)
@@ -161,7 +162,7 @@ def test_an_evaluation_that_breaks_off_leaves_no_record(world: World, tmp_path: 
 
 
 def test_below_the_least_components_there_is_no_interval_and_a_reason(world: World, tmp_path: Path) -> None:
-    record, _ = evaluate(untuned(world), world.snapshot, tmp_path, min_components=1000)
+    record, _ = evaluate(untuned(world), world.snapshot, tmp_path, Terms(1000))
     assert record.interval is record.calibrated_interval is None
     assert record.no_verdict == f"{record.components} components are fewer than the 1000 a verdict needs"
     assert record.error > 0
@@ -214,7 +215,7 @@ def test_a_model_scored_on_a_later_test_keeps_the_snapshot_it_was_trained_on(
     world: World, few: TrainedModel, tmp_path: Path
 ) -> None:
     later = replace(world.snapshot, snapshot_id="later", test_id="later")
-    record, _ = evaluate(tuned_subject(few, world.vectors), later, tmp_path, MINIMUM)
+    record, _ = evaluate(tuned_subject(few, world.vectors), later, tmp_path, TERMS)
     assert (record.snapshot_id, record.test_id) == (world.snapshot.snapshot_id, "later")
     assert build_leaderboard(later, tmp_path).stale == {record.record_id}
 
@@ -223,7 +224,7 @@ def test_the_untuned_encoder_finds_the_starter_set_hard(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, device="cpu", min_components=3)
     world = take_world(settings, list(starter_lines(STARTER / "questions.csv"))[-12 * 48 :])
     subject = untuned_subject(Variant.parse("all-MiniLM-L6-v2@384"), world.snapshot, world.vectors, kind="baseline")
-    record, reused = evaluate(subject, world.snapshot, settings.evaluations, min_components=3)
+    record, reused = evaluate(subject, world.snapshot, settings.evaluations, Terms(3))
     assert not reused
     assert 0.15 < record.error < 0.5
     assert record.metrics.roc_auc > 0.55

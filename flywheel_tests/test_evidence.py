@@ -7,16 +7,22 @@ from pathlib import Path
 import pytest
 
 from flywheel.evaluation.evaluate import decisions
+from flywheel.evaluation.records import evaluation_folder
 from flywheel.evidence.cost import Prices, api_corpus, model_cost
 from flywheel.evidence.page import Facts, Page, Picture, Table, Text, as_plain
 from flywheel.models.api import api_vectors
 from flywheel.models.catalogue import Variant
+from flywheel.models.vectors import vectors_of
 from flywheel.orchestration import findings, steps
+from flywheel.pairs.ingest import ingest
+from flywheel.pairs.lake import open_store
+from flywheel.pairs.readers import Batch, json_lines
 from flywheel.pairs.snapshots import questions_of
 from flywheel.settings import Settings
 from flywheel.training.progress import unheard
-from flywheel_tests.clumps import World, clump_world, embed
+from flywheel_tests.clumps import World, clump_world, embed, embed_features
 from flywheel_tests.conftest import copy_home
+from flywheel_tests.test_ingest import line
 
 V32 = Variant.parse("all-MiniLM-L6-v2@32")
 SIZES = ("50", "100", "200", "400")
@@ -74,7 +80,7 @@ def said(page: Page, title: str) -> str:
 def test_with_nothing_trained_it_says_so_and_what_to_do(empty: World, tmp_path: Path) -> None:
     page = made(elsewhere(empty.settings, tmp_path / "home"))
     assert page.tone == "open"
-    assert page.answer.startswith("Nothing has been trained")
+    assert page.answer.startswith("No model has been evaluated")
     assert page.command == "flywheel grid"
 
 
@@ -146,13 +152,49 @@ def test_against_the_apis_own_vectors_the_answer_is_about_the_api(decided: Setti
     assert "OPENAI_API_KEY" not in page.next_step
     board = said(page, "Leaderboard")
     assert "text-embedding-3-small@384 | baseline" in board
-    assert "text-embedding-3-small@384 + head | 400" in board
+    assert "text-embedding-3-small@32 + head | 400" in board
+
+
+def test_a_challenger_that_lost_is_not_offered_again(trained: Settings, tmp_path: Path) -> None:
+    settings = elsewhere(trained, tmp_path / "home", max_retrieval_loss=0.0)
+    worse = {"mrr_at_10": 0.0, "recall_at_10": 0.0}
+    best = steps.next_match(settings, lambda: steps.measure_baseline(settings).evaluation)
+    assert best is not None
+    file = evaluation_folder(settings.evaluations, best[0].test_id, best[0].record_id) / "evaluation.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "retrieval": {**record["retrieval"], **worse}}))
+    assert steps.decide_champion(settings)[0].action == "kept"
+    page = made(settings)
+    assert page.command != "flywheel champion promote"
+    assert page.answer.startswith("The best candidate")
+    assert page.tone == "not proven"
+    assert "retrieval got worse" in said(page, "The decision")
+
+
+def test_the_champion_stays_on_the_board_and_in_the_answer_when_its_cell_is_trained_anew(
+    decided: Settings, tmp_path: Path
+) -> None:
+    settings = elsewhere(decided, tmp_path / "home", seed="quora")
+    champion = steps.champion_id(settings)
+    store = open_store(settings)
+    known = steps.current_snapshot(settings).pairs("train")["text_a"][0]
+    text = "clump0 intenta wording9"
+    ingest(store, Batch("later", "seed", "later", json_lines(iter([line(known, text, 0)]))))
+    vectors_of(V32.model, settings).cache.get([text], embed_features)
+    steps.snapshot(settings)
+    steps.train_cell(settings, V32, "400", "head", unheard)
+    steps.evaluate_cell(settings, V32, "400", "head")
+    board = steps.leaderboard(settings)
+    assert [row.record_id for row in board.rows if row.size == "400"].count(champion) == 1
+    assert champion in board.stale
+    page = made(settings)
+    assert "★ all-MiniLM-L6-v2@32\u00a0†, older snapshot | 400" in said(page, "Leaderboard")
+    assert page.answer.startswith("The champion, all-MiniLM-L6-v2@32\u00a0†")
 
 
 def test_without_a_verdict_there_is_no_claim(decided: Settings, tmp_path: Path) -> None:
     settings = elsewhere(decided, tmp_path / "home", min_components=10_000)
-    for folder in settings.evaluations.glob("*/*"):
-        (folder / "evaluation.json").unlink()
+    assert steps.leaderboard(settings).rows == ()
     for size in SIZES:
         steps.evaluate_cell(settings, V32, size, "head")
     page = made(settings)
@@ -182,6 +224,8 @@ def test_a_fast_machine_pays_from_some_traffic_on_and_a_slow_one_never() -> None
     assert (fast.corpus_seconds, fast.corpus) == pytest.approx((1000, 0.1))
     # 730 hours cost 262.80 dollars, for which the API embeds 13,140 million tokens.
     assert fast.break_even == pytest.approx(13.14e9)
+    free = model_cost("m", 1000, replace(PRICES, api_million=0.0))
+    assert free.break_even is None
     slow = model_cost("m", 100, PRICES)
     assert slow.million == pytest.approx(0.05)
     assert slow.break_even is None

@@ -9,7 +9,7 @@ import pytest
 
 from flywheel.evaluation.evaluate import Subject, evaluate, tuned_subject, untuned_subject
 from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
-from flywheel.evaluation.records import Evaluation, evaluation_folder
+from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder
 from flywheel.files import write_json
 from flywheel.models.catalogue import Variant
 from flywheel.training.progress import unheard
@@ -19,7 +19,7 @@ from flywheel_tests.test_ingest import line
 
 
 def measure(world: World, subject: Subject) -> Evaluation:
-    return evaluate(subject, world.snapshot, world.settings.evaluations, min_components=5)[0]
+    return evaluate(subject, world.snapshot, world.settings.evaluations, Terms(5))[0]
 
 
 def cell(world: World, size: str) -> Evaluation:
@@ -86,6 +86,13 @@ def test_the_apis_baseline_comes_first_and_holds_for_every_snapshot_of_a_test(wo
     board = build_leaderboard(world.snapshot, tmp_path)
     assert board.rows == (api, local)
     assert not board.stale
+
+
+def test_a_record_that_is_being_written_is_not_there_yet(world: World, tmp_path: Path) -> None:
+    record = board_of(world).tuned[0]
+    for name in (".aside-1-a", record.record_id):
+        write_json(evaluation_folder(tmp_path, record.test_id, name) / "evaluation.json", record.to_json())
+    assert build_leaderboard(world.snapshot, tmp_path).rows == (record,)
 
 
 def test_of_several_older_records_of_a_cell_the_newest_is_shown(world: World, tmp_path: Path) -> None:

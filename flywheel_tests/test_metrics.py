@@ -53,12 +53,12 @@ def test_what_has_no_figures_is_refused(scores: list[float], labels: list[int], 
         pair_metrics(scores, labels, np.zeros(len(labels), dtype=bool), np.full(len(labels), 0.5))
 
 
-def test_calibration_error_is_the_distance_of_probability_from_share_over_bins() -> None:
+def test_expected_calibration_error_is_the_distance_of_probability_from_share_over_bins() -> None:
     # One bin holds 40 pairs called 0.9 of which 30 are the same, another 60 called 0.3 of which 12 are.
     probabilities = np.repeat([0.9, 0.3], [40, 60])
     labels = np.repeat([1, 0, 1, 0], [30, 10, 12, 48])
     metrics = pair_metrics(probabilities, labels, probabilities > 0.5, probabilities)
-    assert metrics.calibration_error == pytest.approx(0.4 * 0.15 + 0.6 * 0.1, abs=1e-6)
+    assert metrics.expected_calibration_error == pytest.approx(0.4 * 0.15 + 0.6 * 0.1, abs=1e-6)
 
 
 def test_a_probability_that_is_no_number_is_refused() -> None:

@@ -58,6 +58,7 @@ def page(tone: Tone = "proven") -> Page:
         title="Evidence <for> you",
         answer="Use it & save",
         tone=tone,
+        against="the API",
         next_step="Serve it, then <look>",
         command="flywheel serve --note 'a `b` <c>'",
         made="Made on Monday",
@@ -165,7 +166,7 @@ def test_html_marks_rows_and_tells_figures_from_words() -> None:
 def test_every_look_says_in_words_how_the_answer_is(tone: Tone, capsys: pytest.CaptureFixture[str]) -> None:
     print_page(page(tone), console(False))
     for shown in (render_html(page(tone)), render_markdown(page(tone)), capsys.readouterr().out):
-        assert SIGNS[tone] in shown
+        assert SIGNS[tone] + (" than the API" if tone != "open" else "") in shown
 
 
 def test_a_page_without_command_and_sections_has_every_look(capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,15 +208,14 @@ def test_markdown_makes_neither_html_nor_links_nor_lists_of_users_texts() -> Non
     assert not re.search(r"https?://|www\.|[-.\w+]@[-\w]+\.\w", shown, re.IGNORECASE)
 
 
-def test_terminal_shows_every_figure_and_cuts_users_texts(terminal: str) -> None:
+def test_terminal_shows_every_figure_and_every_word_of_users_texts(terminal: str) -> None:
     for row in FIGURES:
         assert all(figure in terminal for figure in row[1:])
     for seen in ("39.51 %", "32.52 %", "32.53 %", "2,784", "all-mpnet-base-v2@512", "Made on Monday", "flywheel serve --note"):
         assert seen in terminal
     assert "nowhere to be seen" not in terminal
-    lines = [number for number, line in enumerate(terminal.splitlines()) if re.search(r" 1,0\d\d ", line)]
-    assert lines == list(range(lines[0], lines[0] + len(FIGURES)))
-    assert re.search(r"(word)+\w*…", terminal)
+    folded = "".join(part.strip() for part in terminal.splitlines())
+    assert sum(map(len, re.findall(r"(?:word|wor|wo|w|ord|rd|d)+", folded))) >= 320
 
 
 def test_terminal_gets_no_orders_from_users_texts(terminal: str) -> None:

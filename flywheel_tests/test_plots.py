@@ -21,7 +21,7 @@ from flywheel.evaluation.curve import LearningCurve, fit_curve
 from flywheel.evaluation.curve_plot import draw_learning_curve
 from flywheel.evaluation.metrics import PairMetrics
 from flywheel.evaluation.plots import learning_curve, learning_curve_svg, reliability_svg
-from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.records import Evaluation, Terms
 from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.statistics import ErrorParts, Interval
 from flywheel.evaluation.thresholds import ScoreFit
@@ -49,7 +49,7 @@ def make(kind: Any, variant: str, error: float, half: float | None = 0.012, **ch
         calibrated_error=error + 0.1,
         calibrated_interval=interval,
         fits=dict.fromkeys(("seed", "interaction"), FIT),
-        target_prior=None,
+        terms=Terms(40),
         calibration_error=error + 0.1,
         metrics=PairMetrics(error, 0.8, 0.8, 0.8, 0.6, 0.85, 0.9, 0.02, 2914, 1071),
         retrieval=Retrieval(0.7, 0.8, 500),
@@ -62,6 +62,7 @@ def make(kind: Any, variant: str, error: float, half: float | None = 0.012, **ch
         contamination=None,
         train_pairs=None,
         train_seconds=None,
+        kept_start=None,
     )
     return replace(record, **changed)
 

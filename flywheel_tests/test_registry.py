@@ -17,7 +17,7 @@ from flywheel.errors import FlywheelError
 from flywheel.evaluation import statistics
 from flywheel.evaluation.evaluate import SCORES
 from flywheel.evaluation.metrics import pair_metrics
-from flywheel.evaluation.records import Evaluation, evaluation_folder
+from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder
 from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.statistics import ErrorParts
 from flywheel.evaluation.thresholds import ScoreFit
@@ -40,7 +40,7 @@ pair = np.arange(300)
 component = pair // 3
 NAMES = {"kind": "tuned", "variant": "all-MiniLM-L6-v2@256", "size": "400", "recipe": "head", "snapshot_id": "s1"}
 FIGURES = {"calibration_error": 0.1, "retrieval": Retrieval(0.8, 0.9, 50), "components": 100, "slices": (), "rough": False}
-FIGURES |= {"parts": ErrorParts(0.1, 0.0, 0.0)}
+FIGURES |= {"parts": ErrorParts(0.1, 0.0, 0.0), "terms": Terms(40)}
 FIGURES |= dict.fromkeys(
     [
         "interval",
@@ -50,7 +50,7 @@ FIGURES |= dict.fromkeys(
         "contamination",
         "train_seconds",
         "random_seed",
-        "target_prior",
+        "kept_start",
     ]
 )
 

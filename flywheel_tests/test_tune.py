@@ -15,6 +15,7 @@ import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import evaluate, tuned_subject
+from flywheel.evaluation.records import Terms
 from flywheel.models.folder import open_model, read_head, served_difference, write_model
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.seeds import STARTER
@@ -143,7 +144,7 @@ def test_one_training_serves_every_dimension_and_each_is_evaluated_as_it_is_serv
         assert model.tuned_encoder
         subject = tuned_subject(model, world.vectors)
         assert served_difference(model.folder, texts, subject.embed(texts)) < 0.01
-        record, _ = evaluate(subject, world.snapshot, tmp_path / "evaluations", 2)
+        record, _ = evaluate(subject, world.snapshot, tmp_path / "evaluations", Terms(2))
         assert record.recipe == "top"
         # without a threshold of its own the error is the shared one, with nothing left to excuse
         assert (record.error, record.interval) == (record.calibrated_error, record.calibrated_interval)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import decisions
-from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.records import Evaluation, Terms
 from flywheel.evaluation.slices import slices_of
 from flywheel.evaluation.statistics import PairedTest, paired_test, why_no_verdict
 from flywheel.pairs.snapshots import Snapshot
@@ -43,7 +43,7 @@ class SliceDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`ours` against `theirs`. `test` is None where the test split carries no verdict.
+    """`ours` against `theirs`. `test` is None where the splits carry no verdict.
 
     `broken` of the pairs that theirs had right ours gets wrong, `mended` the other way round; of both the ones that ours is
     surest of are given, surest first. `broken_share` is of the pairs that theirs had right.
@@ -62,21 +62,23 @@ class Comparison:
 
 
 def check_same_test(ours: Evaluation, theirs: Evaluation) -> None:
-    """Raise FlywheelError unless both were scored on the same test pairs under the same `target_prior`."""
+    """Raise FlywheelError unless both were scored on the same test pairs and on the same terms."""
     if ours.test_id != theirs.test_id:
         raise FlywheelError(
             f"{ours.name} was scored on test {ours.test_id} and {theirs.name} on {theirs.test_id}: score both on one snapshot."
         )
-    if ours.target_prior != theirs.target_prior:
+    if ours.terms != theirs.terms:
         raise FlywheelError(
-            f"{ours.name} was scored with target_prior {ours.target_prior} and {theirs.name} with {theirs.target_prior}: "
-            "evaluate both again."
+            f"{ours.name} was evaluated with {_said(ours.terms)} and {theirs.name} with {_said(theirs.terms)}: run "
+            "`flywheel grid`, which evaluates both again."
         )
 
 
-def compare(
-    ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluations: Path, min_components: int, shown: int
-) -> Comparison:
+def _said(terms: Terms) -> str:
+    return f"min_components {terms.min_components} and target_prior {terms.target_prior}"
+
+
+def compare(ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluations: Path, shown: int) -> Comparison:
     """Compare two evaluations on the snapshot's test pairs; `shown` is how many flipped pairs of each kind are given.
 
     Raises FlywheelError when they, or the snapshot, are of different test pairs.
@@ -86,6 +88,7 @@ def compare(
         raise FlywheelError(
             f"{ours.name} was scored on test {ours.test_id}, which is not that of snapshot {snapshot.snapshot_id}."
         )
+    minimum = ours.terms.min_components
     left, right = decisions(evaluations, ours), decisions(evaluations, theirs)
     pairs = snapshot.pairs("test").set_index("pair_id").loc[left.index]
     table = pairs.assign(
@@ -97,14 +100,14 @@ def compare(
     return Comparison(
         ours=ours,
         theirs=theirs,
-        test=_test(table, min_components),
+        test=None if ours.no_verdict or theirs.no_verdict else _test(table, minimum),
         difference=float(table["ours_wrong"].mean() - table["theirs_wrong"].mean()),
         broken=len(broken),
         broken_share=len(broken) / max(1, int((~table["theirs_wrong"]).sum())),
         mended=len(mended),
         worst_broken=_surest(broken, shown),
         best_mended=_surest(mended, shown),
-        slices=tuple(_slice(name, rows, min_components) for name, rows in kinds.items()),
+        slices=tuple(_slice(name, rows, minimum) for name, rows in kinds.items()),
     )
 
 

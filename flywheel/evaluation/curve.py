@@ -101,7 +101,7 @@ def learning_curve_of(evaluations: Path, records: Sequence[Evaluation]) -> Learn
         return f"no verdict: {reason}"
     sizes = sorted({trained_pairs(record) for record in records})
     if len(sizes) < MIN_SIZES:
-        return f"{len(sizes)} sizes are fewer than the {MIN_SIZES} a learning curve needs"
+        return f"of the {MIN_SIZES} sizes at least that a learning curve needs, {len(sizes)} are there"
     decided = [(trained_pairs(record), decisions(evaluations, record)) for record in records]
     wrong = {size: np.mean([frame["wrong"] for pairs, frame in decided if pairs == size], axis=0) for size in sizes}
     return fit_curve(records[0].variant, records[0].recipe, wrong, decided[0][1]["component"].to_numpy())

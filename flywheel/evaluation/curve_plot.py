@@ -57,15 +57,19 @@ class _Line:
 
 
 def draw_learning_curve(
-    evaluations: Sequence[Evaluation], champion_id: str | None, curves: Sequence[LearningCurve] = (), narrow: bool = False
+    evaluations: Sequence[Evaluation],
+    champion_id: str | None,
+    curves: Sequence[LearningCurve] = (),
+    narrow: bool = False,
+    note: str = "",
 ) -> "Figure":
     """Error rates in % with 95 % intervals against training pairs, one panel per base model, both axes shared.
 
-    A size `all` stands at its number of pairs. Where a cell has several records (random seeds), the line goes through
-    their mean. The tuned record with id `champion_id` carries the star. Baselines stand in every panel: level lines, or
-    grey curves where they have sizes (a head on the API's vectors). `curves` of lines drawn go on, dotted, to twice their
-    largest size. `narrow` is for a phone: one panel a row. Raises FlywheelError without evaluations, with those of several
-    test splits, or when a record with a size does not say how many pairs it trained on.
+    A size `all` stands at its number of pairs. Where a cell has several records (random seeds), the line goes through their
+    mean. The tuned record with id `champion_id` carries the star. Baselines stand in every panel: level lines, or grey curves
+    where they have sizes (a head on the API's vectors). `curves` of lines drawn go on, dotted, to twice their largest size.
+    `narrow` is for a phone: one panel a row. `note` stands below. Raises FlywheelError without evaluations, with those of
+    several test splits, or when a record with a size does not say how many pairs it trained on.
     """
     from matplotlib.figure import Figure
 
@@ -83,7 +87,7 @@ def draw_learning_curve(
     bases = sorted({_base(record) for record in tuned + untuned}) or [""]
     columns = min(len(bases), page.columns)
     rows = ceil(len(bases) / columns)
-    words = words_of(evaluations, bool(curves), page)
+    words = words_of(evaluations, bool(curves), note, page)
     looks = {line.label: line.look for line in [*lines, *head_lines]}
     keys = keys_of(looks, bool(untuned), baselines, bool(curves), page)
     figure = Figure((page.width, height_of(page, rows, words, keys)), facecolor="white")

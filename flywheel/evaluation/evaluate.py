@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, explain_disk_errors
 from flywheel.evaluation.metrics import pair_metrics
-from flywheel.evaluation.records import Evaluation, Slice, evaluation_folder, load_evaluation
+from flywheel.evaluation.records import Evaluation, Slice, Terms, evaluation_folder, load_evaluation
 from flywheel.evaluation.retrieval import Retrieval, retrieval
 from flywheel.evaluation.slices import slices_of
 from flywheel.evaluation.statistics import (
@@ -31,7 +31,7 @@ from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots import Snapshot, questions_of
 from flywheel.pairs.text import digest
 from flywheel.training.job import VERSION, Head, TrainedModel
-from flywheel.training.train import OWN_SCORES, OWN_THRESHOLD_PAIRS, untuned_start
+from flywheel.training.train import OWN_SCORES, OWN_THRESHOLD_PAIRS, locked, untuned_start
 
 SCORES = "scores.parquet"
 _STORED = ["pair_id", "label", "component", "score", "probability", "same", "split"]
@@ -40,8 +40,8 @@ Embed = Callable[[list[str]], np.ndarray]
 
 @dataclass(frozen=True)
 class Training:
-    """How a subject was trained: on `pairs` pairs of a snapshot in `seconds`. `own` are the scores of those pairs out of fold
-    and the threshold from them, where there is one.
+    """How a subject was trained: on `pairs` pairs of a snapshot in `seconds`. `kept_start` says why it is the untrained start
+    where training brought no proven gain. `own` are the scores of those pairs out of fold and the threshold from them.
     """
 
     size: str
@@ -50,6 +50,7 @@ class Training:
     snapshot_id: str
     pairs: int
     seconds: float
+    kept_start: str | None
     own: tuple[LabelledScores, float] | None
 
 
@@ -73,7 +74,9 @@ def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
     if model.tuned_encoder:
         vectors = replace(vectors, tuned=model.folder)
     own = (_labelled(pd.read_parquet(model.folder / OWN_SCORES)), model.own_fit.threshold) if model.own_fit else None
-    training = Training(job.size, job.recipe, job.random_seed, job.snapshot_id, model.train_pairs, model.seconds, own)
+    training = Training(
+        job.size, job.recipe, job.random_seed, job.snapshot_id, model.train_pairs, model.seconds, model.kept_start, own
+    )
     return Subject(
         job.job_id, "tuned", str(variant), lambda t: head.apply(vectors.features(t)), variant.model.contamination, training
     )
@@ -93,32 +96,35 @@ def api_subject(vectors: ApiVectors) -> Subject:
     return Subject(digest(vectors.weights_id), "baseline", f"{vectors.model}@{vectors.dimensions}", vectors.get)
 
 
-def evaluate(
-    subject: Subject, snapshot: Snapshot, evaluations: Path, min_components: int, target_prior: float | None = None
-) -> tuple[Evaluation, bool]:
+def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Terms) -> tuple[Evaluation, bool]:
     """The record of `subject` on the snapshot's `test_id`, and whether it was there already.
 
-    Scores of every calibration and test pair are stored beside it. A record made for another `target_prior`, or by an
-    older version, is made anew. Raises FlywheelError when there is no test split.
+    Scores of every calibration and test pair are stored beside it. A record made on other terms, or by an older version, is
+    made anew. Raises FlywheelError when there is no test split.
     """
     target = evaluation_folder(evaluations, snapshot.test_id, subject.record_id)
-    if found := load_evaluation(target, target_prior):
-        return found, True
+    with explain_disk_errors(evaluations), locked(evaluations, f"{snapshot.test_id}-{subject.record_id}"):
+        if found := load_evaluation(target, terms):
+            return found, True
+        return _evaluate(subject, snapshot, target, terms), False
+
+
+def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) -> Evaluation:
     if not snapshot.test.pairs or not snapshot.calibration.pairs:
         raise FlywheelError(
             "There is no test split yet: the pairs form too few components. Ingest more pairs and run `flywheel snapshot`."
         )
     calibration, test = (_score(subject.embed, snapshot.pairs(split)) for split in ("calibration", "test"))
     scores, labels, sources = (calibration[name].to_numpy() for name in ("score", "label", "source"))
-    fits = fit_by_source(scores, labels, sources, target_prior)
+    fits = fit_by_source(scores, labels, sources, terms.target_prior)
     calibration, test = _decided(calibration, fits), _decided(test, fits)
-    record = _record(subject, snapshot, calibration, test, fits, min_components, target_prior)
+    record = _record(subject, snapshot, calibration, test, fits, terms)
     with scratch_folder(target.parent) as folder:
         both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")])
         both[_STORED].to_parquet(folder / SCORES)
         write_json(folder / "evaluation.json", record.to_json())
         replace_folder(folder, target)
-    return record, False
+    return record
 
 
 def _score(embed: Embed, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -146,9 +152,9 @@ def _record(
     calibration: pd.DataFrame,
     test: pd.DataFrame,
     fits: dict[str, ScoreFit],
-    minimum: int,
-    target_prior: float | None,
+    terms: Terms,
 ) -> Evaluation:
+    minimum, target_prior = terms.min_components, terms.target_prior
     shared, tested = _labelled(calibration), _labelled(test)
     wrong = (test["same"] != test["label"]).to_numpy()
     kinds = {name: mask for name, mask in slices_of(test).items() if mask.any()}
@@ -178,7 +184,7 @@ def _record(
         calibrated_error=float(wrong.mean()),
         calibrated_interval=intervals[""],
         fits=fits,
-        target_prior=target_prior,
+        terms=terms,
         calibration_error=float((calibration["same"] != calibration["label"]).mean()),
         metrics=pair_metrics(tested.scores, tested.labels, test["same"].to_numpy(), test["probability"].to_numpy()),
         retrieval=_retrieval(subject.embed, test),
@@ -194,6 +200,7 @@ def _record(
         contamination=subject.contamination,
         train_pairs=training.pairs if training else None,
         train_seconds=training.seconds if training else None,
+        kept_start=training.kept_start if training else None,
     )
 
 
@@ -208,6 +215,10 @@ def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
     """Per test pair, indexed by pair id and ordered by it: `component`, `label`, `probability` of being the same, `wrong`
     (at the thresholds from calibration).
     """
-    scores = pd.read_parquet(evaluation_folder(evaluations, record.test_id, record.record_id) / SCORES)
+    file = evaluation_folder(evaluations, record.test_id, record.record_id) / SCORES
+    try:
+        scores = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise FlywheelError(f"{file} cannot be read ({error}). Remove its folder and evaluate again.") from error
     test = scores[scores["split"] == "test"].sort_values("pair_id").set_index("pair_id")
     return test.assign(wrong=test["same"] != test["label"])[["component", "label", "probability", "wrong"]]

@@ -60,8 +60,8 @@ def title_of(evaluations: Sequence[Evaluation]) -> str:
     return f"Error rate on {evaluations[0].metrics.n:,} unseen test pairs ({evaluations[0].components:,} components)"
 
 
-def words_of(evaluations: Sequence[Evaluation], fitted: bool, page: Page) -> Words:
-    """What the figure says besides its legend."""
+def words_of(evaluations: Sequence[Evaluation], fitted: bool, note: str, page: Page) -> Words:
+    """What the figure says besides its legend; `note` last."""
     meaning = "Share of wrong same/different decisions: lower is better. A component is a group of linked questions."
     sized = any(record.size is not None for record in evaluations)
     below = ["Number of training pairs (log scale)" if sized else "no tuned model has been evaluated yet"]
@@ -72,6 +72,7 @@ def words_of(evaluations: Sequence[Evaluation], fitted: bool, page: Page) -> Wor
     if any(record.rough for record in evaluations):
         below.append(f"rough: fewer than {ROUGH_BELOW_COMPONENTS} components")
     below += sorted({f"no 95 % interval: {record.no_verdict}" for record in evaluations if record.no_verdict})
+    below += [note] if note else []
     return Words(
         fill(title_of(evaluations), page.title_length),
         fill(meaning, page.text_length),

@@ -5,20 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from flywheel.evaluation.published import PUBLISHED
-from flywheel.evaluation.records import Evaluation, list_evaluations
+from flywheel.evaluation.records import Evaluation, Terms, list_evaluations
 from flywheel.pairs.snapshots import ALL, Snapshot
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Baseline and untuned rows first, then tuned cells by variant and size. `stale` names records of older snapshots, `seen`
-    those whose base model had trained on the data that the test pairs are from.
+    """Baseline and untuned rows first, then tuned cells by variant and size. `stale` names records of older snapshots;
+    `on_quora` says that the test pairs are Quora's.
     """
 
     snapshot: Snapshot
     rows: tuple[Evaluation, ...]
     stale: frozenset[str]
-    seen: frozenset[str]
+    on_quora: bool
 
     def to_json(self) -> list[dict[str, Any]]:
         """One dict a row, published rows last; a published row has `published_error`, not `error`."""
@@ -37,7 +37,7 @@ class Leaderboard:
                 "n": row.metrics.n,
                 "components": row.components,
                 "stale": row.record_id in self.stale,
-                "seen_before": row.record_id in self.seen,
+                "seen_before": self.seen(row),
                 "record": row.record_id,
                 "test_id": row.test_id,
             }
@@ -58,6 +58,10 @@ class Leaderboard:
         ]
         return measured + published
 
+    def seen(self, row: Evaluation) -> bool:
+        """Whether the row's base model had trained on the data that the test pairs are from."""
+        return self.on_quora and row.contamination is not None
+
     @property
     def tuned(self) -> list[Evaluation]:
         """The trained cells of this very snapshot."""
@@ -65,18 +69,23 @@ class Leaderboard:
 
 
 def build_leaderboard(
-    snapshot: Snapshot, evaluations: Path, target_prior: float | None = None, on_quora: bool = False
+    snapshot: Snapshot,
+    evaluations: Path,
+    terms: Terms | None = None,
+    champion_id: str | None = None,
+    on_quora: bool = False,
 ) -> Leaderboard:
-    """Gather every record on the snapshot's `test_id`; of a cell trained on several snapshots, the current one's, else the
-    newest. `on_quora` says that the seed pairs are Quora's, which the catalogue knows who has seen.
+    """Gather every record on the snapshot's `test_id` and on these terms; of a cell trained on several snapshots, the current
+    one's, else the newest, and the champion in any case.
     """
-    records = list_evaluations(evaluations, snapshot.test_id, target_prior)
+    records = list_evaluations(evaluations, snapshot.test_id, terms)
     current = [r for r in records if r.snapshot_id == snapshot.snapshot_id or _is_api(r)]
     cells = {_cell(record) for record in current}
     older = {_cell(record): record for record in records if record.kind == "tuned" and _cell(record) not in cells}
-    rows = sorted([*current, *older.values()], key=_order)
-    seen = frozenset(record.record_id for record in rows if on_quora and record.contamination)
-    return Leaderboard(snapshot, tuple(rows), frozenset(record.record_id for record in older.values()), seen)
+    stale = {record.record_id: record for record in older.values()}
+    stale |= {r.record_id: r for r in records if r.record_id == champion_id and r not in current}
+    rows = sorted([*current, *stale.values()], key=_order)
+    return Leaderboard(snapshot, tuple(rows), frozenset(stale), on_quora)
 
 
 def _is_api(record: Evaluation) -> bool:

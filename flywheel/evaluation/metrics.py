@@ -16,7 +16,7 @@ class PairMetrics:
     (Matthews' correlation) from -1 to 1.
 
     `error`, `precision`, `recall`, `f1` and `mcc` are those of its decisions, `average_precision` and `roc_auc` those of its
-    scores. `calibration_error` is how far its probability of "same" lies from the share that is, on average over
+    scores. `expected_calibration_error` is how far its probability of "same" lies from the share that is, on average over
     fifteen bins of probability (expected calibration error: Guo et al., 2017).
     """
 
@@ -27,7 +27,7 @@ class PairMetrics:
     mcc: float
     average_precision: float
     roc_auc: float
-    calibration_error: float
+    expected_calibration_error: float
     n: int
     positives: int
 
@@ -53,7 +53,7 @@ def pair_metrics(
     check_both_labels(given)
     check_pairs(probabilities, given)
     precision, recall, f1, _ = precision_recall_fscore_support(given, same, average="binary", zero_division=0)
-    calibration_error = binary_calibration_error(torch.tensor(probabilities), torch.tensor(given), n_bins=_BINS)
+    expected_calibration_error = binary_calibration_error(torch.tensor(probabilities), torch.tensor(given), n_bins=_BINS)
     return PairMetrics(
         error=float((same != given).mean()),
         precision=float(precision),
@@ -62,7 +62,7 @@ def pair_metrics(
         mcc=float(matthews_corrcoef(given, same)),
         average_precision=float(average_precision_score(given, values)),
         roc_auc=float(roc_auc_score(given, values)),
-        calibration_error=float(calibration_error),
+        expected_calibration_error=float(expected_calibration_error),
         n=len(given),
         positives=int(given.sum()),
     )

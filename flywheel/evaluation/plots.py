@@ -36,16 +36,22 @@ def loss_curve(losses: Sequence[tuple[int, float]]) -> bytes:
     return _png(figure, dpi=110)
 
 
-def learning_curve(evaluations: Sequence[Evaluation], champion_id: str | None, curves: Sequence[LearningCurve] = ()) -> bytes:
+def learning_curve(
+    evaluations: Sequence[Evaluation], champion_id: str | None, curves: Sequence[LearningCurve] = (), note: str = ""
+) -> bytes:
     """PNG of `draw_learning_curve`: equal bytes for equal input and library versions. Raises what that raises."""
-    return _png(draw_learning_curve(evaluations, champion_id, curves), dpi=130)
+    return _png(draw_learning_curve(evaluations, champion_id, curves, note=note), dpi=130)
 
 
 def learning_curve_svg(
-    evaluations: Sequence[Evaluation], champion_id: str | None, curves: Sequence[LearningCurve] = (), narrow: bool = False
+    evaluations: Sequence[Evaluation],
+    champion_id: str | None,
+    curves: Sequence[LearningCurve] = (),
+    narrow: bool = False,
+    note: str = "",
 ) -> str:
     """`draw_learning_curve` as an `<svg>` element for a page: equal text for equal input. Raises what that raises."""
-    figure = draw_learning_curve(evaluations, champion_id, curves, narrow)
+    figure = draw_learning_curve(evaluations, champion_id, curves, narrow, note)
     return _svg(figure, f"{title_of(evaluations)}, against the number of training pairs")
 
 

@@ -12,7 +12,17 @@ from flywheel.evaluation.statistics import ErrorParts, Interval
 from flywheel.evaluation.thresholds import ScoreFit
 
 # Raised when a record says more than one of before: an older one counts as not there, and is made anew from what is cached.
-FORMAT = 2
+FORMAT = 3
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What decides an evaluation beside model and pairs: the fewest components that carry an interval and a verdict, and the
+    share of duplicates that thresholds for interaction pairs are moved to.
+    """
+
+    min_components: int
+    target_prior: float | None = None
 
 
 @dataclass(frozen=True)
@@ -35,9 +45,10 @@ class Evaluation:
     `error` spends only the labels the model was given: its threshold comes out of fold from the model's own pairs up to
     1,600 of them, beyond that (and for models without training) from `calibration`. `calibrated_error` always has the
     thresholds from `calibration`, those of `fits`, one a source. `calibrated_threshold` is the one for what users do, which
-    ships; until there are enough of their labels it is that of seed pairs, moved to `target_prior` if one is set.
-    `no_verdict` says why the test split carries no verdict, `own_note` what kept the model's own pairs from giving a
-    threshold or an interval. `snapshot_id` is the one it was trained on.
+    ships; until there are enough of their labels it is that of seed pairs, moved to the `target_prior` of its `terms` if one
+    is set. `no_verdict` says why the test split carries no verdict, `own_note` what kept the model's own pairs from giving a
+    threshold or an interval. `snapshot_id` is the one it was trained on, `kept_start` why it is
+    the untrained start where training brought no proven gain.
     """
 
     record_id: str
@@ -54,7 +65,7 @@ class Evaluation:
     calibrated_error: float
     calibrated_interval: Interval | None
     fits: dict[str, ScoreFit]
-    target_prior: float | None
+    terms: Terms
     calibration_error: float
     metrics: PairMetrics
     retrieval: Retrieval
@@ -67,6 +78,7 @@ class Evaluation:
     contamination: str | None
     train_pairs: int | None
     train_seconds: float | None
+    kept_start: str | None
 
     @property
     def calibrated_threshold(self) -> float:
@@ -95,6 +107,7 @@ class Evaluation:
             "fits": {source: ScoreFit.from_json(fit) for source, fit in record["fits"].items()},
             "slices": tuple(Slice(**{**each, "interval": _interval(each["interval"])}) for each in record["slices"]),
             "parts": ErrorParts(**record["parts"]),
+            "terms": Terms(**record["terms"]),
         }
         return cls(**{name: value for name, value in {**record, **nested}.items() if name != "format"})
 
@@ -108,8 +121,8 @@ def evaluation_folder(evaluations: Path, test_id: str, record_id: str) -> Path:
     return evaluations / test_id / record_id
 
 
-def load_evaluation(folder: Path, target_prior: float | None = None) -> Evaluation | None:
-    """The record in a folder, or None when there is none of this format and for this `target_prior`.
+def load_evaluation(folder: Path, terms: Terms | None = None) -> Evaluation | None:
+    """The record in a folder, or None when there is none of this format and on these terms (None: on any).
 
     Raises FlywheelError when it is damaged.
     """
@@ -118,15 +131,17 @@ def load_evaluation(folder: Path, target_prior: float | None = None) -> Evaluati
         return None
     try:
         record = json.loads(file.read_text())
-        if (record.get("format"), record.get("target_prior")) != (FORMAT, target_prior):
+        if record.get("format") != FORMAT:
             return None
-        return Evaluation.from_json(record)
+        found = Evaluation.from_json(record)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise FlywheelError(f"{file} is damaged ({error}). Remove its folder and evaluate again.") from error
+    return found if terms in (None, found.terms) else None
 
 
-def list_evaluations(evaluations: Path, test_id: str, target_prior: float | None = None) -> list[Evaluation]:
-    """Every record of one test split for a `target_prior`, oldest first."""
-    files = sorted((evaluations / test_id).glob("*/evaluation.json"), key=lambda file: (file.stat().st_mtime_ns, file))
-    found = (load_evaluation(file.parent, target_prior) for file in files)
+def list_evaluations(evaluations: Path, test_id: str, terms: Terms | None = None) -> list[Evaluation]:
+    """Every record of one test split on these terms (None: on any), oldest first."""
+    # Names with a dot are of records that are being written, or were when their writer was killed.
+    files = sorted((evaluations / test_id).glob("[!.]*/evaluation.json"), key=lambda file: (file.stat().st_mtime_ns, file))
+    found = (load_evaluation(file.parent, terms) for file in files)
     return [record for record in found if record is not None]

@@ -8,17 +8,19 @@ from flywheel.evidence import sections
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Page, Picture, Section, Text, Tone
 from flywheel.evidence.words import difference_text, interval_text, model_name, percent, points
+from flywheel.registry.champions import SPENT_BELOW
 
 
 def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture | None) -> Page:
     """The whole page; pictures are drawn by the caller."""
     answer, tone = _answer(evidence)
     step, command = _next_step(evidence)
+    decided = evidence.decided[-1] if evidence.decided else None
     found = [
         Section("At a glance", _glance(evidence)),
         Section("Error against training pairs", _curve(evidence, curve)),
         sections.board_section(evidence.board, evidence.champion_id, evidence.better, evidence.baseline.evaluation),
-        sections.decision_section(evidence.decided, evidence.reigning, evidence.seed == "quora"),
+        Section("The decision", sections.decision(decided, evidence.board.on_quora)),
         Section("Kinds of pairs", sections.kinds(evidence)),
         Section("What breaks and what is mended", sections.flips(evidence)),
         Section("Where the errors come from", sections.parts(evidence, reliability)),
@@ -27,15 +29,20 @@ def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture |
         Section("On whose data", sections.data(evidence)),
     ]
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, snapshot {evidence.board.snapshot.snapshot_id[:12]}"
-    return Page("Evidence", answer, tone, step, command, made, tuple(section for section in found if section.blocks))
+    shown = tuple(section for section in found if section.blocks)
+    return Page("Evidence", answer, tone, _baseline(evidence), step, command, made, shown)
 
 
 def _answer(evidence: Evidence) -> tuple[str, Tone]:
     model, versus = evidence.model, evidence.versus_baseline
     if model is None or versus is None:
-        return "Nothing has been trained on this snapshot yet, so there is nothing to compare.", "open"
+        return (
+            "No model has been evaluated on this snapshot under the present settings, so there is nothing to compare.",
+            "open",
+        )
     if versus.test is None:
-        return f"No verdict is possible on these pairs: {model.no_verdict}.", "open"
+        reason = versus.ours.no_verdict or versus.theirs.no_verdict
+        return f"No verdict is possible on these pairs: {reason}.", "open"
     reigns = model.record_id == evidence.champion_id
     said = (
         f"{'The champion' if reigns else 'The best candidate'}, {evidence.name(model)} trained on {model.train_pairs or 0:,} "
@@ -45,7 +52,7 @@ def _answer(evidence: Evidence) -> tuple[str, Tone]:
     )
     if not evidence.baseline.is_api:
         said += f" Whether it beats {evidence.api_model} has not been measured."
-    return said, "proven" if reigns and versus.test.interval.high < 0 else "not proven"
+    return said, "proven" if reigns and versus.test.p_value <= evidence.level else "not proven"
 
 
 def _baseline(evidence: Evidence) -> str:
@@ -54,21 +61,32 @@ def _baseline(evidence: Evidence) -> str:
 
 
 def _next_step(evidence: Evidence) -> tuple[str, str | None]:
-    model, challenger, advice = evidence.model, evidence.next_challenger, evidence.advice
+    model, challenger = evidence.model, evidence.challenger
     if model is None:
-        return "Train the cells that the data fills.", "flywheel grid"
+        return "Train and evaluate the cells that the data fills; what is trained is not trained again.", "flywheel grid"
     if model.no_verdict:
         return f"Bring more labelled pairs: {model.no_verdict}.", "flywheel ingest FILE"
+    if alpha_for(evidence.decisions + 1) < SPENT_BELOW:
+        return (
+            "Draw a fresh test set from the embargoed and new pairs: little of this one's 5 % is left for further decisions.",
+            "flywheel snapshot --new-test",
+        )
     if challenger:
         return f"Promote: let {model_name(challenger)} | {challenger.size} be judged.", "flywheel champion promote"
-    if advice is None:
-        step, command = f"Measure more sizes: {evidence.curve}.", "flywheel grid"
-    else:
-        commands = {"collect more": "flywheel ingest FILE", "stop collecting": "flywheel grid --recipe top"}
-        step, command = advice.sentence, commands.get(advice.action, "flywheel grid")
+    step, command = _advised(evidence)
     if not evidence.baseline.is_api:
         step += " To learn whether the API is beaten: set OPENAI_API_KEY and run `flywheel baseline embed`."
     return step, command
+
+
+def _advised(evidence: Evidence) -> tuple[str, str | None]:
+    if evidence.advice is None:
+        return f"Measure more sizes: {evidence.curve}.", "flywheel grid"
+    if evidence.advice.action == "collect more":
+        return evidence.advice.sentence, "flywheel ingest FILE"
+    if evidence.advice.action == "stop collecting":
+        return f"{evidence.advice.sentence} Try to move layers too.", "flywheel grid --recipe top"
+    return evidence.advice.sentence, None
 
 
 def _glance(evidence: Evidence) -> tuple[Block, ...]:
@@ -78,21 +96,25 @@ def _glance(evidence: Evidence) -> tuple[Block, ...]:
     ours, theirs = versus.ours, versus.theirs
     facts = [_error_fact(f"{evidence.name(row)} is wrong on", row) for row in (ours, theirs)]
     if versus.test:
-        level = alpha_for(evidence.decisions + 1)
-        smallest = detectable_difference(versus.test.standard_error, level)
-        seen_at = f"would be found four times in five at {percent(level)}, the level of the next decision"
+        said = f"{difference_text(versus.test.interval)}, p = {versus.test.p_value:.2g}, needed {evidence.level:.2g}"
+        smallest = detectable_difference(versus.test.standard_error, evidence.level)
         facts += [
-            Fact("Difference", f"{points(versus.difference)} points", difference_text(versus.test.interval)),
-            Fact("Smallest difference", f"{100 * smallest:.1f} points", seen_at),
+            Fact("Difference", f"{points(versus.difference)} points", said),
+            Fact("Smallest difference", f"{100 * smallest:.1f} points", "that would be found four times in five"),
         ]
-    if ours.calibrated_error < theirs.calibrated_error:
-        avoided = 1 - ours.calibrated_error / theirs.calibrated_error
-        facts.append(Fact("Mistakes avoided", f"{100 * avoided:.0f} %", "of those the baseline makes"))
     mrr = ours.retrieval.mrr_at_10 - theirs.retrieval.mrr_at_10
-    facts.append(Fact("Search, MRR@10", f"{ours.retrieval.mrr_at_10:.3f}", f"{mrr:+.3f} against the baseline"))
-    said = [sections.SEEN] if {ours.record_id, theirs.record_id} & evidence.board.seen else []
-    said += [f"Rough: {ours.components} components are fewer than the 100 that make intervals firm."] if ours.rough else []
-    return (Facts(tuple(facts)), *([Text(" ".join(said))] if said else []))
+    searched = f"{mrr:+.3f} against the baseline, {ours.retrieval.queries:,} questions, no interval"
+    facts.append(Fact("Search, MRR@10", f"{ours.retrieval.mrr_at_10:.3f}", searched))
+    said_of_all = [sections.SEEN] if evidence.board.seen(ours) or evidence.board.seen(theirs) else []
+    if versus.test:
+        said_of_all.append(
+            "The difference is at the thresholds that ship; the intervals of the error rates also allow for what other "
+            "calibration "
+            "pairs would have chosen."
+        )
+    if ours.rough:
+        said_of_all.append(f"Rough: {ours.components} components are fewer than the 100 that make intervals firm.")
+    return (Facts(tuple(facts)), *([Text(" ".join(said_of_all))] if said_of_all else []))
 
 
 def _error_fact(label: str, row: Evaluation) -> Fact:
@@ -110,6 +132,5 @@ def _curve(evidence: Evidence, picture: Picture | None) -> tuple[Block, ...]:
             "says what other test pairs would have changed, not whether the law goes on to hold."
         )
         if evidence.board.snapshot.train.interaction:
-            said += " The size all holds interaction pairs too, the others seed pairs only."
-    seen = [Text(sections.SEEN)] if evidence.board.seen else []
-    return (*([picture] if picture else []), *seen, Text(said))
+            said += " The size all is left out of the law: it holds interaction pairs too."
+    return (*([picture] if picture else []), Text(said))

@@ -67,5 +67,5 @@ def model_cost(base: str, speed: float, prices: Prices) -> ModelCost:
         return ModelCost(base, speed, seconds, None, None, None)
     million = prices.machine_hour / 3600 / (speed * prices.tokens_a_text) * 1e6
     pays = million < prices.api_million
-    monthly = prices.machine_hour * _HOURS_A_MONTH / prices.api_million * 1e6
-    return ModelCost(base, speed, seconds, million, prices.machine_hour * seconds / 3600, monthly if pays else None)
+    monthly = prices.machine_hour * _HOURS_A_MONTH / prices.api_million * 1e6 if pays else None
+    return ModelCost(base, speed, seconds, million, prices.machine_hour * seconds / 3600, monthly)

@@ -10,40 +10,45 @@ from flywheel.evaluation.comparison import Comparison, compare
 from flywheel.evaluation.curve import Advice, LearningCurve, advice, learning_curve_of
 from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.leaderboard import Leaderboard
-from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
-from flywheel.evaluation.statistics import holm, quick_p_value
+from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder, load_evaluation
+from flywheel.evaluation.statistics import alpha_for, holm, quick_p_value
 from flywheel.evidence.cost import ModelCost, Prices
 from flywheel.evidence.words import marked_name
-from flywheel.registry.champions import Entry, Registry, choose_challenger
+from flywheel.models.ledger import Paid
+from flywheel.pairs.snapshots import ALL
+from flywheel.registry.champions import Entry, Registry
 from flywheel.settings import Settings
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What models are held against, whether it is the API itself, and what is to be done if it is not."""
+    """What models are held against, whether it is the API itself, what is to be done if it is not, and what was paid for it
+    this time.
+    """
 
     evaluation: Evaluation
     is_api: bool
     advice: str | None
+    paid: Paid
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of the present champion, or of the best challenger while there is none (`model`).
+    """What is known of the present champion, or of the best candidate while there is none (`model`).
 
-    `versus_baseline` compares it with the baseline; `decided` is the latest decision on this test set and `versus_reference`
-    its challenger against whom it met. `better` are the Holm-adjusted p-values of trained rows against the baseline, by record.
-    `curves` are power laws of the lines that have enough sizes, `curve` that of the model's own line or the reason why there
-    is none, and `advice` what follows from it.
+    `challenger` is to be judged next. `versus_baseline` compares the model with the baseline; `decided` are the decisions on
+    this test set and `versus_reference` the latest one's challenger against whom it met. `better` are the Holm-adjusted
+    p-values of trained rows against the baseline, by record. `curves` are power laws of the lines that have enough sizes,
+    `curve` that of the model's own line or the reason why there is none, and `advice` what follows from it.
     """
 
     board: Leaderboard
     reigning: Entry | None
     model: Evaluation | None
-    next_challenger: Evaluation | None
+    challenger: Evaluation | None
     baseline: Baseline
     versus_baseline: Comparison | None
-    decided: Entry | None
+    decided: tuple[Entry, ...]
     versus_reference: Comparison | None
     better: dict[str, float]
     curves: tuple[LearningCurve, ...]
@@ -65,46 +70,45 @@ class Evidence:
         return self.reigning.champion.model if self.reigning and self.reigning.champion else None
 
     @property
+    def level(self) -> float:
+        """At what level the champion is called better than the baseline: that of the decision that made it champion, or of the
+        next one. Each decision brings one champion, so that all of them on a test set are called so falsely in 5 % at most.
+        """
+        verdicts = [entry.verdict for entry in self.decided if entry.verdict]
+        made = [each.decision for each in verdicts if each.promoted and each.challenger == self.champion_id]
+        return alpha_for(made[-1] if made else self.decisions + 1)
+
+    @property
     def decisions(self) -> int:
         """How many decisions were made on this test set."""
-        return self.decided.verdict.decision if self.decided and self.decided.verdict else 0
+        return len(self.decided)
 
 
 def gather(
     settings: Settings,
     board: Leaderboard,
     baseline: Baseline,
-    champion: Evaluation | None,
+    model: Evaluation | None,
+    challenger: Evaluation | None,
     costs: Sequence[ModelCost],
     prices: Prices,
 ) -> Evidence:
-    """Read and compare; every comparison is on the board's test pairs. `champion` is evaluated on them."""
+    """Read and compare; every comparison is on the board's test pairs. `model` is the champion evaluated on them, or the best
+    candidate while there is none; `challenger` is to be judged next.
+    """
     registry = Registry(settings.registry)
-    best = choose_challenger(board.tuned) if board.tuned else None
-    model = champion or best
-    decided = next((e for e in reversed(registry.history()) if e.verdict and e.verdict.test_id == board.snapshot.test_id), None)
-
-    def record(record_id: str) -> Evaluation | None:
-        folder = evaluation_folder(settings.evaluations, board.snapshot.test_id, record_id)
-        return load_evaluation(folder, settings.target_prior)
-
-    def versus(ours: Evaluation | None, theirs: Evaluation | None) -> Comparison | None:
-        if ours is None or theirs is None:
-            return None
-        return compare(ours, theirs, board.snapshot, settings.evaluations, settings.min_components, settings.shown_flips)
-
-    verdict = decided.verdict if decided else None
+    decided = [entry for entry in registry.history() if entry.verdict and entry.verdict.test_id == board.snapshot.test_id]
     lines = _curves(settings.evaluations, board)
-    own = lines.get(_line(model), "its line has no cells") if model else "no cell has been evaluated"
+    own = lines.get(_line(model), "its line has no cells on this snapshot") if model else "no cell has been evaluated"
     return Evidence(
         board=board,
         reigning=registry.current(),
         model=model,
-        next_challenger=best if best and not _judged(registry.history(), best, champion) else None,
+        challenger=challenger,
         baseline=baseline,
-        versus_baseline=versus(model, baseline.evaluation),
-        decided=decided,
-        versus_reference=versus(record(verdict.challenger), record(verdict.reference)) if verdict else None,
+        versus_baseline=_compare(settings, board, model, baseline.evaluation),
+        decided=tuple(decided),
+        versus_reference=_latest_match(settings, board, decided),
         better=_better(settings.evaluations, board, baseline.evaluation),
         curves=tuple(curve for curve in lines.values() if isinstance(curve, LearningCurve)),
         curve=own,
@@ -117,10 +121,22 @@ def gather(
     )
 
 
-def _judged(history: Sequence[Entry], challenger: Evaluation, champion: Evaluation | None) -> bool:
-    """Whether the challenger reigns, or has met whoever reigns (or the baseline) on this test set."""
-    met = {(e.verdict.challenger, e.verdict.test_id) for e in history if e.verdict}
-    return challenger == champion or (challenger.record_id, challenger.test_id) in met
+def _compare(settings: Settings, board: Leaderboard, ours: Evaluation | None, theirs: Evaluation | None) -> Comparison | None:
+    if ours is None or theirs is None:
+        return None
+    return compare(ours, theirs, board.snapshot, settings.evaluations, settings.shown_flips)
+
+
+def _latest_match(settings: Settings, board: Leaderboard, decided: Sequence[Entry]) -> Comparison | None:
+    """The latest decision's challenger against whom it met, where both are evaluated on the present terms."""
+    if not decided or decided[-1].verdict is None:
+        return None
+    terms = Terms(settings.min_components, settings.target_prior)
+    both = (
+        load_evaluation(evaluation_folder(settings.evaluations, board.snapshot.test_id, record_id), terms)
+        for record_id in (decided[-1].verdict.challenger, decided[-1].verdict.reference)
+    )
+    return _compare(settings, board, *both)
 
 
 def _line(record: Evaluation) -> tuple[str, str | None]:
@@ -128,8 +144,12 @@ def _line(record: Evaluation) -> tuple[str, str | None]:
 
 
 def _curves(evaluations: Path, board: Leaderboard) -> dict[tuple[str, str | None], LearningCurve | str]:
-    lines = dict.fromkeys(_line(row) for row in board.tuned)
-    return {line: learning_curve_of(evaluations, [row for row in board.tuned if _line(row) == line]) for line in lines}
+    """The power law of each line, or why it has none. Where `all` holds interaction pairs too it is left out: sizes differ in
+    amount alone.
+    """
+    rows = [row for row in board.tuned if row.size != ALL or not board.snapshot.train.interaction]
+    lines = dict.fromkeys(_line(row) for row in rows)
+    return {line: learning_curve_of(evaluations, [row for row in rows if _line(row) == line]) for line in lines}
 
 
 def _better(evaluations: Path, board: Leaderboard, baseline: Evaluation) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from flywheel.evidence.page import SIGNS, Block, Page, Table, sentence_columns, without_controls
+from flywheel.evidence.page import Block, Page, Table, sentence_columns, without_controls
 
 
 def render_html(page: Page) -> str:
@@ -21,7 +21,7 @@ def render_html(page: Page) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"coded": _coded, "kind": _kind, "data_uri": _data_uri, "looks": _looks}
-    return environment.get_template("page.html.jinja").render(page=page, sign=SIGNS[page.tone])
+    return environment.get_template("page.html.jinja").render(page=page, sign=page.sign)
 
 
 def _finalize(value: Any) -> Any:

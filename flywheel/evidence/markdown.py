@@ -4,7 +4,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable
 
-from flywheel.evidence.page import SIGNS, Block, Facts, Page, Picture, Section, Text, without_controls
+from flywheel.evidence.page import Block, Facts, Page, Picture, Section, Text, without_controls
 
 # What means something inside a line, and what only does at its start (lists, headings, rules).
 _ANYWHERE = re.compile(r"[\\`*_\[\]<>|~$&#!]")
@@ -17,7 +17,11 @@ _WORD_JOINER = "\u2060"
 
 def render_markdown(page: Page) -> str:
     """The page with tables in GitHub's flavour and pictures within; no text of it becomes markup, HTML or a link."""
-    lines = [f"# {_escape(page.title)}", f"**{SIGNS[page.tone]}. {_escape(page.answer)}**", f"Next: {_escape(page.next_step)}"]
+    lines = [
+        f"# {_escape(page.title)}",
+        f"**{_escape(page.sign)}. {_escape(page.answer)}**",
+        f"Next: {_escape(page.next_step)}",
+    ]
     if page.command:
         lines.append("\n".join(f"    {line}" for line in without_controls(page.command).split("\n")))
     lines += [f"## {_escape(section.title)}\n\n{render_section(section)}" for section in page.sections]

@@ -76,16 +76,22 @@ class Section:
 class Page:
     """The page: what it answers in one sentence, what to do next (and by which command), then the sections.
 
-    `tone` says how the answer is: proven, not proven, or that nothing can be said yet.
+    `tone` says how the answer is: proven, not proven, or that nothing can be said yet; `against` what it is about.
     """
 
     title: str
     answer: str
     tone: Tone
+    against: str
     next_step: str
     command: str | None
     made: str
     sections: tuple[Section, ...]
+
+    @property
+    def sign(self) -> str:
+        """The tone in words."""
+        return SIGNS[self.tone] + (f" than {self.against}" if self.tone != "open" else "")
 
 
 def as_plain(page: Page) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from flywheel.evaluation.comparison import FlippedPair, SliceDifference
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.published import PUBLISHED
 from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.statistics import detectable_difference
+from flywheel.evaluation.thresholds import MIN_INTERACTION_LABELS
 from flywheel.evidence.cost import ModelCost, Prices, api_corpus
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Picture, Section, Table, Text
@@ -16,6 +18,7 @@ from flywheel.registry.champions import Entry, spending
 
 SEEN = "† The base model had trained on the data that these test pairs are from: no clean evidence for few examples."
 _LEVEL = 0.05  # where a Holm-adjusted p-value earns a row its label
+_ONE_SIDED = 0.025  # one end of a 95 % interval
 
 
 def board_section(
@@ -32,7 +35,8 @@ def board_section(
             percent(row.calibrated_error), f"{row.retrieval.mrr_at_10:.3f}",
         )  # fmt: skip
         label = (better or {}).get(row.record_id)
-        rows.append((*cells, "yes" if label is not None and label <= _LEVEL else "") if better else cells)
+        said = "yes" if label is not None and label <= _LEVEL else "-" if label is None else "no"
+        rows.append((*cells, said) if better else cells)
     strong = frozenset(i for i, row in enumerate(board.rows) if row.record_id == champion_id)
     quiet = frozenset(i for i, row in enumerate(board.rows) if row.record_id in board.stale)
     test = board.snapshot.test
@@ -44,45 +48,52 @@ def board_section(
         about.append("top and full: calibration labels gave the threshold and chose among the weights, in both columns.")
     if better and baseline:
         about.append(
-            f"better: fewer errors than {marked_name(baseline, board)} at the 5 % level by Holm's rule for all rows "
-            "together; a label, not a promotion."
+            f"better: fewer errors than {marked_name(baseline, board)} at the shared threshold, 5 % level, by Holm's rule for "
+            "all rows together; a label, not a promotion."
         )
-    about += [SEEN] if board.seen else []
+    about += [SEEN] if any(map(board.seen, board.rows)) else []
+    if any(row.kept_start for row in board.rows):
+        about.append("start kept: training brought no proven gain, so the untrained start ships.")
     about += ["★ champion."] if strong else []
     if any(row.rough for row in board.rows):
         about.append(f"Rough: {test.components} components in test; from 100 on the intervals are firm.")
-    published = [(each.variant, percent(each.published_error), f"{each.n:,}", each.data, each.note) for each in PUBLISHED]
+    published = [
+        f"{each.variant}: {percent(each.published_error)} on {each.n:,} pairs of {each.data}. {each.note}" for each in PUBLISHED
+    ]
     blocks = (
         Table(tuple(columns), tuple(rows), frozenset({"model", "better"}), strong, quiet),
         Text(" ".join(about)),
-        Text("Published elsewhere, on other pairs, and not to be compared with the rows above:"),
-        Table(("model", "published", "pairs", "data", "note"), tuple(published), frozenset({"model", "data", "note"})),
+        Text(f"Published elsewhere, on other pairs, and not to be compared with the rows above: {' '.join(published)}"),
     )
     return Section("Leaderboard", blocks)
 
 
 def decision_section(entry: Entry | None, reigning: Entry | None, on_quora: bool) -> Section:
-    """What was decided, and who is champion now; `on_quora` says that the test pairs are Quora's, which base models saw."""
-    said = ["No champion yet."]
+    """Who is champion, by the figures of its promotion, and what was decided."""
+    said = "No champion yet."
     if reigning and (champion := reigning.champion):
-        said = [
+        said = (
             f"Champion: {champion.variant}, size {champion.size}, error {percent(champion.error)} on {champion.n:,} test "
             f"pairs, threshold {champion.threshold:.4f}."
-        ]
-    if entry and (verdict := entry.verdict):
-        said.append(
-            f"{verdict.challenger_name} against {verdict.reference_name}: difference in error {points(verdict.difference)} "
-            f"points (95 % {points(verdict.ci_low)} to {points(verdict.ci_high)}), p = {verdict.p_value:.2g}, needed "
-            f"{verdict.alpha:.2g}: {'promoted' if verdict.promoted else 'kept out'}, {verdict.reason}."
         )
-        said.append(spending(verdict))
-        if verdict.detectable is not None:
-            said.append(
-                f"A true difference of {100 * verdict.detectable:.1f} points would have been found in four of five such tests."
-            )
-    if on_quora and len(said) > 1:
-        said.append(SEEN)
-    return Section("The decision", tuple(Text(each) for each in said))
+    return Section("The decision", (Text(said), *decision(entry, on_quora)))
+
+
+def decision(entry: Entry | None, on_quora: bool) -> tuple[Block, ...]:
+    """A verdict in words; `on_quora` says that the test pairs are Quora's, which base models saw."""
+    if entry is None or (verdict := entry.verdict) is None:
+        return ()
+    said = [
+        f"{verdict.challenger_name} against {verdict.reference_name}: difference in error {points(verdict.difference)} "
+        f"points (95 % {points(verdict.ci_low)} to {points(verdict.ci_high)}), p = {verdict.p_value:.2g}, needed "
+        f"{verdict.alpha:.2g}: {'promoted' if verdict.promoted else 'kept out'}, {verdict.reason}.",
+        spending(verdict),
+    ]
+    if verdict.detectable is not None:
+        said.append(
+            f"A true difference of {100 * verdict.detectable:.1f} points would have been found in four of five such tests."
+        )
+    return tuple(Text(each) for each in [*said, *([SEEN] if on_quora else [])])
 
 
 def kinds(evidence: Evidence) -> tuple[Block, ...]:
@@ -91,22 +102,33 @@ def kinds(evidence: Evidence) -> tuple[Block, ...]:
     if versus is None:
         return ()
     rows = [
-        (each.name, percent(each.ours), percent(each.theirs), _difference(each), f"{each.n:,}", f"{each.components:,}")
+        (each.name, percent(each.ours), percent(each.theirs), *_difference(each), f"{each.n:,}", f"{each.components:,}")
         for each in versus.slices
     ]
-    columns = "kind", evidence.name(versus.ours), evidence.name(versus.theirs), "difference in points", "pairs", "components"
+    columns = (
+        "kind",
+        evidence.name(versus.ours),
+        evidence.name(versus.theirs),
+        "difference in points",
+        "smallest to be seen",
+        "pairs",
+        "components",
+    )
     about = (
         "Error rates. A pair may be of several kinds, and each interval stands for itself; where components are too few or one "
-        "is too large, there is none. No question of the test pairs, nor any question linked to one, stands in the "
+        "is too large, there is none; the smallest difference to be seen is found four times in five, one-sided at 2.5 "
+        "%. No question of the test pairs, nor any question linked to one, stands in the "
         "training pairs: all are unseen. Kinds are told by cheap rules: at most 8 words in both texts, more than 16 in one; a "
         "digit, a word such as not, or a capitalised word inside a sentence in either."
     )
     return Table(columns, tuple(rows), frozenset({"kind"})), Text(about)
 
 
-def _difference(each: SliceDifference) -> str:
-    interval = difference_text(each.test.interval) if each.test else "no interval"
-    return f"{points(each.difference)} ({interval})"
+def _difference(each: SliceDifference) -> tuple[str, str]:
+    if each.test is None:
+        return f"{points(each.difference)} (no interval)", "-"
+    smallest = detectable_difference(each.test.standard_error, _ONE_SIDED)
+    return f"{points(each.difference)} ({difference_text(each.test.interval)})", f"{100 * smallest:.1f}"
 
 
 def flips(evidence: Evidence) -> tuple[Block, ...]:
@@ -114,20 +136,20 @@ def flips(evidence: Evidence) -> tuple[Block, ...]:
     versus = evidence.versus_reference or evidence.versus_baseline
     if versus is None:
         return ()
-    against_champion = versus.theirs.kind == "tuned"
-    allowed = f" (at most {percent(evidence.max_broken_share)} are allowed)" if against_champion else ""
+    allowed = f" (at most {percent(evidence.max_broken_share)} are allowed)" if versus.theirs.kind == "tuned" else ""
+    ours, theirs = (f"{evidence.name(row)} | {row.size or row.kind}" for row in (versus.ours, versus.theirs))
     said = (
-        f"{versus.ours.name} instead of {versus.theirs.name}: {versus.broken:,} pairs break, {percent(versus.broken_share)} of "
-        f"those that were right{allowed}, and {versus.mended:,} are mended. Shown are those it is surest of, with the "
-        "probability that each gives to the pair's being the same."
+        f"{ours} instead of {theirs}: {versus.broken:,} pairs break, {percent(versus.broken_share)} of those that were "
+        f"right{allowed}, and {versus.mended:,} are mended. Shown are those it is surest of, with the probability that "
+        "each gives "
+        "to the pair's being the same."
     )
-    return (
-        Text(said),
-        Text("Broken: right before, wrong now."),
-        _pairs_table(versus.worst_broken),
-        Text("Mended: wrong before, right now."),
-        _pairs_table(versus.best_mended),
-    )
+    blocks: list[Block] = [Text(said)]
+    if versus.worst_broken:
+        blocks += [Text("Broken: right before, wrong now."), _pairs_table(versus.worst_broken)]
+    if versus.best_mended:
+        blocks += [Text("Mended: wrong before, right now."), _pairs_table(versus.best_mended)]
+    return tuple(blocks)
 
 
 def _pairs_table(pairs: Iterable[FlippedPair]) -> Table:
@@ -145,12 +167,13 @@ def parts(evidence: Evidence, reliability: Picture | None) -> tuple[Block, ...]:
         return ()
     both = [evidence.model, evidence.baseline.evaluation]
     made_of = [
-        (evidence.name(row), percent(row.calibrated_error), percent(row.parts.ranking), points(row.parts.threshold),
-         points(row.parts.prior))
+        (evidence.name(row), *(f"{100 * part:.2f}" for part in (
+            row.calibrated_error, row.parts.ranking, row.parts.threshold, row.parts.prior)))
         for row in both
     ]  # fmt: skip
     about = (
-        "ranking: what the best threshold in hindsight would leave, so only better scores lower it; threshold: what choosing "
+        "In points. ranking: what the best threshold in hindsight would leave, so only better scores lower it; "
+        "threshold: what choosing "
         "it on calibration pairs costs; prior: what another share of duplicates in test than in calibration costs. "
         "The three add up to the error; the last two may be below zero by chance."
     )
@@ -161,7 +184,7 @@ def parts(evidence: Evidence, reliability: Picture | None) -> tuple[Block, ...]:
         "Matthews' correlation": [row.metrics.mcc for row in both],
         "average precision": [row.metrics.average_precision for row in both],
         "area under the ROC curve": [row.metrics.roc_auc for row in both],
-        "expected calibration error": [row.metrics.calibration_error for row in both],
+        "expected calibration error": [row.metrics.expected_calibration_error for row in both],
         "MRR@10": [row.retrieval.mrr_at_10 for row in both],
         "recall@10": [row.retrieval.recall_at_10 for row in both],
     }
@@ -170,6 +193,10 @@ def parts(evidence: Evidence, reliability: Picture | None) -> tuple[Block, ...]:
         Table(("model", "error", "ranking", "threshold", "prior"), tuple(made_of), frozenset({"model"})),
         Text(about),
         Table(("figure", *names), tuple((k, *(f"{v:.3f}" for v in vs)) for k, vs in figures.items()), frozenset({"figure"})),
+        Text(
+            f"On {both[0].metrics.n:,} pairs, {both[0].metrics.positives:,} of them duplicates; MRR and recall@10 on "
+            f"{both[0].retrieval.queries:,} questions. These figures have no intervals."
+        ),
         *([reliability] if reliability else []),
     )
 
@@ -235,9 +262,7 @@ def data(evidence: Evidence) -> tuple[Block, ...]:
     snapshot, model = evidence.board.snapshot, evidence.model
     blocks: list[Block] = [_splits(snapshot)]
     if model:
-        rows = [(source, f"{fit.threshold:.4f}", percent(fit.prior)) for source, fit in model.fits.items()]
-        blocks.append(Table(("pairs", "threshold", "share of duplicates it is made for"), tuple(rows), frozenset({"pairs"})))
-        blocks.append(Text(_prior_text(model)))
+        blocks += _thresholds(model, snapshot)
     seen = sorted({row.variant.split("@")[0] for row in evidence.board.rows} & set(CATALOGUE))
     blocks.append(Text(_seen_text(evidence)))
     blocks.append(
@@ -263,16 +288,23 @@ def _splits(snapshot: Snapshot) -> Table:
     return Table(columns, tuple(rows), frozenset({"split"}))
 
 
-def _prior_text(model: Evaluation) -> str:
-    if model.target_prior is None:
-        return (
-            "The threshold for interaction pairs is that of seed pairs until 500 of their own labels stand in calibration. If "
-            "your users meet another share of duplicates, say which: target_prior."
+def _thresholds(model: Evaluation, snapshot: Snapshot) -> list[Block]:
+    rows = [(source, f"{fit.threshold:.4f}", percent(fit.prior)) for source, fit in sorted(model.fits.items(), reverse=True)]
+    table = Table(("pairs", "threshold", "share of duplicates it is made for"), tuple(rows), frozenset({"pairs"}))
+    target = model.terms.target_prior
+    if snapshot.calibration.interaction >= MIN_INTERACTION_LABELS:
+        said = "Interaction pairs have enough labels in calibration for a threshold of their own."
+    elif not snapshot.calibration.seed:
+        said = f"Below {MIN_INTERACTION_LABELS} labels in calibration all pairs share one threshold."
+    else:
+        moved = f", moved to {percent(target)} of duplicates (target_prior)" if target is not None else ""
+        said = (
+            f"Until {MIN_INTERACTION_LABELS} labels of interaction pairs stand in calibration, theirs is that of seed "
+            f"pairs{moved}."
         )
-    return (
-        f"Until 500 labels of interaction pairs stand in calibration, their threshold is that of seed pairs moved to "
-        f"{percent(model.target_prior)} of duplicates (target_prior)."
-    )
+        if target is None:
+            said += " If your users meet another share of duplicates, say which: target_prior."
+    return [table, Text(said)]
 
 
 def _seen_text(evidence: Evidence) -> str:

@@ -7,14 +7,14 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text as Line
 
-from flywheel.evidence.page import SIGNS, Facts, Page, Picture, Section, Table, Text, sentence_columns
+from flywheel.evidence.page import Facts, Page, Picture, Section, Table, Text, sentence_columns
 
 
 def print_page(page: Page, out: Console) -> None:
-    """The page without its pictures, at the terminal's width; users' texts are cut to one line."""
+    """The page without its pictures, at the terminal's width."""
     style = {"proven": "bold green", "not proven": "bold yellow", "open": "bold"}[page.tone]
     out.print(_line(page.title), style="dim", soft_wrap=False)
-    out.print(_line(f"{SIGNS[page.tone]}. {page.answer}"), style=style, soft_wrap=False)
+    out.print(_line(f"{page.sign}. {page.answer}"), style=style, soft_wrap=False)
     out.print(_line(f"Next: {page.next_step}"), soft_wrap=False)
     if page.command:
         out.print(Line("  ") + _line(page.command), style="bold")
@@ -53,12 +53,12 @@ def _facts(facts: Facts) -> Grid:
 
 
 def _fitted(table: Table, out: Console) -> Grid:
-    """A table in which heads wrap above figures, sentences are cut to the width that is left, and names wrap last."""
+    """A table in which heads wrap above figures, sentences wrap in the width that is left, and names wrap last."""
     sentences = sentence_columns(table)
     fitted = Grid(box=SIMPLE, padding=(0, 1, 0, 0), expand=bool(sentences))
     for number, name in enumerate(table.columns):
         if number in sentences:
-            fitted.add_column(_line(name), ratio=1, min_width=12, no_wrap=True)
+            fitted.add_column(_line(name), ratio=1, min_width=12, overflow="fold")
         elif name in table.words:
             fitted.add_column(_line(name), overflow="fold")
         else:

@@ -34,15 +34,16 @@ def model_name(row: Evaluation) -> str:
 
 def marked_name(row: Evaluation, board: Leaderboard) -> str:
     """The same with a mark where the base model had seen the data that the test pairs are from: it touches every figure."""
-    return model_name(row) + ("\u00a0†" if row.record_id in board.seen else "")
+    return model_name(row) + ("\u00a0†" if board.seen(row) else "")
 
 
 def pairs_text(row: Evaluation) -> str:
-    """How many pairs it was trained on, or what it is instead."""
+    """How many pairs it was trained on, whether its untrained start was kept, or what it is instead."""
     if row.train_pairs is None:
         return row.kind
     redraw = f", random_seed {row.random_seed}" if row.random_seed else ""
-    return f"{row.train_pairs:,}" + (" (all)" if row.size == "all" else "") + redraw
+    kept = ", start kept" if row.kept_start else ""
+    return f"{row.train_pairs:,}" + (" (all)" if row.size == "all" else "") + redraw + kept
 
 
 def money(dollars: float) -> str:

@@ -145,10 +145,16 @@ def finetuned_model(context: dg.AssetExecutionContext, workbench: Workbench, con
 )  # fmt: skip
 def baseline_scores(workbench: Workbench) -> dg.MaterializeResult:
     """What the fine-tunes have to beat: text-embedding-3-small from its cache or the API, else a local untuned model."""
+    settings = workbench.settings()
     with explained():
-        result = steps.measure_baseline(workbench.settings())
+        result = steps.measure_baseline(settings)
     return dg.MaterializeResult(
-        metadata={**_figures(result.evaluation), "advice": result.advice or "measured on the API"},
+        metadata={
+            **_figures(result.evaluation),
+            "advice": result.advice or "measured on the API",
+            "paid_tokens": result.paid.tokens,
+            "paid_dollars": result.paid.money(settings.baseline_price),
+        },
         check_results=[checks.baseline_is_api(result)],
     )
 
@@ -170,6 +176,7 @@ def leaderboard(workbench: Workbench) -> dg.MaterializeResult:
     """Every evaluated cell of the current snapshot against the baseline: the table and the figure."""
     settings = workbench.settings()
     with explained():
+        steps.evaluate_opponents(settings)
         board = steps.leaderboard(settings)
         figure = findings.save_figure(settings, board)
     return dg.MaterializeResult(

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from flywheel.errors import explain_disk_errors
 from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.plots import learning_curve, learning_curve_svg, reliability, reliability_svg
@@ -12,7 +11,8 @@ from flywheel.evidence.cost import ModelCost, Prices, model_cost, texts_a_second
 from flywheel.evidence.gather import Evidence, gather
 from flywheel.evidence.html import render_html
 from flywheel.evidence.page import Page, Picture
-from flywheel.files import write_text
+from flywheel.evidence.sections import SEEN
+from flywheel.files import write_bytes
 from flywheel.models.api import api_vectors
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.vectors import vectors_of
@@ -24,15 +24,24 @@ from flywheel.settings import Settings
 def save_figure(settings: Settings, board: Leaderboard) -> Path:
     """Draw the board's figure to `<home>/error_versus_size.png`."""
     target = settings.home / "error_versus_size.png"
-    with explain_disk_errors(target):
-        target.write_bytes(learning_curve(_drawn(board), steps.champion_id(settings)))
+    write_bytes(target, learning_curve(_drawn(board), steps.champion_id(settings), note=_note(board)))
     return target
 
 
+def _note(board: Leaderboard) -> str:
+    return SEEN.replace("† The", "The") if any(map(board.seen, board.rows)) else ""
+
+
 def find_evidence(settings: Settings) -> Evidence:
-    """Measure what the page needs and nobody has measured yet: the baseline, the champion on this snapshot, speeds."""
-    board = steps.leaderboard(settings)
+    """Measure what the page needs and nobody has measured yet: the baseline, heads on the API's vectors, the champion on this
+    snapshot, speeds.
+    """
     baseline, champion = steps.measure_baseline(settings), steps.evaluate_champion(settings)
+    steps.evaluate_opponents(settings)
+    board = steps.leaderboard(settings)
+    match = steps.next_match(settings, lambda: baseline.evaluation) if board.tuned else None
+    candidate = match[0] if match else None
+    challenger = candidate if match and not steps.registry(settings).judged(*match) else None
     texts = questions_of(board.snapshot.pairs("test"))
     tokens = api_vectors(settings).tokens
     prices = Prices(
@@ -42,7 +51,7 @@ def find_evidence(settings: Settings) -> Evidence:
         tokens.estimate(texts) / len(texts),
         tokens.counted_by,
     )
-    return gather(settings, steps.leaderboard(settings), baseline, champion, _costs(settings, board, texts, prices), prices)
+    return gather(settings, board, baseline, champion or candidate, challenger, _costs(settings, board, texts, prices), prices)
 
 
 def save_page(settings: Settings) -> tuple[Page, Path]:
@@ -50,7 +59,7 @@ def save_page(settings: Settings) -> tuple[Page, Path]:
     evidence = find_evidence(settings)
     page = build_page(evidence, _curve_picture(evidence), _reliability_picture(settings, evidence.model))
     target = settings.home / "evidence.html"
-    write_text(target, render_html(page))
+    write_bytes(target, render_html(page).encode())
     return page, target
 
 
@@ -68,11 +77,10 @@ def _curve_picture(evidence: Evidence) -> Picture | None:
     rows = _drawn(evidence.board)
     if not rows:
         return None
-    drawn = rows, evidence.champion_id, evidence.curves
-    return Picture(
-        "Error rate against the number of training pairs, one panel per base model, with the baseline's line and its band",
-        learning_curve_svg(*drawn), learning_curve_svg(*drawn, narrow=True), learning_curve(*drawn),
-    )  # fmt: skip
+    drawn, note = (rows, evidence.champion_id, evidence.curves), _note(evidence.board)
+    alt = "Error rate against the number of training pairs, one panel per base model, with the baseline's line and its band"
+    wide, narrow = (learning_curve_svg(*drawn, narrow=narrow, note=note) for narrow in (False, True))
+    return Picture(alt, wide, narrow, learning_curve(*drawn, note=note))
 
 
 def _reliability_picture(settings: Settings, model: Evaluation | None) -> Picture | None:

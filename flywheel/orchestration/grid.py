@@ -115,7 +115,7 @@ def _is_done(settings: Settings, variant: Variant, size: str, recipe: str) -> bo
     snapshot = steps.current_snapshot(settings)
     job_id = steps.training_job(settings, snapshot, variant, size, recipe).job_id
     folder = evaluation_folder(settings.evaluations, snapshot.test_id, job_id)
-    return load_evaluation(folder, settings.target_prior) is not None
+    return load_evaluation(folder, steps.terms_of(settings)) is not None
 
 
 def _why_no_weights(settings: Settings, variant: Variant) -> str:

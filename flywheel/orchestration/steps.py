@@ -15,11 +15,12 @@ from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import Subject, api_subject, evaluate, tuned_subject, untuned_subject
 from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
 from flywheel.evaluation.opponents import evaluate_head_on_api
-from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.records import Evaluation, Terms
 from flywheel.evidence.gather import Baseline
 from flywheel.models.api import api_vectors
 from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.models.folder import served_difference
+from flywheel.models.ledger import Paid
 from flywheel.models.vectors import vectors_of
 from flywheel.orchestration.tidying import forget_texts, remove_layers, texts_of_pairs
 from flywheel.pairs.contradictions import Contradictions, find_contradictions
@@ -235,19 +236,12 @@ def served_vectors_difference(settings: Settings, model: TrainedModel) -> float:
 
 
 def evaluate_cell(settings: Settings, variant: Variant, size: str, recipe: str) -> Evaluation:
-    """Evaluate a trained cell, beside it the untuned model, and a head on the API's vectors where those of its pairs are there.
-
-    Raises FlywheelError when the cell is not trained.
-    """
+    """Evaluate a trained cell, and the untuned model beside it. Raises FlywheelError when the cell is not trained."""
     on = current_snapshot(settings)
     job = training_job(settings, on, variant, size, recipe)
     vectors = vectors_of(variant.model, settings)
     model = TrainedModel.load(settings.models / job.job_id)
     _evaluate(settings, untuned_subject(variant, on, vectors), on)
-    if settings.baseline != "local":
-        evaluate_head_on_api(
-            api_vectors(settings), job, on, settings.evaluations, settings.min_components, settings.target_prior
-        )
     return _evaluate(settings, tuned_subject(model, vectors), on)
 
 
@@ -260,18 +254,45 @@ def measure_baseline(settings: Settings) -> Baseline:
         settings.baseline == "auto" and (settings.openai_api_key is not None or not api.missing(texts))
     )
     if use_api:
-        return Baseline(_evaluate(settings, api_subject(api), on), True, None)
+        paid = api.fill(texts)
+        return Baseline(_evaluate(settings, api_subject(api), on), True, None, paid)
     variant = Variant.parse(settings.baseline_local)
     subject = untuned_subject(variant, on, vectors_of(variant.model, settings), kind="baseline")
     advice = (
         f"The baseline is the untuned {variant}, not {settings.baseline_model}. "
         "Set OPENAI_API_KEY and run `flywheel baseline embed`, or materialise `baseline_scores`, to measure the API."
     )
-    return Baseline(_evaluate(settings, subject, on), False, advice)
+    return Baseline(_evaluate(settings, subject, on), False, advice, Paid())
 
 
 def _evaluate(settings: Settings, subject: Subject, on: Snapshot) -> Evaluation:
-    return evaluate(subject, on, settings.evaluations, settings.min_components, settings.target_prior)[0]
+    return evaluate(subject, on, settings.evaluations, terms_of(settings))[0]
+
+
+def terms_of(settings: Settings) -> Terms:
+    """On which terms models are evaluated."""
+    return Terms(settings.min_components, settings.target_prior)
+
+
+def evaluate_opponents(settings: Settings) -> None:
+    """Train and evaluate a head on the API's vectors at each size of the board's cells whose pairs have theirs cached.
+
+    At the smallest dimension of the board. What goes wrong with one is logged and takes nothing else along.
+    """
+    board = leaderboard(settings)
+    if settings.baseline == "local" or not board.tuned:
+        return
+    variant = min((Variant.parse(row.variant) for row in board.tuned), key=lambda variant: variant.dim)
+    for size, random_seed in dict.fromkeys((row.size, row.random_seed) for row in board.tuned):
+        assert size is not None
+        drawn = settings.model_copy(update={"random_seed": random_seed})
+        try:
+            job = training_job(drawn, board.snapshot, variant, size, "head")
+            evaluate_head_on_api(
+                api_vectors(settings), job, board.snapshot, settings.evaluations, terms_of(settings), _WATCHER.get()
+            )
+        except FlywheelError as error:
+            log.warning("No head on the vectors of %s at size %s: %s", settings.baseline_model, size, error)
 
 
 def retrain_variant(settings: Settings) -> Variant:
@@ -297,7 +318,7 @@ def rollback(settings: Settings, to: int | None) -> Entry:
 def leaderboard(settings: Settings) -> Leaderboard:
     """The leaderboard of the current snapshot."""
     on = current_snapshot(settings)
-    return build_leaderboard(on, settings.evaluations, settings.target_prior, settings.seed == "quora")
+    return build_leaderboard(on, settings.evaluations, terms_of(settings), champion_id(settings), settings.seed == "quora")
 
 
 def champion_id(settings: Settings) -> str | None:
@@ -312,22 +333,30 @@ def registry(settings: Settings) -> Registry:
 
 
 def decide_champion(settings: Settings) -> tuple[Entry, bool]:
-    """Judge the challenger with the lowest calibration error against the champion, or the baseline while there is none.
+    """Judge the next challenger, if there is one; returns the history's entry and whether it is new.
 
-    Returns the history's entry and whether it is new. Raises FlywheelError when there is nothing to judge.
+    Raises FlywheelError when there is nothing to judge.
     """
-    board = leaderboard(settings)
-    present = registry(settings).current()
-    candidates = [row for row in board.tuned if (settings.models / row.record_id / "flywheel.json").exists()]
-    reference = evaluate_champion(settings)
-    if present and reference:
-        candidates.append(reference)
-        if choose_challenger(candidates).record_id == reference.record_id:
-            return present, False
-    else:
-        reference = measure_baseline(settings).evaluation
+    match = next_match(settings, lambda: measure_baseline(settings).evaluation)
+    if match is None:
+        present = registry(settings).current()
+        assert present is not None
+        return present, False
     rules = Rules(settings.max_broken_share, settings.max_retrieval_loss)
-    return registry(settings).decide(choose_challenger(candidates), reference, settings.evaluations, rules)
+    return registry(settings).decide(*match, settings.evaluations, rules)
+
+
+def next_match(settings: Settings, baseline: Callable[[], Evaluation]) -> tuple[Evaluation, Evaluation] | None:
+    """The candidate with the lowest calibration error, and the champion, or the baseline while there is none.
+
+    None where the champion itself is that candidate. Raises FlywheelError when there is no candidate.
+    """
+    board, champion = leaderboard(settings), evaluate_champion(settings)
+    candidates = [row for row in board.tuned if (settings.models / row.record_id / "flywheel.json").exists()]
+    if champion is None:
+        return choose_challenger(candidates), baseline()
+    challenger = choose_challenger([*candidates, champion])
+    return None if challenger.record_id == champion.record_id else (challenger, champion)
 
 
 def evaluate_champion(settings: Settings) -> Evaluation | None:

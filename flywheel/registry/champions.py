@@ -12,6 +12,7 @@ import numpy as np
 from filelock import FileLock
 
 from flywheel.errors import FlywheelError, explain_disk_errors
+from flywheel.evaluation.comparison import check_same_test
 from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.statistics import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
@@ -66,6 +67,7 @@ class Verdict:
     detectable: float | None = None
     components: int | None = None
     pairs: int | None = None
+    target_prior: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,10 @@ class Registry:
         """Every entry, oldest first."""
         return [_entry(json.loads(file.read_text())) for file in sorted((self.folder / "history").glob("*.json"))]
 
+    def judged(self, challenger: Evaluation, reference: Evaluation) -> Entry | None:
+        """The entry that judged these two on this test split and for this share of duplicates, if there is one."""
+        return next((entry for entry in self.history() if entry.verdict and _same(entry.verdict, challenger, reference)), None)
+
     def decide(self, challenger: Evaluation, reference: Evaluation, evaluations: Path, rules: Rules) -> tuple[Entry, bool]:
         """Judge the challenger, add the verdict to the history, and swap the pointer if it won.
 
@@ -121,11 +127,10 @@ class Registry:
         """
         with self._locked():
             history = self.history()
-            for entry in history:
-                if entry.verdict and _same(entry.verdict, challenger, reference):
-                    if entry.champion and not any(later.champion for later in history[entry.number :]):
-                        write_json(self.folder / "champion.json", {"entry": entry.number})
-                    return entry, False
+            if entry := self.judged(challenger, reference):
+                if entry.champion and not any(later.champion for later in history[entry.number :]):
+                    write_json(self.folder / "champion.json", {"entry": entry.number})
+                return entry, False
             present = self.current()
             reigning = present.champion.model if present and present.champion else None
             if reigning != (reference.record_id if reference.kind == "tuned" else None):
@@ -196,13 +201,9 @@ def judge(
 
     Raises FlywheelError when they were scored on different pairs or the split carries no verdict.
     """
-    if challenger.test_id != reference.test_id:
-        raise FlywheelError(
-            f"{challenger.name} was scored on test {challenger.test_id} and {reference.name} on {reference.test_id}: "
-            "score both on one snapshot."
-        )
-    if challenger.no_verdict:
-        raise FlywheelError(f"No verdict is possible: {challenger.no_verdict}. Ingest more pairs.")
+    check_same_test(challenger, reference)
+    if reason := challenger.no_verdict or reference.no_verdict:
+        raise FlywheelError(f"No verdict is possible: {reason}. Ingest more pairs.")
     ours, theirs = decisions(evaluations, challenger), decisions(evaluations, reference)
     test = paired_test(ours["wrong"].to_numpy(), theirs["wrong"].to_numpy(), ours["component"].to_numpy())
     right = ~theirs["wrong"]
@@ -238,6 +239,7 @@ def judge(
         detectable=detectable_difference(test.standard_error, alpha),
         components=test.components,
         pairs=test.pairs,
+        target_prior=challenger.terms.target_prior,
     )
 
 
@@ -250,23 +252,24 @@ def spending(verdict: Verdict) -> str:
     """What a decision took of its test set's chance of a false promotion, what is left, and what to do when little is."""
     following = alpha_for(verdict.decision + 1)
     words = (
-        f"Decision {verdict.decision} on this test set: {_percent(verdict.alpha)} of the {_percent(FALSE_PROMOTIONS)} was to "
-        f"spend on it, {_percent(alpha_left(verdict.decision))} is left for all later ones; the next one may spend "
-        f"{_percent(following)}."
+        f"Decision {verdict.decision} on this test set: {percent_exactly(verdict.alpha)} of the "
+        f"{percent_exactly(FALSE_PROMOTIONS)} was to spend on it, {percent_exactly(alpha_left(verdict.decision))} is "
+        "left for all later ones; the next one may spend "
+        f"{percent_exactly(following)}."
     )
     if following < SPENT_BELOW:
         words += " Draw a fresh test set from the embargoed and new pairs with `flywheel snapshot --new-test`."
     return words
 
 
-def _percent(share: float) -> str:
+def percent_exactly(share: float) -> str:
     """Two significant digits, however small."""
     return f"{np.format_float_positional(100 * share, precision=2, fractional=False, trim='-')} %"
 
 
 def _same(verdict: Verdict, challenger: Evaluation, reference: Evaluation) -> bool:
-    judged = verdict.challenger, verdict.reference, verdict.test_id
-    return judged == (challenger.record_id, reference.record_id, challenger.test_id)
+    judged = verdict.challenger, verdict.reference, verdict.test_id, verdict.target_prior
+    return judged == (challenger.record_id, reference.record_id, challenger.test_id, challenger.terms.target_prior)
 
 
 def _champion(evaluation: Evaluation) -> Champion:

@@ -72,7 +72,7 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
             "Ingest more pairs and run `flywheel snapshot`."
         )
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
-    texts = questions_of(pairs, calibration, _direction_pairs(snapshot))
+    texts = questions_of(pairs, calibration, direction_pairs(snapshot))
     vectors.features(texts, lambda done, of: listener(Encoded(done, of)))
     losses: list[tuple[int, float]] = []
 
@@ -191,7 +191,7 @@ def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Head:
     """The untuned model at `dim`, a head on its unit vectors, from the questions of the first training pairs (their labels
     are not looked at).
     """
-    return untuned_head(vectors.get(questions_of(_direction_pairs(snapshot))), dim)
+    return untuned_head(vectors.get(questions_of(direction_pairs(snapshot))), dim)
 
 
 def choose_start(snapshot: Snapshot, vectors: Vectors, dim: int, calibration: pd.DataFrame) -> tuple[Head, np.ndarray]:
@@ -210,7 +210,7 @@ def own_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.
     """The untuned model as a head on scaled features, and the scale, which takes the other poolings away."""
     head = untuned_start(snapshot, vectors, dim)
     width, part = vectors.model.width, PARTS.index(vectors.model.pooling)
-    features = vectors.features(questions_of(_direction_pairs(snapshot)))[:, part * width : (part + 1) * width]
+    features = vectors.features(questions_of(direction_pairs(snapshot)))[:, part * width : (part + 1) * width]
     weight, scale = np.zeros((dim, len(PARTS) * width), np.float32), np.zeros(len(PARTS) * width, np.float32)
     weight[:, part * width : (part + 1) * width] = head.weight
     scale[part * width : (part + 1) * width] = 1 / np.linalg.norm(features.astype(np.float32), axis=1).mean()
@@ -242,7 +242,7 @@ def head_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np
 
 
 def _head_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
-    features = vectors.features(questions_of(_direction_pairs(snapshot))).astype(np.float32)
+    features = vectors.features(questions_of(direction_pairs(snapshot))).astype(np.float32)
     lengths = np.linalg.norm(features.reshape(len(features), len(PARTS), -1), axis=2).mean(axis=0)
     scale = np.repeat(1 / (lengths * np.sqrt(len(PARTS))), features.shape[1] // len(PARTS)).astype(np.float32)
     return untuned_head(features * scale, dim), scale
@@ -253,7 +253,8 @@ def pair_features(pairs: pd.DataFrame, vectors: Vectors, scale: np.ndarray) -> P
     return pair_arrays(pairs, lambda texts: (vectors.features(texts) * scale).astype(np.float16))
 
 
-def _direction_pairs(snapshot: Snapshot) -> pd.DataFrame:
+def direction_pairs(snapshot: Snapshot) -> pd.DataFrame:
+    """The pairs whose questions give the directions that heads start from."""
     return snapshot.pairs("train").head(DIRECTION_PAIRS)
 
 
