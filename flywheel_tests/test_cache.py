@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -263,7 +264,7 @@ def test_an_encoder_that_fails_keeps_what_it_gave_before_and_frees_the_lock(tmp_
 
 def test_a_cache_of_another_width_is_refused(tmp_path: Path) -> None:
     EmbeddingCache(tmp_path, WIDTH).get(["a"], encode)
-    with pytest.raises(FlywheelError, match=r"shape \(1, 4\), not of width 8"):
+    with pytest.raises(FlywheelError, match=r"shape \(1, 4\), not of width 8. Delete \w+.keys.npy and \w+.vectors.npy in"):
         EmbeddingCache(tmp_path, 8).get(["a"], refuse)
 
 
@@ -273,6 +274,31 @@ def test_a_damaged_shard_is_refused_and_not_read(tmp_path: Path) -> None:
     os.truncate(vectors, vectors.stat().st_size // 2)
     with pytest.raises(FlywheelError, match="is damaged"):
         EmbeddingCache(tmp_path, WIDTH).get(["1"], refuse)
+    with pytest.raises(FlywheelError, match=f"Delete .*{vectors.name} in {tmp_path}"):
+        EmbeddingCache.open(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["keys", "vectors", "lengths"])
+def test_deleting_the_files_named_of_a_damaged_shard_costs_its_texts_alone(tmp_path: Path, suffix: str) -> None:
+    EmbeddingCache(tmp_path, WIDTH).get_ragged(["a", "bb"], tokens)
+    (damaged,) = tmp_path.glob(f"*.{suffix}.npy")
+    others = ["ccc", "dddd"]
+    EmbeddingCache(tmp_path, WIDTH).get_ragged(others, tokens)
+    beside = tmp_path / "paid.jsonl"
+    beside.write_text("a line\n")
+    os.truncate(damaged, damaged.stat().st_size - 3)
+    with pytest.raises(FlywheelError, match="only their vectors are made again") as caught:
+        EmbeddingCache(tmp_path, WIDTH).texts()
+    named = re.findall(r"\S+\.npy", str(caught.value).partition("Delete ")[2])
+    assert sorted(named) == sorted(path.name for path in tmp_path.glob(f"{damaged.name.partition('.')[0]}.*"))
+    for name in named:
+        (tmp_path / name).unlink()
+    assert EmbeddingCache(tmp_path, WIDTH).unknown(["a", *others, "bb"]) == ["a", "bb"]
+    asked: list[str] = []
+    rows = EmbeddingCache(tmp_path, WIDTH).get_ragged(["a", *others, "bb"], lambda texts: asked.extend(texts) or tokens(texts))
+    assert asked == ["a", "bb"]
+    assert [each.tolist() for each in rows] == [tokens([text]).rows.tolist() for text in ["a", *others, "bb"]]
+    assert beside.read_text() == "a line\n"
 
 
 def test_a_full_disk_is_explained_and_the_next_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Vectors go from one cache to another through one file, and a file that is not right changes nothing."""
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -101,6 +103,26 @@ def test_an_export_replaces_a_file_whole_and_leaves_nothing_beside_it(tmp_path: 
         export_vectors(EmbeddingCache(tmp_path / "empty", WIDTH), ORIGIN, file)
 
 
+# A folder that takes no file, not even from root; a name that is too long with what is written aside, and one by itself.
+@pytest.mark.parametrize("name", ["/proc/vectors.parquet", "x" * 250, "x" * 300])
+def test_a_place_that_takes_no_file_asks_for_another_file_and_not_for_another_home(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FlywheelError, match=r"cannot be written \(.{5,40}\). Choose another file") as caught:
+        export_vectors(filled(tmp_path / "source", ["1"]), ORIGIN, tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path / name} ")
+    assert "--home" not in str(caught.value)
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache = filled(tmp_path / "source", ["1"])
+    monkeypatch.setattr(Path, "replace", no_space)
+    with pytest.raises(FlywheelError, match=r"vectors.parquet is full"):
+        export_vectors(cache, ORIGIN, tmp_path / "vectors.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
@@ -167,7 +189,8 @@ def test_a_file_that_is_damaged_anywhere_is_refused_and_nothing_of_it_is_taken(
         file.write_bytes(damaged)
         refused(tmp_path, file, "cannot be read")
     refused(tmp_path, tmp_path / "none.parquet", "There is no file")
-    refused(tmp_path, tmp_path, "There is no file")
+    refused(tmp_path, tmp_path, "is a folder. Name the file")
+    refused(tmp_path, tmp_path / ("x" * 300), "File name too long")
 
 
 def refused(tmp_path: Path, file: Path, words: str) -> None:

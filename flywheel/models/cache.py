@@ -90,9 +90,8 @@ class EmbeddingCache:
                 stored = np.load(vectors, mmap_mode="r", allow_pickle=False)
                 return cls(folder, stored.shape[1], stored.dtype.type)
             except (OSError, ValueError, EOFError, IndexError) as error:
-                raise FlywheelError(
-                    f"{vectors} is damaged ({error}). Delete its folder: the vectors are made again."
-                ) from error
+                name = shard.name.removesuffix(_KEYS)
+                raise FlywheelError(f"Shard {name} of {folder} is damaged ({error}). {_way_out(folder, name)}") from error
         return None
 
     def missing(self, texts: Iterable[str]) -> int:
@@ -313,15 +312,19 @@ class EmbeddingCache:
         except (OSError, ValueError, EOFError) as error:
             if not (self.folder / f"{name}{_KEYS}").exists():  # pruned meanwhile
                 return None
-            raise FlywheelError(
-                f"Shard {name} of {self.folder} is damaged ({error}). Delete the folder: its vectors are made again."
-            ) from error
+            raise FlywheelError(f"Shard {name} of {self.folder} is damaged ({error}). {_way_out(self.folder, name)}") from error
         if keys.dtype != KEY or vectors.dtype != self.dtype or vectors.shape != (lengths.sum(), self.width):
             raise FlywheelError(
                 f"Shard {name} of {self.folder} holds {len(keys)} keys and {vectors.dtype} vectors of shape "
-                f"{vectors.shape}, not of width {self.width}. Delete the folder: its vectors are made again."
+                f"{vectors.shape}, not of width {self.width}. {_way_out(self.folder, name)}"
             )
         return keys, lengths, vectors
+
+
+def _way_out(folder: Path, name: str) -> str:
+    """What to do about the damaged shard `name`. The rest of the folder stays: it may have been paid for."""
+    files = [f"{name}{suffix}" for suffix in (_KEYS, _VECTORS, _LENGTHS) if (folder / f"{name}{suffix}").exists()]
+    return f"Delete {' and '.join(files)} in {folder}: only their vectors are made again."
 
 
 def _hash_texts(texts: Iterable[str]) -> np.ndarray:

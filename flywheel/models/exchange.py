@@ -1,5 +1,7 @@
 """Cached vectors as one Parquet file: those of an API, paid for on one machine, go to another. No text is in it."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,31 +42,49 @@ def export_vectors(cache: EmbeddingCache, origin: Origin, target: Path) -> int:
     Equal vectors give equal files with one version of pyarrow. Raises FlywheelError when there are none, or when the file
     cannot be written.
     """
-    if not target.parent.is_dir() or target.is_dir():
-        raise FlywheelError(f"{target} cannot be written: name a file in a folder that exists.")
-    if not cache.texts():
-        raise FlywheelError(f"No vector of {origin} is cached, so there is nothing to export. Run `flywheel baseline embed`.")
+    with _explained(target):
+        if not target.parent.is_dir() or target.is_dir():
+            raise FlywheelError(f"{target} cannot be written: name a file in a folder that exists.")
+        if not cache.texts():
+            raise FlywheelError(
+                f"No vector of {origin} is cached, so there is nothing to export. Run `flywheel baseline embed`."
+            )
+        return _write(cache, origin, target)
+
+
+def _write(cache: EmbeddingCache, origin: Origin, target: Path) -> int:
     vector = pa.list_(pa.float32(), origin.dimensions)
     schema = pa.schema([("text_hash", pa.binary(KEY.itemsize)), ("vector", vector)], origin.metadata())
     aside = target.with_name(f".{target.name}-{uuid4().hex}")
     count = 0
     try:
-        with (
-            explain_disk_errors(target),
-            pq.ParquetWriter(
-                aside, schema, compression="zstd", use_dictionary=False, write_page_checksum=True, write_statistics=False
-            ) as file,
-        ):
+        with pq.ParquetWriter(
+            aside, schema, compression="zstd", use_dictionary=False, write_page_checksum=True, write_statistics=False
+        ) as file:
             for keys, vectors in cache.rows(_GROUP):
                 hashes = pa.FixedSizeBinaryArray.from_buffers(schema.types[0], len(keys), [None, pa.py_buffer(keys.tobytes())])
                 rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=vector)
                 file.write_table(pa.table([hashes, rows], schema=schema))
                 count += len(keys)
-        with explain_disk_errors(target):
-            aside.replace(target)
+        aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
     return count
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    """Say what to do about a file that cannot be written: another home, which others advise, would not help."""
+    with explain_disk_errors(target):
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            reason = os.strerror(error.errno) if error.errno else error
+            raise FlywheelError(
+                f"{target} cannot be written ({reason}). Choose another file, or mend the permissions."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -94,9 +114,11 @@ def import_vectors(cache: EmbeddingCache, origin: Origin, source: Path) -> Impor
 
 @contextmanager
 def _opened(source: Path) -> Iterator[pq.ParquetFile]:
-    if not source.is_file():
-        raise FlywheelError(f"There is no file {source}.")
     try:
+        if source.is_dir():
+            raise FlywheelError(f"{source} is a folder. Name the file in it that `flywheel baseline export` wrote.")
+        if not source.is_file():
+            raise FlywheelError(f"There is no file {source}.")
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
             yield file
     except FlywheelError:
