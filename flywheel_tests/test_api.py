@@ -174,9 +174,15 @@ def test_what_came_before_a_failure_is_not_asked_for_again(endpoint: Endpoint, v
         (refuse(403, f"Not for {KEY}"), ["refused the API key", "403", "Set OPENAI_API_KEY"]),
         (refuse(400, f"Text 3 is too long for {KEY}"), ["400 - Text 3 is too long for ***", "Check baseline_model"]),
         (refuse(404, "No such model"), ["404 - No such model", "Check baseline_model"]),
-        (refuse(429, f"Quota of {KEY}", x_should_retry="false"), ["quota", "429 - Quota of ***", "is kept"]),
-        (refuse(429, "Tomorrow", retry_after="86400"), ["limits the rate", "is kept"]),
-        (refuse(502, "Bad gateway", x_should_retry="false"), ["failed", "502 - Bad gateway", "is kept"]),
+        (
+            refuse(429, f"Quota of {KEY}", x_should_retry="false"),
+            ["quota", "429 - Quota of ***", "is kept; or use the local baseline"],
+        ),
+        (refuse(429, "Tomorrow", retry_after="86400"), ["limits the rate", "is kept; or use the local baseline"]),
+        (
+            refuse(502, "Bad gateway", x_should_retry="false"),
+            ["failed", "502 - Bad gateway", "asked once and", "is kept; or use the local baseline"],
+        ),
     ],
 )
 def test_a_refusal_says_who_refused_and_what_to_do(
@@ -231,7 +237,20 @@ def test_an_endpoint_that_is_down_is_explained(vectors: ApiVectors, monkeypatch:
         message = failure(down, ["a"])
     assert message.startswith(f"{down.base_url} cannot be reached for {down.model} (")
     assert "Connection refused" in message
+    assert "it was asked 2 times and may have counted each" in message
     assert "run the command again" in message
+    assert "FLYWHEEL_BASELINE=local" in message
+
+
+def test_a_request_that_is_cut_off_each_time_says_how_often_it_may_have_been_counted(
+    endpoint: Endpoint, vectors: ApiVectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "_RETRIES", 2)
+    endpoint.answers = [hang_up] * 3
+    message = failure(vectors, ["a"])
+    assert len(endpoint.asked) == 3
+    assert "it was asked 3 times and may have counted each" in message
+    assert "FLYWHEEL_BASELINE=local" in message
 
 
 def test_an_endpoint_that_says_nothing_is_explained(
@@ -240,7 +259,9 @@ def test_an_endpoint_that_says_nothing_is_explained(
     monkeypatch.setattr(api, "_RETRIES", 0)
     monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.2)
     endpoint.answers = [stay_silent]
-    assert "did not answer for text-embedding-3-small within 0.2 seconds" in failure(vectors, ["a"])
+    message = failure(vectors, ["a"])
+    assert "did not answer for text-embedding-3-small within 0.2 seconds; it was asked once and may have counted it" in message
+    assert "FLYWHEEL_BASELINE=local" in message
 
 
 @pytest.mark.parametrize(

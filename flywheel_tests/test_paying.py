@@ -1,10 +1,13 @@
 """What an embeddings endpoint was paid is written down, and nothing is paid twice, whoever is killed or comes at once."""
 
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,51 @@ def test_an_endpoint_that_counts_no_tokens_is_taken_as_it_is(endpoint: Endpoint,
     assert vectors.fill(["a"]) == Paid(1, 0, 1)
     assert vectors.fill(["b"]) == Paid(1, 1)
     assert vectors.paid == Paid(2, 1, 1)
+
+
+def test_a_ledger_that_cannot_be_written_loses_no_vector_and_is_told(
+    endpoint: Endpoint, vectors: ApiVectors, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = vectors.cache.folder / "paid.jsonl"
+    ledger.mkdir(parents=True)
+    assert vectors.fill(["a", "bb"]) == Paid(2, 3)
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told.startswith(f"{ledger} cannot be written (Is a directory): an answer for 2 texts, for which {endpoint.url}")
+    assert "counted 3 tokens" in told
+    assert np.allclose(vectors.get(["a", "bb"]), unit(["a", "bb"]), atol=1e-6)
+    assert endpoint.asked == [["a", "bb"]]
+    with pytest.raises(FlywheelError, match=r"what was paid is not known\. Move it away"):
+        _ = vectors.paid
+    ledger.rmdir()
+    vectors.fill(["ccc"])
+    assert vectors.paid == Paid(1, 3)
+
+
+def test_an_answer_that_cannot_be_stored_is_written_down_as_paid(
+    endpoint: Endpoint, vectors: ApiVectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", no_space)
+    with pytest.raises(FlywheelError, match="full"):
+        vectors.fill(["a", "bb"])
+    assert vectors.paid == Paid(2, 3)
+    assert vectors.missing(["a", "bb"]) == 2
+
+
+def test_a_damaged_shard_is_paid_for_again_alone_and_the_ledger_stays(endpoint: Endpoint, vectors: ApiVectors) -> None:
+    vectors.fill(["a", "bb"])
+    (damaged,) = vectors.cache.folder.glob("*.vectors.npy")
+    vectors.fill(["ccc"])
+    os.truncate(damaged, damaged.stat().st_size - 1)
+    with pytest.raises(FlywheelError, match="is damaged") as caught:
+        replace(vectors).fill(["a", "bb", "ccc"])
+    for name in re.findall(r"\S+\.npy", str(caught.value).partition("Delete ")[2]):
+        (vectors.cache.folder / name).unlink()
+    assert replace(vectors).fill(["a", "bb", "ccc"]) == Paid(2, 3)
+    assert endpoint.asked[2:] == [["a", "bb"]]
+    assert vectors.paid == Paid(5, 9)
 
 
 # A process that asks for the vectors of texts 0 to n - 1; endpoint and cache are told on its command line.

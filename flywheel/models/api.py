@@ -27,7 +27,7 @@ from flywheel.models.tokens import Tokens
 from flywheel.settings import Settings
 
 if TYPE_CHECKING:
-    from openai import OpenAI, OpenAIError
+    from openai import APIError, OpenAI, OpenAIError
     from openai.types import CreateEmbeddingResponse
 
 # One request, and so the most that a failure or a kill can lose. OpenAI takes 2,048 texts and 300,000 tokens at most.
@@ -108,15 +108,16 @@ class ApiVectors:
     def get(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
         """Unit vectors, float32 (n, dimensions), of `texts` in their order, filled in first as `fill` does."""
         self.fill(texts, progress)
-        return self.cache.get(texts, lambda batch: self._embed(batch)[0])
+        return self._bring(texts)[0]
 
     def fill(self, texts: Iterable[str], progress: Progress | None = None) -> Paid:
         """Pay for those of `texts` that are missing, and say how much; `progress` hears (embedded, to embed).
 
-        Each request's vectors are stored before the next is sent, so that what was paid for survives a failure. Raises
-        FlywheelError, naming model and endpoint, when texts are missing and there is no usable key, when one is known to
-        be too long, when the endpoint cannot be reached or refuses (busy endpoints are asked again, after the time that
-        they name), and when it answers with anything but one finite vector of `dimensions` numbers for each text.
+        Each request's vectors are stored before the next is sent, so that what was paid for survives a failure; a ledger
+        that cannot be written is a warning. Raises FlywheelError, naming model and endpoint, when texts are missing and
+        there is no usable key, when one is known to be too long, when the endpoint cannot be reached or refuses (busy
+        endpoints are asked again, after the time that they name), and when it answers with anything but one finite vector
+        of `dimensions` numbers for each text.
         """
         todo = self.cache.unknown(list(dict.fromkeys(texts)))
         spent = Paid()
@@ -133,16 +134,10 @@ class ApiVectors:
                 "them go with `flywheel forget --text-contains`, and take a new snapshot."
             )
 
-        def embed_batch(batch: list[str]) -> np.ndarray:
-            nonlocal spent
-            vectors, cost = self._embed(batch)
-            spent += cost
-            return vectors
-
         done = 0
         groups = np.flatnonzero(~too_long), np.flatnonzero(too_long)  # what may be refused comes last, on its own
         for batch in chain.from_iterable(_batches([todo[i] for i in group], bounds[group]) for group in groups):
-            self.cache.get(batch, embed_batch)
+            spent += self._bring(batch)[1]
             self.cache.compact()
             done += len(batch)
             if progress is not None:
@@ -186,14 +181,40 @@ class ApiVectors:
                 "ASCII, as no key does. Set OPENAI_API_KEY to the key alone."
             )
 
-    def _embed(self, texts: list[str]) -> tuple[np.ndarray, Paid]:
-        """Ask for the vectors of `texts` in one request: float32 (n, dimensions), unit rows in the order of `texts`."""
+    def _bring(self, texts: Sequence[str]) -> tuple[np.ndarray, Paid]:
+        """Vectors of `texts` as `get` gives them, and what was paid for those that were missing.
+
+        An answer's vectors are stored before its line is written, and its line also when it is refused or cannot be stored.
+        """
+        answers: list[Paid] = []
+        try:
+            vectors = self.cache.get(texts, lambda missing: self._embed(missing, answers))
+        finally:
+            for answer in answers:
+                self._write_down(answer)
+        return vectors, sum(answers, Paid())
+
+    def _write_down(self, answer: Paid) -> None:
+        try:
+            add_to_ledger(self._ledger, answer)
+        except OSError as error:
+            logger.warning(
+                "%s cannot be written (%s): an answer for %d texts, for which %s counted %d tokens, is missing in it. "
+                "Move it away or mend its permissions.",
+                *(self._ledger, error.strerror, answer.texts, self.base_url, answer.tokens),
+            )
+
+    def _embed(self, texts: list[str], answers: list[Paid]) -> np.ndarray:
+        """Ask for the vectors of `texts` in one request: float32 (n, dimensions), unit rows in the order of `texts`.
+
+        What the answer cost is added to `answers`, whether it is any good or not.
+        """
         from openai import OpenAIError
 
         try:
             answer = self._ask(texts)
             counted = getattr(answer.usage, "total_tokens", None)
-            cost = add_to_ledger(self._ledger, len(texts), counted if isinstance(counted, int) else None)
+            answers.append(Paid(len(texts), counted) if isinstance(counted, int) else Paid(len(texts), uncounted=len(texts)))
             found = [(item.index, np.asarray(item.embedding, dtype=np.float32)) for item in answer.data]
         # `from None`, because the library's errors carry the request and with it the key.
         except OpenAIError as error:
@@ -204,7 +225,7 @@ class ApiVectors:
                 f"{self.base_url} did not answer with embeddings of {self.model}. "
                 "Set baseline_url to an OpenAI-compatible endpoint; most end in /v1."
             ) from None
-        return self._checked(found, len(texts)), cost
+        return self._checked(found, len(texts))
 
     def _ask(self, texts: list[str]) -> "CreateEmbeddingResponse":
         """Send one request, and wait out a limit of its rate."""
@@ -251,7 +272,8 @@ class ApiVectors:
         """Say what a failed request means and what to do about it."""
         import openai
 
-        kept = "Run the command again later: what was embedded so far is kept."
+        kept = "what was embedded so far is kept; or use the local baseline with FLYWHEEL_BASELINE=local."
+        later = f"Run the command again later: {kept}"
         match error:
             # What is said here about a key may quote parts of it.
             case openai.AuthenticationError() | openai.PermissionDeniedError():
@@ -261,17 +283,20 @@ class ApiVectors:
                 )
             case openai.RateLimitError():
                 reason = self._quote(error)
-                return f"{self.base_url} limits the rate or the quota for {self.model} ({reason}). {kept}"
+                return f"{self.base_url} limits the rate or the quota for {self.model} ({reason}). {later}"
             case openai.APITimeoutError():
-                return f"{self.base_url} did not answer for {self.model} within {_TIMEOUT_SECONDS:g} seconds. {kept}"
+                return (
+                    f"{self.base_url} did not answer for {self.model} within {_TIMEOUT_SECONDS:g} seconds; {_asked(error)}. "
+                    f"{later}"
+                )
             case openai.APIConnectionError():
                 reason = self._quote(error.__cause__ or error)
                 return (
-                    f"{self.base_url} cannot be reached for {self.model} ({reason}). Check the network and "
-                    "baseline_url, then run the command again: what was embedded so far is kept."
+                    f"{self.base_url} cannot be reached for {self.model} ({reason}); {_asked(error)}. Check the network and "
+                    f"baseline_url, then run the command again: {kept}"
                 )
             case openai.InternalServerError():
-                return f"{self.base_url} failed on {self.model} ({self._quote(error)}). {kept}"
+                return f"{self.base_url} failed on {self.model} ({self._quote(error)}); {_asked(error)}. {later}"
             case _:
                 return (
                     f"{self.base_url} refused the request for {self.model} ({self._quote(error)}). "
@@ -300,6 +325,14 @@ def _is_passing_limit(error: BaseException) -> bool:
     if not isinstance(error, RateLimitError) or error.code == "insufficient_quota":
         return False
     return error.request.headers.get("x-stainless-retry-count") == str(_RETRIES)
+
+
+def _asked(error: "APIError") -> str:
+    """How often the client sent the request that failed in the end: the endpoint may want money for every time."""
+    times = int(error.request.headers.get("x-stainless-retry-count", "0")) + 1
+    return (
+        "it was asked once and may have counted it" if times == 1 else f"it was asked {times} times and may have counted each"
+    )
 
 
 def _long_ones(texts: list[str]) -> str:

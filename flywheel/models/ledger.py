@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from flywheel.errors import explain_disk_errors
+from flywheel.errors import FlywheelError
 
 
 @dataclass(frozen=True)
@@ -26,22 +26,27 @@ class Paid:
         return self.tokens * price / 1e6
 
 
-def add_to_ledger(file: Path, texts: int, tokens: int | None) -> Paid:
-    """Write down an answer of `texts` vectors, for which the endpoint counted `tokens`; returns it. One writer at a time."""
-    entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "texts": texts, "tokens": tokens}
+def add_to_ledger(file: Path, answer: Paid) -> None:
+    """Write down what one answer cost, by one write at the file's end, so that writers may come at once. Raises OSError."""
+    tokens = None if answer.uncounted else answer.tokens
+    entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "texts": answer.texts, "tokens": tokens}
     line = json.dumps(entry).encode() + b"\n"
-    with explain_disk_errors(file), file.open("ab+") as ledger:
+    with file.open("ab+") as ledger:
         if ledger.tell() and not _ends_line(ledger.fileno(), ledger.tell()):
             line = b"\n" + line  # a killed writer's line stays alone
         ledger.write(line)
         ledger.flush()
         os.fsync(ledger.fileno())
-    return Paid(texts, tokens or 0, texts if tokens is None else 0)
 
 
 def read_ledger(file: Path) -> Paid:
-    """The sum of the ledger's lines; torn ones are passed over."""
-    return sum(_entries(file), Paid())
+    """The sum of the ledger's lines; torn ones are passed over. Raises FlywheelError when the file cannot be read."""
+    try:
+        return sum(_entries(file), Paid())
+    except OSError as error:
+        raise FlywheelError(
+            f"{file} cannot be read ({error.strerror}), so what was paid is not known. Move it away or mend its permissions."
+        ) from error
 
 
 def _ends_line(descriptor: int, size: int) -> bool:
