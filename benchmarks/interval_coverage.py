@@ -95,7 +95,15 @@ def component_sizes(rng: np.random.Generator, tail: str, components: int, pairs:
 
 
 def simulate(
-    population: Population, tail: str, components: int, pairs: int, simulations: int, *, both: bool, seed: int = 0
+    population: Population,
+    tail: str,
+    components: int,
+    pairs: int,
+    simulations: int,
+    *,
+    both: bool,
+    seed: int = 0,
+    replicates: int = REPLICATES,
 ) -> Coverage:
     """Coverage of the intervals where calibration and test have so many components and pairs each."""
     rng = np.random.default_rng(seed)
@@ -104,7 +112,7 @@ def simulate(
         calibration, test = (
             population.draw(rng, component_sizes(rng, tail, components, pairs), ones) for ones in (population.ones, 1.5)
         )
-        interval = error_interval(calibration, test, replicates=REPLICATES, seed=number)
+        interval = error_interval(calibration, test, replicates=replicates, seed=number)
         if interval is None:
             continue
         ours.append((interval.low, interval.high))

@@ -306,13 +306,13 @@ def test_many_processes_leave_consecutive_numbers_and_a_valid_pointer(tmp_path: 
 
 def test_at_most_5_lives_in_100_see_a_false_promotion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes: dict[str, pd.DataFrame] = {}
-    # From memory, because a thousand verdicts would spend most of their time on files.
+    # From memory, because thousands of verdicts would spend most of their time on files.
     monkeypatch.setattr(champions, "decisions", lambda _, record: outcomes[record.record_id])
     champion, challenger = (step(tmp_path, 0, name) for name in ("champion", "challenger"))
     # Up to a twentieth of all pairs in one component; a model errs in few components, and there often.
     ids = np.repeat(np.arange(60), np.clip(60 // np.arange(1, 61), 1, 8))
     assert statistics.why_no_verdict(ids) is None
-    rng = np.random.default_rng(0)
+    rng, lives = np.random.default_rng(0), 300
 
     def draw(model: Evaluation) -> None:
         outcomes[model.record_id] = pd.DataFrame({"component": ids, "wrong": rng.random(len(ids)) < rng.beta(0.2, 1, 60)[ids]})
@@ -325,4 +325,5 @@ def test_at_most_5_lives_in_100_see_a_false_promotion(tmp_path: Path, monkeypatc
                 return True
         return False
 
-    assert np.mean([promotes_falsely() for _ in range(100)]) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
+    # One standard error above: the seed is fixed, so luck is too.
+    assert 0.0 < np.mean([promotes_falsely() for _ in range(lives)]) <= 0.05 + np.sqrt(0.05 * 0.95 / lives)
