@@ -69,7 +69,8 @@ class PairedTest:
 
     `difference` is the challenger's error rate minus the champion's (below 0: the challenger is better), `standard_error` its
     standard error by component and `interval` its 95 % interval, `p_value` that of the one-sided test that the challenger
-    makes fewer errors.
+    makes fewer errors. `interval` takes both models' thresholds as given, where the `error_intervals` of each alone allow for
+    others.
     """
 
     difference: float
@@ -221,8 +222,9 @@ def paired_test(
     """One-sided test, by component, that the challenger makes fewer errors than the champion on the same pairs (n,).
 
     Under the null the two are exchangeable within a component, so the sign of a component's difference in errors is a
-    coin flip (Fisher's permutation test for paired samples). The p-value is exact. Raises FlywheelError when lengths differ
-    or there are no pairs.
+    coin flip (Fisher's permutation test for paired samples). The p-value is exact. The interval takes both models'
+    thresholds as given, so that where calibration has another share of duplicates than test it holds the difference between
+    the two procedures less often than 95 times in 100. Raises FlywheelError when lengths differ or there are no pairs.
     """
     difference, clusters = _paired(challenger_wrong, champion_wrong, components)
     mean, error = float(difference.mean()), float(np.sqrt(clusters.variance(difference)))
