@@ -86,6 +86,18 @@ def test_the_verbs_tell_the_price_pay_once_and_carry_the_vectors_to_a_home_witho
     assert len(endpoint.asked) == requests
 
 
+def test_a_verb_that_has_to_pay_for_the_baseline_says_first_how_much(endpoint: Endpoint, home: Path) -> None:
+    texts = texts_to_embed(at(endpoint, home), train=False)
+    keys = {"OPENAI_API_KEY": KEY, "FLYWHEEL_BASELINE_URL": endpoint.url, "FLYWHEEL_BASELINE_DIMENSIONS": "4"}
+    finished = flywheel("leaderboard", "--home", home, "--json", **keys)
+    assert f"text-embedding-3-small is paid for {len(texts):,} texts: about" in finished.stderr
+    assert [row["kind"] for row in json.loads(finished.stdout)] == ["baseline", "published"]
+    assert "is paid for" not in flywheel("leaderboard", "--home", home, "--json", **keys).stderr
+    evidence = json.loads(flywheel("evidence", "--home", home, "--json", **keys).stdout)
+    assert (evidence["tone"], evidence["command"]) == ("open", "flywheel grid")
+    assert KEY not in Path(evidence["file"]).read_text()
+
+
 def test_train_is_embedded_when_asked_for(endpoint: Endpoint, home: Path) -> None:
     settings = at(endpoint, home)
     judged, all_texts = texts_to_embed(settings, train=False), texts_to_embed(settings, train=True)

@@ -172,7 +172,10 @@ def test_stored_scores_of_a_line_give_its_curve_and_redraws_their_mean(tmp_path:
 def test_too_few_sizes_or_no_verdict_are_told_in_words(tmp_path: Path) -> None:
     records = [cell(f"{MINI}@256", size, 0.2) for size in SIZES]
     again = [cell(f"{MINI}@256", 100, 0.2, random_seed=1)]
-    assert learning_curve_of(tmp_path, [*records[:3], *again]) == "3 sizes are fewer than the 4 a learning curve needs"
+    assert (
+        learning_curve_of(tmp_path, [*records[:3], *again])
+        == "of the 4 sizes at least that a learning curve needs, 3 are there"
+    )
     without = [replace(record, no_verdict="31 components are fewer than the 40 a verdict needs") for record in records]
     assert learning_curve_of(tmp_path, without) == "no verdict: 31 components are fewer than the 40 a verdict needs"
     assert learning_curve_of(tmp_path, []) == "no model of this line has been evaluated"
