@@ -102,6 +102,8 @@ def _coverage(settings: Settings, api: ApiVectors, texts: list[str]) -> Coverage
 
 
 def _next(key_set: bool, judged: Coverage) -> str:
+    if not judged.missing + judged.cached:
+        return "flywheel ingest FILE, until there are calibration and test pairs"
     if not judged.missing:
         return "flywheel leaderboard"
     return (
