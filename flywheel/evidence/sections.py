@@ -116,10 +116,10 @@ def kinds(evidence: Evidence) -> tuple[Block, ...]:
     )
     about = (
         "Error rates. A pair may be of several kinds, and each interval stands for itself; where components are too few or one "
-        "is too large, there is none; the smallest difference to be seen is found four times in five, one-sided at 2.5 "
-        "%. No question of the test pairs, nor any question linked to one, stands in the "
-        "training pairs: all are unseen. Kinds are told by cheap rules: at most 8 words in both texts, more than 16 in one; a "
-        "digit, a word such as not, or a capitalised word inside a sentence in either."
+        "is too large, there is none; the smallest difference to be seen is found four times in five, one-sided at 2.5 %. "
+        "No question of the test pairs, nor any question linked to one, stands in the training pairs: all are unseen. Kinds "
+        "are told by cheap rules: at most 8 words in both texts, more than 16 in one; a digit, a word such as not, or a "
+        "capitalised word inside a sentence in either."
     )
     return Table(columns, tuple(rows), frozenset({"kind"})), Text(about)
 
@@ -140,9 +140,8 @@ def flips(evidence: Evidence) -> tuple[Block, ...]:
     ours, theirs = (f"{evidence.name(row)} | {row.size or row.kind}" for row in (versus.ours, versus.theirs))
     said = (
         f"{ours} instead of {theirs}: {versus.broken:,} pairs break, {percent(versus.broken_share)} of those that were "
-        f"right{allowed}, and {versus.mended:,} are mended. Shown are those it is surest of, with the probability that "
-        "each gives "
-        "to the pair's being the same."
+        f"right{allowed}, and {versus.mended:,} are mended. Shown are those it is surest of, with the probability that each "
+        "gives to the pair's being the same."
     )
     blocks: list[Block] = [Text(said)]
     if versus.worst_broken:
@@ -172,10 +171,9 @@ def parts(evidence: Evidence, reliability: Picture | None) -> tuple[Block, ...]:
         for row in both
     ]  # fmt: skip
     about = (
-        "In points. ranking: what the best threshold in hindsight would leave, so only better scores lower it; "
-        "threshold: what choosing "
-        "it on calibration pairs costs; prior: what another share of duplicates in test than in calibration costs. "
-        "The three add up to the error; the last two may be below zero by chance."
+        "In points. ranking: what the best threshold in hindsight would leave, so only better scores lower it; threshold: "
+        "what choosing it on calibration pairs costs; prior: what another share of duplicates in test than in calibration "
+        "costs. The three add up to the error; the last two may be below zero by chance."
     )
     figures = {
         "precision": [row.metrics.precision for row in both],

@@ -252,17 +252,16 @@ def spending(verdict: Verdict) -> str:
     """What a decision took of its test set's chance of a false promotion, what is left, and what to do when little is."""
     following = alpha_for(verdict.decision + 1)
     words = (
-        f"Decision {verdict.decision} on this test set: {percent_exactly(verdict.alpha)} of the "
-        f"{percent_exactly(FALSE_PROMOTIONS)} was to spend on it, {percent_exactly(alpha_left(verdict.decision))} is "
-        "left for all later ones; the next one may spend "
-        f"{percent_exactly(following)}."
+        f"Decision {verdict.decision} on this test set: {_percent(verdict.alpha)} of the {_percent(FALSE_PROMOTIONS)} was to "
+        f"spend on it, {_percent(alpha_left(verdict.decision))} is left for all later ones; the next one may spend "
+        f"{_percent(following)}."
     )
     if following < SPENT_BELOW:
         words += " Draw a fresh test set from the embargoed and new pairs with `flywheel snapshot --new-test`."
     return words
 
 
-def percent_exactly(share: float) -> str:
+def _percent(share: float) -> str:
     """Two significant digits, however small."""
     return f"{np.format_float_positional(100 * share, precision=2, fractional=False, trim='-')} %"
 
