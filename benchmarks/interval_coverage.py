@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import norm
 
 from flywheel.evaluation.statistics import LabelledScores, component_weights, error_interval
-from flywheel.evaluation.thresholds import fit_scores, fit_thresholds
+from flywheel.evaluation.thresholds import fit_scores, thresholds_by_source
 
 TAILS = ("even", "pareto", "zipf")
 # Pairs for a fit that is linear (below 500) and for one that is cubic, by number of components.
@@ -133,7 +133,7 @@ def simulate(
 def both_resampled(calibration: LabelledScores, test: LabelledScores, rng: np.random.Generator) -> np.ndarray:
     """The percentile interval that draws calibration and test components anew in every replicate."""
     drawn = component_weights(calibration.components, REPLICATES, rng)
-    thresholds = fit_thresholds(calibration.scores, calibration.labels, drawn)
+    thresholds = thresholds_by_source(calibration.scores, calibration.labels, calibration.source_of_each, drawn, None)["seed"]
     weights = component_weights(test.components, REPLICATES, rng)
     wrong = (test.scores >= thresholds[:, None]) != test.labels
     return np.percentile((wrong * weights).sum(axis=1) / weights.sum(axis=1), [2.5, 97.5])

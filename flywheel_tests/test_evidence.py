@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.records import evaluation_folder
 from flywheel.evidence.cost import Prices, api_corpus, model_cost
@@ -20,7 +22,7 @@ from flywheel.pairs.readers import Batch, json_lines
 from flywheel.pairs.snapshots import questions_of
 from flywheel.settings import Settings
 from flywheel.training.progress import unheard
-from flywheel_tests.clumps import World, clump_world, embed, embed_features
+from flywheel_tests.clumps import World, clump_world, embed, embed_features, take_world
 from flywheel_tests.conftest import copy_home
 from flywheel_tests.test_ingest import line
 
@@ -212,6 +214,22 @@ def test_another_target_prior_evaluates_anew_and_says_what_it_is_for(decided: Se
     assert record.fits["interaction"].threshold > record.fits["seed"].threshold
     assert "interaction | " in said(made(settings), "On whose data")
     assert "10.0 %" in said(made(settings), "On whose data")
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ([line(f"a{n} x", f"b{n} x", n % 2) for n in range(20)], "There is no test split yet"),
+        ([line(f"a{n} x", f"b{n} x", 1) for n in range(600)], "pairs have label 1: one label alone decides nothing"),
+    ],
+)
+def test_too_few_pairs_or_one_label_end_in_a_sentence_and_no_page(tmp_path: Path, lines: list[bytes], sentence: str) -> None:
+    world = take_world(Settings(home=tmp_path, device="gone", baseline_local="all-MiniLM-L6-v2@32"), lines)
+    texts = [f"{side}{n} x" for side in "ab" for n in range(len(lines))]
+    world.vectors.cache.get(texts, lambda t: np.random.default_rng(0).normal(size=(len(t), 3 * 384)))
+    with pytest.raises(FlywheelError, match=sentence):
+        findings.save_page(world.settings)
+    assert not (tmp_path / "evidence.html").exists()
 
 
 PRICES = Prices(machine_hour=0.36, api_million=0.02, corpus_texts=1_000_000, tokens_a_text=20, counted_by="hand")

@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 from scipy.special import logit
 from scipy.stats import norm
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.thresholds import ScoreFit, fit_by_source, fit_scores, fit_thresholds, thresholds_by_source
+from flywheel.evaluation.thresholds import ScoreFit, fit_by_source, fit_scores, thresholds_by_source
 
 PEOPLE = settings(deadline=None, max_examples=60)
+
+
+def fit_thresholds(scores: ArrayLike, labels: ArrayLike, weights: np.ndarray, prior: float | None = None) -> np.ndarray:
+    """The thresholds of weighted seed pairs, moved to a prior."""
+    sources = np.full(len(np.asarray(scores)), "seed")
+    return thresholds_by_source(scores, labels, sources, weights, prior)["interaction"]
 
 
 def draw(seed: int, n: int, separation: float = 0.15, share: float = 0.4) -> tuple[np.ndarray, np.ndarray]:

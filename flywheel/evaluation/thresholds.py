@@ -102,16 +102,6 @@ def fit_scores(scores: ArrayLike, labels: ArrayLike, prior: float | None = None)
     )
 
 
-def fit_thresholds(scores: ArrayLike, labels: ArrayLike, weights: NDArray[np.generic], prior: float | None = None) -> Floats:
-    """The threshold of each of many weightings of the same pairs, by the rule of `fit_scores`.
-
-    `scores` and `labels` are (n,), `weights` (B, n) not negative; the result is (B,). With `prior`, each weighting moves
-    there from its own share of label 1. A weighting under which one label alone remains gets a threshold just outside the
-    observed scores, whatever the prior. Raises FlywheelError as `fit_scores` does, and when `weights` does not fit the pairs.
-    """
-    return _fit_many(scores, labels, weights, (prior,))[0]
-
-
 def fit_by_source(
     scores: ArrayLike, labels: ArrayLike, sources: NDArray[np.generic], target_prior: float | None
 ) -> dict[str, ScoreFit]:
@@ -136,10 +126,11 @@ def thresholds_by_source(
     weights: NDArray[np.generic],
     target_prior: float | None,
 ) -> dict[str, Floats]:
-    """The thresholds (B,) of `fit_by_source` for each of the `weights` (B, n) of the same pairs.
+    """The thresholds (B,) of `fit_by_source` for each of many weightings of the same pairs: `weights` (B, n), not negative.
 
-    Which pairs a fit is made on is decided once, by the pairs as they are. Raises FlywheelError as `fit_by_source` and
-    `fit_thresholds` do.
+    Which pairs a fit is made on is decided once, by the pairs as they are; each weighting moves to a prior from its own share
+    of label 1. A weighting under which one label alone remains gets a threshold just outside the observed scores, whatever
+    the prior. Raises FlywheelError as `fit_by_source` does, and when `weights` does not fit the pairs.
     """
     values, given = check_pairs(scores, labels)
     _check_weights(weights, len(values))

@@ -108,7 +108,7 @@ def gather(
         baseline=baseline,
         versus_baseline=_compare(settings, board, model, baseline.evaluation),
         decided=tuple(decided),
-        versus_reference=_latest_match(settings, board, decided),
+        versus_reference=_latest_match(settings, board, decided, baseline.evaluation.terms),
         better=_better(settings.evaluations, board, baseline.evaluation),
         curves=tuple(curve for curve in lines.values() if isinstance(curve, LearningCurve)),
         curve=own,
@@ -127,11 +127,10 @@ def _compare(settings: Settings, board: Leaderboard, ours: Evaluation | None, th
     return compare(ours, theirs, board.snapshot, settings.evaluations, settings.shown_flips)
 
 
-def _latest_match(settings: Settings, board: Leaderboard, decided: Sequence[Entry]) -> Comparison | None:
-    """The latest decision's challenger against whom it met, where both are evaluated on the present terms."""
+def _latest_match(settings: Settings, board: Leaderboard, decided: Sequence[Entry], terms: Terms) -> Comparison | None:
+    """The latest decision's challenger against whom it met, where both are evaluated on these terms."""
     if not decided or decided[-1].verdict is None:
         return None
-    terms = Terms(settings.min_components, settings.target_prior)
     both = (
         load_evaluation(evaluation_folder(settings.evaluations, board.snapshot.test_id, record_id), terms)
         for record_id in (decided[-1].verdict.challenger, decided[-1].verdict.reference)
