@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from flywheel.errors import FlywheelError, disk_is_full
+from flywheel.interrupts import stoppable
 
 if TYPE_CHECKING:
     from flywheel.orchestration.instance import Session
@@ -60,7 +61,8 @@ def _fail(sentence: str, code: int) -> NoReturn:
 @contextmanager
 def _interruptible() -> Iterator[None]:
     try:
-        yield
+        with stoppable():
+            yield
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on where this one was.", 130)
 

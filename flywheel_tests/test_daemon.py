@@ -119,3 +119,25 @@ def test_a_file_in_the_inbox_is_ingested_retrains_and_is_evaluated(server: Serve
     log = server.log.read_text()
     for noise in ("DEBUG", "Warning", "telemetry", "Traceback"):
         assert noise not in log
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.5, 4.0])
+def test_ctrl_c_while_it_starts_prints_no_traceback(tmp_path: Path, seconds: float) -> None:
+    starting = Server(tmp_path / "home", tmp_path / "up.log")
+    while "Dagster UI" not in starting.log.read_text():
+        assert starting.process.poll() is None
+        time.sleep(0.1)
+    time.sleep(seconds)
+    assert starting.stop() == 0
+    assert starting.log.read_text().splitlines()[-1] == "stopping"
+
+
+def test_what_the_web_server_says_when_it_cannot_start_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "dagster_webserver"
+    broken.mkdir()
+    (broken / "__init__.py").touch()
+    (broken / "__main__.py").write_text("import sys; sys.exit('the web server says why')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    server = Server(tmp_path / "home", tmp_path / "up.log")
+    assert server.process.wait(60) == 1
+    assert "the web server says why" in server.log.read_text()

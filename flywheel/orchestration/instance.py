@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import psutil
 import yaml
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 
 from flywheel.errors import FlywheelError, explain_disk_errors
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 PROCESS_TAG = "flywheel/process"
 POOL = "gpu"
 _CLOCK_STEP_SECONDS = 60.0
+_OUTPUT_STAYS_HERE = {
+    "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+}
 
 
 def instance_config(state: Path) -> dict[str, Any]:
@@ -79,10 +83,11 @@ class Session:
 def open_session(settings: Settings) -> Iterator[Session]:
     """The home's instance, with dead runs reaped and the pool's slots set.
 
-    What a verb materialises trains in its own process, cell after cell, unless someone has set `compute`.
+    What a verb materialises trains in its own process, cell after cell, unless someone has set `compute`. What that process
+    prints goes to its terminal and to no run's log: Dagster would have it take the way through a file, four processes a run.
     """
     prepare_home(settings)
-    with dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(settings.home), overrides=_OUTPUT_STAYS_HERE)) as instance:
         reap_dead_runs(instance)
         instance.event_log_storage.set_concurrency_slots(POOL, settings.gpu_slots)
         session = Session(settings, instance)

@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Sequence
 
 import dagster as dg
-from dagster_shared.error import SerializableErrorInfo
 
 from flywheel.errors import FlywheelError
+from flywheel.interrupts import stoppable
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration.assets import ALL_ASSETS
 from flywheel.orchestration.instance import PROCESS_TAG, Session, process_tag
@@ -28,7 +28,7 @@ def materialise(
 
     Raises FlywheelError with the one sentence of the step that failed, or with the name of a blocking check.
     """
-    with warnings.catch_warnings():
+    with stoppable(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         result = dg.materialize(
             ALL_ASSETS,
@@ -40,8 +40,6 @@ def materialise(
             tags={PROCESS_TAG: process_tag()},
             raise_on_error=False,
         )
-    if any(event.is_step_failure and _is_interrupt(event.step_failure_data.error) for event in result.all_events):
-        raise KeyboardInterrupt
     if not result.success:
         raise FlywheelError(_reason(result))
 
@@ -56,10 +54,6 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
                 cause = data.error.cause or data.error
                 return f"{event.step_key} failed: {cause.message.strip()} (run {result.run_id}; its log is in the UI)"
     return f"Run {result.run_id} failed; its log is in the UI (`flywheel up`)."
-
-
-def _is_interrupt(error: SerializableErrorInfo | None) -> bool:
-    return error is not None and error.cls_name == "DagsterExecutionInterruptedError"
 
 
 def silence_dagster() -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from types import FrameType
@@ -46,8 +47,13 @@ def _serve(settings: Settings, port: int) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     children = [
-        subprocess.Popen([sys.executable, "-m", *command], env=environment, start_new_session=True) for command in (web, daemon)
-    ]
+        subprocess.Popen([sys.executable, "-m", *command], env=environment, start_new_session=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for command in (web, daemon)
+    ]  # fmt: skip
+    stopping = threading.Event()
+    for child in children:
+        threading.Thread(target=_pass_on, args=(child, stopping), daemon=True).start()
     print(f"Dagster UI on http://{_HOST}:{port}, home {settings.home}; stop with Ctrl-C", flush=True)
     try:
         while all(child.poll() is None for child in children):
@@ -55,6 +61,7 @@ def _serve(settings: Settings, port: int) -> int:
         return next(child.returncode for child in children if child.returncode is not None) or 1
     except KeyboardInterrupt:
         print("stopping", flush=True)
+        stopping.set()
         return 0
     finally:
         for child in children:
@@ -64,6 +71,16 @@ def _serve(settings: Settings, port: int) -> int:
                 child.wait(20)
             except subprocess.TimeoutExpired:
                 _signal_group(child, signal.SIGKILL)
+
+
+def _pass_on(child: "subprocess.Popen[bytes]", stopping: threading.Event) -> None:
+    """Print what a child says until it is told to stop: a code server that loads just then ends with a traceback."""
+    assert child.stdout is not None
+    for line in child.stdout:
+        if not stopping.is_set():
+            with suppress(OSError):  # nobody reads on; the child must not wait for them
+                sys.stdout.buffer.write(line)
+                sys.stdout.buffer.flush()
 
 
 def _signal_group(child: "subprocess.Popen[bytes]", number: int) -> None:
