@@ -16,21 +16,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError
+from flywheel.models import cache as caches
 from flywheel.models.cache import EmbeddingCache, Ragged
 
 WIDTH = 4
 
 # A process that fills a cache with texts 0 to n - 1, writes down every text that it encodes, and, when told to, dies at
-# its k-th rename of a file or at its k-th call of the encoder.
+# its k-th rename or removal of a file or at its k-th call of the encoder. It joins shards once they are `many`.
 FILLER = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from flywheel.models.cache import EmbeddingCache, Ragged
+from flywheel.models import cache as caches
 
-folder, log, count, die_at_rename, die_at_call = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
-calls = renames = 0
-rename = Path.replace
+folder, log, count, die_at_step, die_at_call, many = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+caches._MANY_SHARDS = many
+calls = steps = 0
 
 def encode(texts):
     global calls
@@ -41,17 +42,19 @@ def encode(texts):
         file.write("".join(f"{text}\\n" for text in texts))
     return np.array([[len(text), float(text), 1, 0] for text in texts])
 
-def replace(self, target):
-    global renames
-    renames += 1
-    if renames == die_at_rename:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return rename(self, target)
+def mortal(change):
+    def step(*arguments, **named):
+        global steps
+        steps += 1
+        if steps == die_at_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return change(*arguments, **named)
+    return step
 
-Path.replace = replace
+Path.replace, Path.unlink = mortal(Path.replace), mortal(Path.unlink)
 print("ready", flush=True)
 sys.stdin.readline()
-EmbeddingCache(folder, 4).get([str(number) for number in range(count)], encode)
+caches.EmbeddingCache(folder, 4).get([str(number) for number in range(count)], encode)
 """
 
 
@@ -70,9 +73,9 @@ def refuse(texts: list[str]) -> np.ndarray:
     raise AssertionError(f"{len(texts)} texts were encoded again")
 
 
-def start_filler(folder: Path, log: Path, count: int, rename: int = 0, call: int = 0) -> subprocess.Popen[str]:
-    """Start a process that fills `folder` as soon as it reads a line, and dies at that rename or call, if any."""
-    arguments = [sys.executable, "-c", FILLER, str(folder), str(log), *map(str, (count, rename, call))]
+def start_filler(folder: Path, log: Path, count: int, step: int = 0, call: int = 0, many: int = 100) -> subprocess.Popen[str]:
+    """Start a process that fills `folder` as soon as it reads a line, and dies at that step or call, if any."""
+    arguments = [sys.executable, "-c", FILLER, str(folder), str(log), *map(str, (count, step, call, many))]
     process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -188,7 +191,7 @@ def test_threads_on_one_cache_encode_each_text_exactly_once(tmp_path: Path) -> N
 @pytest.mark.parametrize("rename", range(1, 7))
 def test_a_kill_at_any_rename_loses_at_most_one_chunk_and_leaves_nothing_behind(tmp_path: Path, rename: int) -> None:
     folder, log = tmp_path / "cache", tmp_path / "encoded"
-    process = start_filler(folder, log, 6000, rename=rename)
+    process = start_filler(folder, log, 6000, step=rename)
     process.communicate("go\n")
     assert process.returncode == -signal.SIGKILL
 
@@ -203,6 +206,50 @@ def test_a_kill_at_any_rename_loses_at_most_one_chunk_and_leaves_nothing_behind(
     assert resumed == numbers(6000)[kept:]
     assert len(list(folder.glob("*.npy"))) == 6
     assert not list(folder.glob("*.tmp"))
+
+
+# The second chunk is renamed by step 4; two renames make one shard of two, whose six names are then removed. The third chunk
+# and what follows it are steps 13 to 22.
+@pytest.mark.parametrize("step", range(5, 23))
+def test_a_kill_while_shards_are_joined_loses_none_of_them(tmp_path: Path, step: int) -> None:
+    folder, log = tmp_path / "cache", tmp_path / "encoded"
+    process = start_filler(folder, log, 6000, step=step, many=2)
+    process.communicate("go\n")
+    assert process.returncode == -signal.SIGKILL
+
+    kept = 4096 if step < 15 else 6000
+    cache = EmbeddingCache(folder, WIDTH)
+    assert cache.missing(numbers(6000)) == 6000 - kept
+    again = start_filler(folder, tmp_path / "encoded-again", 7000, many=2)
+    again.communicate("go\n")
+    assert again.returncode == 0
+    assert np.array_equal(cache.get(numbers(7000), refuse), encode_number(numbers(7000)))
+    assert (tmp_path / "encoded-again").read_text().split() == numbers(7000)[kept:]
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_many_small_shards_become_few_and_every_vector_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "_MANY_SHARDS", 8)
+    monkeypatch.setattr(caches, "_FULL_SHARD_BYTES", 4096)
+    texts = numbers(400)
+    writer, reader = EmbeddingCache(tmp_path, WIDTH), EmbeddingCache(tmp_path, WIDTH)
+    for start in range(0, 400, 10):
+        writer.get(texts[start : start + 10], encode_number)
+        assert reader.missing(texts) == 390 - start
+    assert len(list(tmp_path.glob("*.keys.npy"))) < 15
+    for cache in (writer, reader, EmbeddingCache(tmp_path, WIDTH)):
+        assert np.array_equal(cache.get(texts, refuse), encode_number(texts))
+        assert cache.texts() == 400
+
+
+def test_many_small_shards_of_many_rows_become_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caches, "_MANY_SHARDS", 8)
+    cache = EmbeddingCache(tmp_path, WIDTH)
+    for number in range(1, 20):
+        cache.get_ragged([str(number)], lambda texts: Ragged(np.full((int(texts[0]), WIDTH), float(texts[0])), [int(texts[0])]))
+    assert len(list(tmp_path.glob("*.keys.npy"))) < 8
+    for number, rows in enumerate(cache.get_ragged(numbers(20)[1:], refuse), start=1):
+        assert np.array_equal(rows, np.full((number, WIDTH), number))
 
 
 def test_a_kill_inside_the_encoder_frees_the_lock_and_keeps_the_chunks_before(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.models import cache as caches
 from flywheel.models import exchange
 from flywheel.models.cache import EmbeddingCache
 from flywheel.models.exchange import Imported, Origin, export_vectors, import_vectors
@@ -200,21 +199,6 @@ def refused(tmp_path: Path, file: Path, words: str) -> None:
     assert re.search(re.escape(str(file)), str(caught.value))
     assert "\n" not in str(caught.value)
     assert cache.texts() == 1
-
-
-def test_many_small_shards_become_few_and_every_vector_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caches, "_MANY_SHARDS", 8)
-    monkeypatch.setattr(caches, "_FULL_SHARD_BYTES", 4096)
-    texts = numbers(400)
-    writer, reader = EmbeddingCache(tmp_path, WIDTH), EmbeddingCache(tmp_path, WIDTH)
-    for start in range(0, 400, 10):
-        writer.get(texts[start : start + 10], unit)
-        writer.compact()
-        assert reader.missing(texts) == 390 - start
-    assert len(list(tmp_path.glob("*.keys.npy"))) < 15
-    for cache in (writer, reader, EmbeddingCache(tmp_path, WIDTH)):
-        assert np.array_equal(cache.get(texts, refuse), unit(texts))
-        assert cache.texts() == 400
 
 
 def test_what_a_kill_left_twice_counts_once(tmp_path: Path) -> None:

@@ -138,7 +138,6 @@ class ApiVectors:
         groups = np.flatnonzero(~too_long), np.flatnonzero(too_long)  # what may be refused comes last, on its own
         for batch in chain.from_iterable(_batches([todo[i] for i in group], bounds[group]) for group in groups):
             spent += self._bring(batch)[1]
-            self.cache.compact()
             done += len(batch)
             if progress is not None:
                 progress(done, len(todo))

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 # Texts that are encoded and stored together: the most that a kill can lose.
 _CHUNK = 2048
-# A shard holds a file open in every reader, of which a process may have about a thousand: `compact` joins small ones.
+# A shard holds a file open in every reader, of which a process may have about a thousand: small ones are joined.
 _MANY_SHARDS = 128
 _FULL_SHARD_BYTES = 2**26
 KEY = np.dtype("S16")
@@ -144,22 +144,8 @@ class EmbeddingCache:
             new, first = np.unique(keys[unknown], return_index=True)
             if len(new):
                 self._write_shard(new, self._checked(vectors[unknown[first]], len(new)))
+                self._compact()
         return len(new)
-
-    def compact(self) -> None:
-        """Join small shards once they are many. Readers go on with what they have open."""
-        with self._locked():
-            sizes = {name: (self.folder / f"{name}{_VECTORS}").stat().st_size for name in self._refresh().names}
-            small = [name for name, size in sizes.items() if size < _FULL_SHARD_BYTES // 2]
-            if len(small) < _MANY_SHARDS:
-                return
-            group: list[str] = []
-            for name in small:
-                if sum(sizes[each] for each in (*group, name)) > _FULL_SHARD_BYTES:
-                    self._join(group)
-                    group = []
-                group.append(name)
-            self._join(group)
 
     def prune(self, keep: Iterable[str]) -> int:
         """Forget every text but those to `keep`; returns how many went. Readers go on with what they have open."""
@@ -188,6 +174,20 @@ class EmbeddingCache:
                     self._write_shard(keys[kept], Ragged(np.asarray(rows[np.repeat(kept, lengths)]), lengths[kept]))
                 self._remove_shard(name)
         return gone
+
+    def _compact(self) -> None:
+        """Join small shards once they are many. Needs the lock. Readers go on with what they have open."""
+        sizes = {name: (self.folder / f"{name}{_VECTORS}").stat().st_size for name in self._refresh().names}
+        small = [name for name, size in sizes.items() if size < _FULL_SHARD_BYTES // 2]
+        if len(small) < _MANY_SHARDS:
+            return
+        group: list[str] = []
+        for name in small:
+            if sum(sizes[each] for each in (*group, name)) > _FULL_SHARD_BYTES:
+                self._join(group)
+                group = []
+            group.append(name)
+        self._join(group)
 
     def _join(self, names: list[str]) -> None:
         """Make one shard of several. Needs the lock. A kill may leave their texts twice, which the index does not mind."""
@@ -246,6 +246,7 @@ class EmbeddingCache:
             for start in range(0, len(todo), _CHUNK):
                 chunk = todo[start : start + _CHUNK]
                 self._write_shard(keys[chunk], self._checked(encode([texts[place] for place in chunk]), len(chunk)))
+                self._compact()
 
     def _checked(self, encoded: np.ndarray | Ragged, count: int) -> Ragged:
         ragged = encoded if isinstance(encoded, Ragged) else Ragged(np.asarray(encoded), np.ones(count, np.int32))
