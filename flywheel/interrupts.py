@@ -15,7 +15,7 @@ _PRESS_AGAIN_SECONDS = 0.05
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """End with KeyboardInterrupt if a signal to stop came meanwhile, however the block ended.
+    """End with KeyboardInterrupt if a signal to stop came meanwhile, however the block ended, unless it exits by itself.
 
     DuckDB makes an error of its own of the interrupt; Dagster holds it back between steps, forgets it after the last one, and
     otherwise calls the run failed; Python drops it in the callbacks of weak references, where it is therefore sent again.
@@ -30,13 +30,17 @@ def stoppable() -> Iterator[None]:
         write.setblocking(False)
         wakeup, hook = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False), sys.unraisablehook
         sys.unraisablehook = partial(_press_again, otherwise=hook)
+        exits = False
         try:
             yield
+        except SystemExit:
+            exits = True
+            raise
         finally:
             signal.set_wakeup_fd(wakeup)
             sys.unraisablehook = hook
             with suppress(BlockingIOError):
-                if _STOPS & set(read.recv(1024)):
+                if _STOPS & set(read.recv(1024)) and not exits:
                     raise KeyboardInterrupt
 
 

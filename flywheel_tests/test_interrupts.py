@@ -85,6 +85,19 @@ def test_without_an_interrupt_nothing_changes() -> None:
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_who_minds_the_interrupt_and_exits_has_its_own_exit_code() -> None:
+    @stoppable()
+    def serve() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise SystemExit(0) from None
+
+    with pytest.raises(SystemExit) as ended:
+        serve()
+    assert ended.value.code == 0
+
+
 def test_blocks_lie_in_each_other() -> None:
     reached = []
     press = stoppable()(lambda: signal.raise_signal(signal.SIGINT))

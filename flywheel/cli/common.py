@@ -1,0 +1,40 @@
+"""What every verb shares: the home it works on, and how it prints JSON."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flywheel.orchestration.instance import Session
+    from flywheel.settings import Settings
+
+Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state (default: data/).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def read_settings(home: Path | None) -> "Settings":
+    """The settings, with the home that was named."""
+    from flywheel.settings import load_settings
+
+    return load_settings(home)
+
+
+@contextmanager
+def open_home(home: Path | None) -> "Iterator[Session]":
+    """The home at work, with Dagster's own lines off the terminal."""
+    from flywheel.orchestration.instance import open_session
+    from flywheel.orchestration.materialise import silence_dagster
+
+    settings = read_settings(home)
+    silence_dagster()
+    with open_session(settings) as session:
+        yield session
+
+
+def print_json(value: Any) -> None:
+    """One document on stdout; what JSON does not know is printed as text."""
+    print(json.dumps(value, indent=1, default=str))
