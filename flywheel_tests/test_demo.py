@@ -142,7 +142,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(demo: Demo, tmp_path: Path) -
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode in (130, -signal.SIGINT)  # CPython's choice where it met the signal; 130 both, says a shell
     assert "the same command goes on" in errors
     assert 0 < len(list(home.glob("models/*/flywheel.json"))) < 7
     assert flywheel(*command[3:]).returncode == 0
