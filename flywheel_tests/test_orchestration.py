@@ -28,7 +28,7 @@ from flywheel.orchestration.instance import (
 )
 from flywheel.orchestration.launching import LAUNCHED_FOR_TAG, MAX_ATTEMPTS, Launch, decide
 from flywheel.orchestration.materialise import materialise
-from flywheel.orchestration.partitions import CELLS, GRID_VARIANTS, cell_key
+from flywheel.orchestration.partitions import CELLS, GRID_VARIANTS, cell_key, parse_cell
 from flywheel.orchestration.sensors import inbox_sensor, retrain_sensor
 from flywheel.pairs.inbox import finished_files, waiting_files
 from flywheel.pairs.retrains import new_pairs, record_training
@@ -90,6 +90,8 @@ def test_the_grid_is_the_experiment() -> None:
     )
     with pytest.raises(FlywheelError, match="no cell of the grid"):
         cell_key(Variant("all-MiniLM-L6-v2", 64), "100")
+    for key in (cell_key(Variant("bge-base-en-v1.5", 256), "100"), "100|bge-base-en-v1.5@256"):
+        assert parse_cell(dg.build_asset_context(partition_key=key)) == (Variant("bge-base-en-v1.5", 256), "100")
 
 
 def test_the_top_level_dagster_yaml_says_what_flywheel_writes() -> None:

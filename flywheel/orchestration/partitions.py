@@ -28,7 +28,6 @@ def in_grid(variant: Variant, size: str) -> bool:
 
 
 def parse_cell(context: dg.AssetExecutionContext) -> tuple[Variant, str]:
-    """The variant and the size of a run's partition."""
-    key = context.partition_key
-    assert isinstance(key, dg.MultiPartitionKey)
+    """The variant and the size of a run's partition, which a run launched through the API may name by the joint key alone."""
+    key = CELLS.get_partition_key_from_str(context.partition_key)
     return Variant.parse(key.keys_by_dimension["variant"]), key.keys_by_dimension["size"]
