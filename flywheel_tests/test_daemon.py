@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from flywheel.orchestration.partitions import cell_key
@@ -141,3 +142,17 @@ def test_what_the_web_server_says_when_it_cannot_start_is_shown(tmp_path: Path, 
     server = Server(tmp_path / "home", tmp_path / "up.log")
     assert server.process.wait(60) == 1
     assert "the web server says why" in server.log.read_text()
+
+
+def test_killed_it_leaves_no_process_behind_and_can_be_started_again(tmp_path: Path) -> None:
+    killed = Server(tmp_path / "home", tmp_path / "up.log")
+    killed.wait_until("the web server answers", lambda: killed.runs("ingest") == [])
+    started = psutil.Process(killed.process.pid).children(recursive=True)
+    assert len(started) >= 4  # web server, daemon, and a code server each
+    killed.process.kill()
+    killed.process.wait()
+    assert not psutil.wait_procs(started, timeout=60)[1]
+
+    again = Server(tmp_path / "home", tmp_path / "again.log")
+    again.wait_until("the web server answers", lambda: again.runs("ingest") == [])
+    assert again.stop() == 0

@@ -13,6 +13,7 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from flywheel.errors import FlywheelError
+from flywheel.orchestration.tether import SECONDS_TO_STOP
 from flywheel.settings import Settings
 
 _HOST = "127.0.0.1"
@@ -46,9 +47,10 @@ def _serve(settings: Settings, port: int) -> int:
     # Handlers before children: a background shell ignores SIGINT, and children would inherit that and never stop.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
+    tethered = [sys.executable, "-m", "flywheel.orchestration.tether"]  # so that they end even when this process is killed
     children = [
-        subprocess.Popen([sys.executable, "-m", *command], env=environment, start_new_session=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen([*tethered, *command], env=environment, start_new_session=True,
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for command in (web, daemon)
     ]  # fmt: skip
     stopping = threading.Event()
@@ -65,12 +67,13 @@ def _serve(settings: Settings, port: int) -> int:
         return 0
     finally:
         for child in children:
-            _signal_group(child, signal.SIGINT)
+            assert child.stdin is not None
+            child.stdin.close()
         for child in children:
             try:
-                child.wait(20)
+                child.wait(SECONDS_TO_STOP + 5)
             except subprocess.TimeoutExpired:
-                _signal_group(child, signal.SIGKILL)
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 def _pass_on(child: "subprocess.Popen[bytes]", stopping: threading.Event) -> None:
@@ -81,8 +84,3 @@ def _pass_on(child: "subprocess.Popen[bytes]", stopping: threading.Event) -> Non
             with suppress(OSError):  # nobody reads on; the child must not wait for them
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()
-
-
-def _signal_group(child: "subprocess.Popen[bytes]", number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, number)
