@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from contextlib import suppress
 from itertools import pairwise
@@ -55,9 +56,9 @@ FIGURES |= dict.fromkeys(
 )
 
 
-def model(home: Path, name: str, wrong: np.ndarray, at: float = 0.5, **fields: Any) -> Evaluation:
+def model(home: Path, name: str, wrong: np.ndarray, at: float = 0.5, first_pair: int = 0, **fields: Any) -> Evaluation:
     """A record with threshold `at` whose decisions `wrong` (300,) are wrong on `test`; on `calibration` all the others are."""
-    rows = pd.DataFrame({"pair_id": [f"p{i:03}" for i in pair], "label": pair % 2, "component": component})
+    rows = pd.DataFrame({"pair_id": [f"p{first_pair + i:03}" for i in pair], "label": pair % 2, "component": component})
     test, calibration = (at - 0.1 * ((pair % 2 == 1) == errs) for errs in (wrong, ~wrong))
     metrics = pair_metrics(test, pair % 2, test >= at, np.where(test >= at, 0.9, 0.1))
     fit = ScoreFit((0.0, 1.0), at, 0.1, 0.5, 0.0, 1.0, at)
@@ -156,14 +157,26 @@ def test_winner_that_breaks_a_champions_right_pairs_is_kept_out(tmp_path: Path, 
     assert (verdict.promoted, "breaks" in verdict.reason) == (wins, not wins)
 
 
-def test_alpha_falls_with_each_decision_on_a_test_and_starts_again_on_another(tmp_path: Path) -> None:
+def test_alpha_falls_with_each_decision_on_a_test_and_starts_again_on_other_pairs_alone(tmp_path: Path) -> None:
     # Six components changed, all for the better: p = 2^-6 lies between the second alpha and the first.
-    references = {test: model(tmp_path, "base", pair < 18, kind="baseline", test_id=test) for test in ("t1", "t2")}
-    asked = [("worse", "t1", 300), ("late", "t1", 0), ("later", "t1", 0), ("early", "t2", 0)]
-    verdicts = [decide(tmp_path, model(tmp_path, n, pair < errors, test_id=t), references[t]) for n, t, errors in asked]
+    first_pair = {"t1": 0, "t2": 299, "t3": 599}  # t1 and t2 share a pair
+    asked = [("worse", "t1", 300), ("late", "t1", 0), ("redrawn", "t2", 0), ("early", "t3", 0)]
+    verdicts = []
+    for name, test, errors in asked:
+        drawn = {"test_id": test, "first_pair": first_pair[test]}
+        reference = model(tmp_path, f"base of {name}", pair < 18, kind="baseline", **drawn)
+        verdicts.append(decide(tmp_path, model(tmp_path, name, pair < errors, **drawn), reference))
     assert [verdict.alpha for verdict in verdicts] == [statistics.alpha_for(k) for k in (1, 2, 3, 1)]
     assert [verdict.p_value for verdict in verdicts[1:]] == pytest.approx([2**-6] * 3)
     assert [verdict.promoted for verdict in verdicts] == [False, False, False, True]
+
+
+def test_decisions_on_a_test_of_which_nothing_is_left_count_on(tmp_path: Path) -> None:
+    decide(tmp_path, step(tmp_path, 0, "worse"), model(tmp_path, "base", pair < 18, kind="baseline"))
+    assert registry(tmp_path).spent("t1", tmp_path / "evaluations") == 1
+    assert registry(tmp_path).spent("t2", tmp_path / "evaluations") == 0
+    shutil.rmtree(tmp_path / "evaluations" / "t1")
+    assert registry(tmp_path).spent("t2", tmp_path / "evaluations") == 1
 
 
 def test_a_verdict_says_what_it_could_have_found_and_on_how_much(tmp_path: Path) -> None:
@@ -203,7 +216,7 @@ def test_spending_is_told_in_percent_and_a_fresh_test_advised_when_little_is_lef
     assert spending(verdicts[1]) == (
         "Decision 3 on this test set: 0.34 % of the 5 % was to spend on it, 0.86 % is left for all later ones; "
         "the next one may spend 0.19 %. "
-        "Draw a fresh test set from the embargoed and new pairs with `flywheel snapshot --new-test`."
+        "Draw a fresh test set from the embargoed and new pairs, once they suffice, with `flywheel snapshot --new-test`."
     )
 
 

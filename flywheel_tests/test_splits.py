@@ -193,9 +193,38 @@ def test_a_new_test_version_is_drawn_from_what_does_not_train(tmp_path: Path) ->
     assert count_pairs(graph.store).embargoed == len(tested)
     again = graph.snapshot(new_test=True)
     assert again.test_id != first.test_id
-    assert count_pairs(graph.store).embargoed == 0
+    held = {pair for split in FROZEN for pair in first.pairs(split)["pair_id"]}
+    assert again.test.pairs >= 10
+    assert not held & set(again.pairs("test")["pair_id"]), "what judged or calibrated tests again"
+    assert held & set(again.pairs("calibration")["pair_id"])
+    assert count_pairs(graph.store).embargoed == again.test.pairs  # the retired pairs of the same questions
     assert not trained & set(questions_of(again.pairs("test"), again.pairs("calibration")))
-    assert trained < set(questions_of(again.pairs("train")))
+    assert trained <= set(questions_of(again.pairs("train")))
+
+
+def test_a_new_test_version_wants_new_pairs_and_changes_nothing_without_them(tmp_path: Path) -> None:
+    graph = Graph(tmp_path)
+    graph.add([(2 * i, 2 * i + 1, "seed", "explicit") for i in range(200)])
+    first, before = graph.snapshot(), graph.pairs()
+    graph.add([(1000 + 2 * i, 1001 + 2 * i, "interaction", "explicit") for i in range(9)])
+    with pytest.raises(FlywheelError, match=r"takes at least 2 components of .* gives 0\. Nothing was changed"):
+        graph.snapshot(new_test=True)
+    after = graph.pairs()
+    assert after[after["seed"]].reset_index(drop=True).equals(before)
+    assert graph.snapshot().test_id == first.test_id
+
+
+def test_a_source_without_new_pairs_calibrates_while_another_tests(tmp_path: Path) -> None:
+    graph = Graph(tmp_path)
+    graph.add([(2 * i, 2 * i + 1, "seed", "explicit") for i in range(200)])
+    first = graph.snapshot()
+    graph.add([(1000 + 2 * i, 1001 + 2 * i, "interaction", "explicit") for i in range(200)])
+    again = graph.snapshot(new_test=True)
+    assert set(again.pairs("test")["source"]) == {"interaction"}
+    assert set(again.pairs("calibration")["source"]) == {"seed", "interaction"}
+    held = {pair for split in FROZEN for pair in first.pairs(split)["pair_id"]}
+    assert not held & set(again.pairs("test")["pair_id"])
+    assert again.shared_questions() == 0
 
 
 @pytest.fixture

@@ -211,6 +211,17 @@ def _retrieval(embed: Embed, test: pd.DataFrame) -> Retrieval:
     return retrieval(embed(questions), [(number[a], number[b]) for a, b in zip(same["text_a"], same["text_b"], strict=True)])
 
 
+def tested_pairs(evaluations: Path, test_id: str) -> frozenset[str] | None:
+    """The ids of the test pairs of a `test_id`, as any record made on it has them; None when no record is left."""
+    for file in sorted((evaluations / test_id).glob(f"*/{SCORES}")):
+        try:
+            scores = pd.read_parquet(file, columns=["pair_id", "split"])
+        except (OSError, ValueError):
+            continue  # another record has them too
+        return frozenset(scores.loc[scores["split"] == "test", "pair_id"])
+    return None
+
+
 def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
     """Per test pair, indexed by pair id and ordered by it: `component`, `label`, `probability` of being the same, `wrong`
     (at the thresholds from calibration).

@@ -68,7 +68,8 @@ def _next_step(evidence: Evidence) -> tuple[str, str | None]:
         return f"Bring more labelled pairs: {model.no_verdict}.", "flywheel ingest FILE"
     if alpha_for(evidence.decisions + 1) < SPENT_BELOW:
         return (
-            "Draw a fresh test set from the embargoed and new pairs: little of this one's 5 % is left for further decisions.",
+            "Draw a fresh test set from the embargoed and new pairs, once they suffice: little of this one's 5 % is left for "
+            "further decisions.",
             "flywheel snapshot --new-test",
         )
     if challenger:

@@ -37,7 +37,8 @@ class Evidence:
     """What is known of the present champion, or of the best candidate while there is none (`model`).
 
     `challenger` is to be judged next. `versus_baseline` compares the model with the baseline; `decided` are the decisions on
-    this test set and `versus_reference` the latest one's challenger against whom it met. `better` are the Holm-adjusted
+    this test set, `decisions` how many were made on pairs of it, under whatever `test_id`, and `versus_reference` is the latest
+    one's challenger against whom it met. `better` are the Holm-adjusted
     p-values of trained rows against the baseline, by record. `curves` are power laws of the lines that have enough sizes,
     `curve` that of the model's own line or the reason why there is none, and `advice` what follows from it.
     """
@@ -49,6 +50,7 @@ class Evidence:
     baseline: Baseline
     versus_baseline: Comparison | None
     decided: tuple[Entry, ...]
+    decisions: int
     versus_reference: Comparison | None
     better: dict[str, float]
     curves: tuple[LearningCurve, ...]
@@ -78,11 +80,6 @@ class Evidence:
         made = [each.decision for each in verdicts if each.promoted and each.challenger == self.champion_id]
         return alpha_for(made[-1] if made else self.decisions + 1)
 
-    @property
-    def decisions(self) -> int:
-        """How many decisions were made on this test set."""
-        return len(self.decided)
-
 
 def gather(
     settings: Settings,
@@ -108,6 +105,7 @@ def gather(
         baseline=baseline,
         versus_baseline=_compare(settings, board, model, baseline.evaluation),
         decided=tuple(decided),
+        decisions=registry.spent(board.snapshot.test_id, settings.evaluations),
         versus_reference=_latest_match(settings, board, decided, baseline.evaluation.terms),
         better=_better(settings.evaluations, board, baseline.evaluation),
         curves=tuple(curve for curve in lines.values() if isinstance(curve, LearningCurve)),

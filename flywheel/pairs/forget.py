@@ -129,7 +129,8 @@ def _sum_up_anew(db: duckdb.DuckDBPyConnection) -> None:
     )
     db.execute("DELETE FROM pairs WHERE pair_id IN (SELECT pair_id FROM gone)")
     db.execute("INSERT INTO pairs BY NAME SELECT * FROM kept")
-    db.execute("DELETE FROM frozen_pairs WHERE pair_id NOT IN (SELECT pair_id FROM pairs)")
+    for table in ("frozen_pairs", "retired"):
+        db.execute(f"DELETE FROM {table} WHERE pair_id NOT IN (SELECT pair_id FROM pairs)")
     db.execute(
         f"""CREATE OR REPLACE TEMP TABLE respelled AS
            SELECT question, min(text) AS text FROM {SPELLINGS}

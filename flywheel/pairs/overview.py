@@ -111,7 +111,7 @@ def _embargo(batches: list[tuple[int, int]]) -> Embargo | None:
     if newest > EMBARGO_ADVICE:
         advice = (
             f"{newest:.0%} of what comes in hangs on frozen questions and never trains. `flywheel snapshot --new-test` draws "
-            "new calibration and test splits and lets the old ones train; figures on the two test sets do not compare."
+            "new calibration and test splits, the test from pairs that were in neither; figures on the two do not compare."
         )
     return Embargo(_share(batches), newest, len(batches), advice)
 

@@ -20,7 +20,7 @@ from flywheel.files import publish, scratch_folder, write_json
 from flywheel.pairs.components import FROZEN
 from flywheel.pairs.remote import LATEST, download, latest_id, remove, upload, write_latest
 from flywheel.pairs.retrains import count_trainable
-from flywheel.pairs.splits import SplitRules, draw, release
+from flywheel.pairs.splits import SplitRules, check_fresh, draw, release
 from flywheel.pairs.store import Store, connect
 from flywheel.pairs.text import SPELLINGS, digest, quoted
 from flywheel.settings import Settings
@@ -136,13 +136,17 @@ def take_snapshot(store: Store, settings: Settings, new_test: bool = False) -> S
     """Draw what is due, freeze it, and export all splits; equal content gives the same snapshot.
 
     The draw is stored in the same transaction that reads the rows, so a kill leaves either no draw or one that the next
-    call exports. `new_test` draws a new version of the frozen splits from everything that does not train.
+    call exports. `new_test` draws a new version of the frozen splits from everything that does not train, its test from pairs
+    that no earlier version held. Raises FlywheelError, with nothing changed, when there are too few of those.
     """
     with scratch_folder(settings.snapshots) as folder:
         with store.transaction() as db:
             if new_test:
                 release(db)
-            draw(db, SplitRules.of(settings))
+            rules = SplitRules.of(settings)
+            draw(db, rules)
+            if new_test:
+                check_fresh(db, rules)
             _freeze(db)
             _export(db, folder, settings)
             trainable = count_trainable(db)

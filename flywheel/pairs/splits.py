@@ -1,7 +1,8 @@
 """The draw: which of the components that nothing has fixed yet are given to `test` and `calibration`, and which train.
 
 A source of pairs (seed, interaction) is drawn once, when its components suffice, and again when somebody asks for a new
-version. What a snapshot has let train stays in `train` for good.
+version. What a snapshot has let train stays in `train` for good. What judged or calibrated is retired then: it may calibrate
+or train, but no new test holds it, since models have been chosen by it.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from flywheel.errors import FlywheelError
 from flywheel.pairs.components import reassign, split_sql
 from flywheel.settings import Settings
 
@@ -48,6 +50,15 @@ class SplitRules:
         )
 
 
+@dataclass(frozen=True)
+class _Component:
+    """A component that may be drawn, with its explicit pairs, and those of them that no earlier version held."""
+
+    name: str
+    explicit: int
+    fresh: int
+
+
 def draw(db: duckdb.DuckDBPyConnection, rules: SplitRules) -> None:
     """Give every question that is not fixed yet its place: draw the sources that are due, let the others train.
 
@@ -57,7 +68,8 @@ def draw(db: duckdb.DuckDBPyConnection, rules: SplitRules) -> None:
     """
     db.execute(
         """CREATE OR REPLACE TEMP TABLE undrawn AS
-           SELECT pair_id, question_a, question_b, kind = 'explicit' AS explicit, seed, a.component
+           SELECT pair_id, question_a, question_b, kind = 'explicit' AS explicit, seed, a.component,
+               kind = 'explicit' AND pair_id NOT IN (FROM retired) AS fresh
            FROM pairs JOIN assignments a ON a.question = question_a WHERE pairs.split = 'waiting'"""
     )
     db.execute("CREATE OR REPLACE TEMP TABLE chosen (component UUID, split VARCHAR)")
@@ -70,17 +82,28 @@ def draw(db: duckdb.DuckDBPyConnection, rules: SplitRules) -> None:
 
 def release(db: duckdb.DuckDBPyConnection) -> None:
     """Make the frozen splits due for a new draw: what does not train yet, embargoed pairs too, may be drawn again."""
+    db.execute("INSERT INTO retired SELECT pair_id FROM frozen_pairs")
     db.execute("DELETE FROM frozen_pairs")
     db.execute("UPDATE draws SET version = version + 1, drawn_at = NULL")
     db.execute("UPDATE assignments SET state = 'embargoed', component = NULL WHERE state IN ('test', 'calibration')")
     reassign(db)
 
 
+def check_fresh(db: duckdb.DuckDBPyConnection, rules: SplitRules) -> None:
+    """Refuse a new version whose test has too few components of pairs that no earlier one held."""
+    (count,) = db.execute("SELECT count(DISTINCT component) FROM frozen_now WHERE split = 'test'").fetchall()[0]
+    if count < rules.min_components:
+        raise FlywheelError(
+            f"A fresh test set takes at least {rules.min_components} components of pairs that were in no calibration or test "
+            f"split before; what came in gives {count}. Nothing was changed: collect more first, with `flywheel ingest FILE`."
+        )
+
+
 def _sum_components(db: duckdb.DuckDBPyConnection) -> None:
     """`components`: what each component that may be drawn holds. It counts as seed as soon as one of its pairs is."""
     db.execute(
         """CREATE OR REPLACE TEMP TABLE components AS
-           SELECT component, count(*) AS pairs, count(*) FILTER (explicit) AS explicit,
+           SELECT component, count(*) AS pairs, count(*) FILTER (explicit) AS explicit, count(*) FILTER (fresh) AS fresh,
                if(bool_or(seed), 'seed', 'interaction') AS source
            FROM undrawn WHERE component IS NOT NULL GROUP BY component"""
     )
@@ -92,41 +115,52 @@ def _draw_source(db: duckdb.DuckDBPyConnection, source: str, shares: Shares, rul
     ]
     targets = [min(int(share * explicit), rules.max_split_pairs) for share in (shares.test, shares.calibration)]
     (version,) = db.execute("SELECT coalesce(max(version), 0) FROM draws WHERE source = ?", [source]).fetchall()[0]
-    components, held = _small(db, source, rules, version)
-    waiting = components[: _fill(held, *targets)[1]]
-    if held.sum() < sum(targets):
+    components = _small(db, source, rules, version)
+    tested, calibrated = _fill(components, *targets)
+    waiting = [*tested, *calibrated]
+    if sum(each.fresh for each in components) < targets[0] or sum(each.explicit for each in components) < sum(targets):
         _cut(db, source, rules)
-        components, held = _small(db, source, rules, version)
-    tested, calibrated = _fill(held, *targets)
-    if min(tested, calibrated - tested) < rules.min_components:
-        _choose(db, waiting, ["waiting"] * len(waiting))
+        components = _small(db, source, rules, version)
+        tested, calibrated = _fill(components, *targets)
+    if version > 0 and len(tested) < rules.min_components:  # nothing new of this source: it calibrates, another one tests
+        tested, calibrated = _fill(components, 0, targets[1])
+    elif len(tested) < rules.min_components:
+        calibrated = []
+    if len(calibrated) < rules.min_components:
+        _choose(db, waiting, "waiting")
         return
-    _choose(db, components[:calibrated], ["test"] * tested + ["calibration"] * (calibrated - tested))
+    _choose(db, tested, "test")
+    _choose(db, calibrated, "calibration")
     db.execute("DELETE FROM draws WHERE source = ?", [source])
     db.execute("INSERT INTO draws VALUES (?, ?, ?)", [source, version, datetime.now(UTC).replace(tzinfo=None)])
 
 
-def _small(db: duckdb.DuckDBPyConnection, source: str, rules: SplitRules, version: int) -> tuple[list[str], np.ndarray]:
-    """The components that are small enough to be drawn, in hash order, and how many explicit pairs each holds."""
+def _small(db: duckdb.DuckDBPyConnection, source: str, rules: SplitRules, version: int) -> list[_Component]:
+    """The components that are small enough to be drawn, in hash order."""
     rows = db.execute(
-        """SELECT CAST(component AS VARCHAR), explicit FROM components
+        """SELECT CAST(component AS VARCHAR), explicit, fresh FROM components
            WHERE source = ? AND pairs <= ? AND explicit > 0 ORDER BY md5(concat('draw|', ?, '|', component))""",
         [source, rules.max_component_pairs, version],
     ).fetchall()
-    return [row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64)
+    return [_Component(*row) for row in rows]
 
 
-def _fill(held: np.ndarray, test: int, calibration: int) -> tuple[int, int]:
-    """How many of the first components fill `test`, and how many fill both."""
-    before = held.cumsum() - held
-    tested = int(np.searchsorted(before, test))
-    taken = before[tested] if tested < len(held) else held.sum()
-    return tested, int(np.searchsorted(before - taken, calibration))
+def _fill(components: list[_Component], test: int, calibration: int) -> tuple[list[_Component], list[_Component]]:
+    """The first components whose fresh pairs fill `test`, and the first of the others whose pairs fill `calibration`."""
+    tested = _until([each for each in components if each.fresh], "fresh", test)
+    names = {each.name for each in tested}
+    return tested, _until([each for each in components if each.name not in names], "explicit", calibration)
 
 
-def _choose(db: duckdb.DuckDBPyConnection, components: list[str], splits: list[str]) -> None:
+def _until(components: list[_Component], held: str, wanted: int) -> list[_Component]:
+    sizes = np.array([getattr(each, held) for each in components], dtype=np.int64)
+    return components[: int(np.searchsorted(sizes.cumsum() - sizes, wanted))]
+
+
+def _choose(db: duckdb.DuckDBPyConnection, components: list[_Component], split: str) -> None:
     if components:
-        db.register("chosen_arrow", pa.table({"component": components, "split": splits}))
+        names = [each.name for each in components]
+        db.register("chosen_arrow", pa.table({"component": names, "split": [split] * len(names)}))
         db.execute("INSERT INTO chosen SELECT CAST(component AS UUID), split FROM chosen_arrow")
         db.unregister("chosen_arrow")
 
@@ -182,7 +216,7 @@ def _cut(db: duckdb.DuckDBPyConnection, source: str, rules: SplitRules) -> None:
     # A community counts as a component of this source, whatever its pairs are: the component it was cut from did.
     db.execute("DELETE FROM components WHERE source = ? AND pairs > ?", [source, rules.max_component_pairs])
     db.execute(
-        """INSERT INTO components SELECT component, count(*), count(*) FILTER (explicit), ?
+        """INSERT INTO components SELECT component, count(*), count(*) FILTER (explicit), count(*) FILTER (fresh), ?
            FROM undrawn JOIN (SELECT pair_id FROM large) USING (pair_id) WHERE component IS NOT NULL GROUP BY component""",
         [source],
     )
@@ -233,7 +267,8 @@ def _fix(db: duckdb.DuckDBPyConnection) -> None:
     )
     db.execute(
         f"""CREATE OR REPLACE TEMP TABLE outcome AS
-            SELECT u.pair_id, u.component, CASE WHEN c.split IN ('calibration', 'test') AND u.explicit THEN c.split
+            SELECT u.pair_id, u.component,
+                CASE WHEN c.split = 'test' AND u.fresh OR c.split = 'calibration' AND u.explicit THEN c.split
                 ELSE {split_sql("a.state", "b.state")} END AS split
             FROM undrawn u JOIN assignments a ON a.question = u.question_a JOIN assignments b ON b.question = u.question_b
             LEFT JOIN chosen c ON c.component = u.component"""

@@ -49,6 +49,8 @@ CREATE TABLE counters AS SELECT CAST(0 AS BIGINT) AS trainable;
 CREATE TABLE snapshots (snapshot_id VARCHAR, trainable BIGINT);
 CREATE TABLE retrains (snapshot_id VARCHAR, trainable BIGINT, trained_at TIMESTAMP);
 """
+# Pairs that an earlier version of the frozen splits held: they may calibrate again, and never test again.
+_RETIRED = "CREATE TABLE IF NOT EXISTS retired (pair_id UUID)"
 
 
 def connect(
@@ -124,9 +126,11 @@ class Store:
         names = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()").fetchall()
         version = f"version_{_VERSION}"
         if not names:
-            connection.execute(_SCHEMA)
+            connection.execute(_SCHEMA + _RETIRED)
             connection.execute(f"CREATE TABLE {version} (since TIMESTAMP)")
-        elif (version,) not in names:
+        elif (version,) in names:
+            connection.execute(_RETIRED)  # stores made before this table was thought of have none
+        else:
             raise FlywheelError(
                 f"{self} was written by another version of flywheel, which counted questions otherwise. Move it away and "
                 "ingest the delivered files (inbox/done keeps those of the inbox) again; models and champions stay."

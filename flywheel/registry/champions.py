@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from filelock import FileLock
 
 from flywheel.errors import FlywheelError, explain_disk_errors
 from flywheel.evaluation.comparison import check_same_test
-from flywheel.evaluation.evaluate import decisions
+from flywheel.evaluation.evaluate import decisions, tested_pairs
 from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.statistics import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
 from flywheel.files import write_json
@@ -118,6 +119,21 @@ class Registry:
         """The entry that judged these two on this test split and for this share of duplicates, if there is one."""
         return next((entry for entry in self.history() if entry.verdict and _same(entry.verdict, challenger, reference)), None)
 
+    def spent(self, test_id: str, evaluations: Path) -> int:
+        """How many decisions have been made on pairs of this test split: on it, or on another that shares pairs with it.
+
+        A draw anew, or a label that joins, gives another `test_id` to much the same pairs; what was spent on them is spent.
+        A split of which no record is left counts as sharing: nobody can tell.
+        """
+        ours = tested_pairs(evaluations, test_id) or frozenset()
+
+        @cache
+        def shares(other: str) -> bool:
+            theirs = tested_pairs(evaluations, other)
+            return other == test_id or theirs is None or not ours.isdisjoint(theirs)
+
+        return sum(entry.verdict is not None and shares(entry.verdict.test_id) for entry in self.history())
+
     def decide(self, challenger: Evaluation, reference: Evaluation, evaluations: Path, rules: Rules) -> tuple[Entry, bool]:
         """Judge the challenger, add the verdict to the history, and swap the pointer if it won.
 
@@ -138,7 +154,7 @@ class Registry:
                     f"{challenger.name} was to be compared with {reference.name}, but the champion has changed meanwhile: "
                     "run `flywheel champion promote` again."
                 )
-            number = 1 + sum(e.verdict is not None and e.verdict.test_id == challenger.test_id for e in history)
+            number = 1 + self.spent(challenger.test_id, evaluations)
             verdict = judge(challenger, reference, evaluations, rules, number, against_champion=reference.kind == "tuned")
             previous = present.number if present else None
             if not verdict.promoted:
@@ -257,7 +273,9 @@ def spending(verdict: Verdict) -> str:
         f"{_percent(following)}."
     )
     if following < SPENT_BELOW:
-        words += " Draw a fresh test set from the embargoed and new pairs with `flywheel snapshot --new-test`."
+        words += (
+            " Draw a fresh test set from the embargoed and new pairs, once they suffice, with `flywheel snapshot --new-test`."
+        )
     return words
 
 
