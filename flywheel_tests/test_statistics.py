@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flywheel.errors import FlywheelError
+from flywheel.evaluation.intervals import paired_score
 from flywheel.evaluation.statistics import (
     ErrorParts,
     LabelledScores,
@@ -106,7 +107,7 @@ def test_interval_of_a_difference_weighs_components_by_their_pairs() -> None:
     ids = heavy_tailed(np.random.default_rng(9), 100, 10)
     always = np.ones(len(ids), dtype=bool)
     outcome = paired_test(~always, always, ids)
-    assert (outcome.interval.low, outcome.difference, outcome.interval.high) == (-1.0, -1.0, -1.0)
+    assert (outcome.interval.low, outcome.difference, outcome.standard_error) == (-1.0, -1.0, 0.0)
 
 
 def test_interval_is_wider_by_component_than_by_pair() -> None:
@@ -387,15 +388,77 @@ def test_standard_error_is_the_spread_of_differences_over_drawn_components() -> 
 
 
 def test_a_detectable_difference_is_found_four_times_in_five() -> None:
-    rng, alpha = np.random.default_rng(15), alpha_for(1)
-    ids, error = np.arange(2_000), np.sqrt(2 * 0.2 * 0.8 / 2_000)
-    gain = detectable_difference(error, alpha)
+    rng, alpha, ids = np.random.default_rng(15), alpha_for(1), np.arange(2_000)
+    outcome = paired_test(rng.random(2_000) < 0.2, rng.random(2_000) < 0.2, ids)
+    gain, surer, later = (
+        detectable_difference(outcome, level, power) or 0.0
+        for level, power in ((alpha, 0.8), (alpha, 0.9), (alpha_for(10), 0.8))
+    )
     found = [
         paired_test(rng.random(2_000) < 0.2 - gain / 2, rng.random(2_000) < 0.2 + gain / 2, ids).p_value <= alpha
         for _ in range(1_000)
     ]
-    assert within(float(np.mean(found)), 0.79, 0.81, 1_000)
-    assert detectable_difference(error, alpha, power=0.5) < gain < detectable_difference(error, alpha_for(10))
+    assert within(float(np.mean(found)), 0.78, 0.82, 1_000)
+    assert 0.0 < gain < min(surer, later)
+
+
+@pytest.mark.parametrize(("components", "each", "share"), [(45, 5, 0.005), (60, 10, 0.003), (100, 3, 0.01), (200, 1, 0.01)])
+def test_a_difference_is_covered_where_few_decisions_differ(components: int, each: int, share: float) -> None:
+    rng, ids = np.random.default_rng(16), np.repeat(np.arange(components), each)
+    champion = np.zeros(len(ids), dtype=bool)
+    intervals = [paired_test(rng.random(len(ids)) < share, champion, ids).interval for _ in range(400)]
+    assert np.mean([interval.low <= share <= interval.high for interval in intervals]) >= 0.93
+
+
+def test_identical_decisions_leave_a_difference_open() -> None:
+    ids, none = np.repeat(np.arange(60), 4), np.zeros(240, dtype=bool)
+    interval = paired_test(none, none, ids).interval
+    # Wilson's upper limit for 0 of 60, to either side: how the pairs of a component go together was not seen.
+    assert interval.high == pytest.approx(2.001**2 / (60 + 2.001**2), rel=1e-3)
+    assert interval.low == pytest.approx(-interval.high)
+
+
+def test_an_interval_of_a_difference_stays_between_minus_1_and_1() -> None:
+    ids, none = np.repeat(np.arange(60), 4), np.zeros(240, dtype=bool)
+    worst, best = paired_test(~none, none, ids).interval, paired_test(none, ~none, ids).interval
+    assert 0.8 < worst.low < 0.9 < worst.high == 1.0
+    assert -1.0 == best.low < -0.9 < best.high < -0.8
+
+
+@pytest.mark.parametrize(("up", "down"), [(5, 1), (0, 3), (2, 2)])
+def test_at_a_limit_of_a_difference_the_most_likely_shares_put_it_one_quantile_away(up: int, down: int) -> None:
+    n, quantile = 40, 1.96
+    for limit in paired_score(up / n, down / n, n, quantile):
+        other = np.linspace(max(0.0, -limit), (1.0 - limit) / 2, 1_000_001)[1:-1]
+        likelihood = up * np.log(other + limit) + down * np.log(other) + (n - up - down) * np.log1p(-2 * other - limit)
+        likely = other[likelihood.argmax()]
+        variance = (2 * likely + limit - limit**2) / n
+        assert abs(limit - (up - down) / n) == pytest.approx(quantile * np.sqrt(variance), rel=1e-4)
+
+
+def test_many_differing_decisions_leave_the_interval_at_two_standard_errors() -> None:
+    rng, ids = np.random.default_rng(17), np.repeat(np.arange(200), 5)
+    outcome = paired_test(rng.random(1_000) < 0.1, rng.random(1_000) < 0.15, ids)
+    width = outcome.interval.high - outcome.interval.low
+    assert width == pytest.approx(2 * 1.972 * outcome.standard_error, rel=0.05)
+
+
+@pytest.mark.parametrize(("components", "each", "share"), [(60, 10, 0.004), (58, 48, 0.002), (200, 1, 0.01)])
+def test_a_detectable_difference_lets_enough_components_differ(components: int, each: int, share: float) -> None:
+    rng, ids, alpha = np.random.default_rng(18), np.repeat(np.arange(components), each), alpha_for(1)
+    none = np.zeros(len(ids), dtype=bool)
+    gains = [detectable_difference(paired_test(none, rng.random(len(ids)) < share, ids), alpha) or 0.0 for _ in range(100)]
+    gain = float(np.median(gains))
+    found = [paired_test(none, rng.random(len(ids)) < gain, ids).p_value <= alpha for _ in range(200)]
+    assert np.mean(found) >= 0.72
+
+
+def test_no_difference_is_detectable_where_all_components_together_could_not_pass() -> None:
+    ids, none = np.repeat(np.arange(6), 4), np.zeros(24, dtype=bool)
+    outcome = paired_test(none, none, ids)
+    # Six coins all show heads once in 64: six components pass the first alpha, 0.030, and not the second, 0.0076.
+    assert detectable_difference(outcome, alpha_for(1)) == pytest.approx(0.8 ** (1 / 6))
+    assert detectable_difference(outcome, alpha_for(2)) is None
 
 
 def test_holm_adjusts_as_the_worked_example_does() -> None:

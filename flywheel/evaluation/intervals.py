@@ -1,6 +1,7 @@
 """What intervals are made of where components err as one: a rate's spread between them, how many there are in effect."""
 
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -8,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from flywheel.evaluation.logistic import Floats
 
 _CONFIDENCE = 0.95
+# Below any difference that is shown.
+_CLOSE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,3 +67,26 @@ def wilson(share: float, size: float, quantile: float) -> tuple[float, float]:
     centre = (share + 0.5 * square) / (1.0 + square)
     half = np.sqrt(square * (share * (1.0 - share) + 0.25 * square)) / (1.0 + square)
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def paired_score(up: float, down: float, size: float, quantile: float) -> tuple[float, float]:
+    """Score interval of the difference `up` - `down`, shares of a sample of this (effective) `size` that two deciders split.
+
+    In `up` of the sample the first alone errs, in `down` the second alone. The difference that a limit supposes has its own
+    variance, so the interval does not shrink to nothing where no decision differs: there it is Wilson's to either side (Tango,
+    "Equivalence test and confidence interval for the difference in proportions for the paired-sample design", 1998).
+    """
+    from scipy.optimize import brentq
+
+    difference = up - down
+
+    def beyond(supposed: float, direction: int) -> float:
+        slope = up + down - (2.0 - difference) * supposed
+        rest = (sqrt(max(0.0, slope**2 + 8.0 * down * supposed * (1.0 - supposed))) + slope) / 4.0
+        variance = max(0.0, 2.0 * rest + supposed * (1.0 - supposed)) / size
+        return direction * (supposed - difference) - quantile * sqrt(variance)
+
+    # At the measured difference itself the variance may be 0, so the search ends just short of it.
+    ends = ((-1.0, max(-1.0, difference - _CLOSE), -1), (min(1.0, difference + _CLOSE), 1.0, 1))
+    low, high = (float(brentq(beyond, *end, args=(way,))) if end[0] < end[1] else difference for *end, way in ends)
+    return low, high

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.intervals import Clusters, wilson
+from flywheel.evaluation.intervals import Clusters, paired_score, wilson
 from flywheel.evaluation.logistic import Floats
 from flywheel.evaluation.thresholds import (
     INTERACTION,
@@ -70,7 +70,8 @@ class PairedTest:
     `difference` is the challenger's error rate minus the champion's (below 0: the challenger is better), `standard_error` its
     standard error by component and `interval` its 95 % interval, `p_value` that of the one-sided test that the challenger
     makes fewer errors. `interval` takes both models' thresholds as given, where the `error_intervals` of each alone allow for
-    others.
+    others. `effective_components` of equal size would tell as much as the components do, and `effective_pairs` independent
+    pairs as much as the pairs.
     """
 
     difference: float
@@ -79,6 +80,8 @@ class PairedTest:
     pairs: int
     interval: Interval
     standard_error: float
+    effective_components: float
+    effective_pairs: float
 
 
 @dataclass(frozen=True)
@@ -222,20 +225,24 @@ def paired_test(
     """One-sided test, by component, that the challenger makes fewer errors than the champion on the same pairs (n,).
 
     Under the null the two are exchangeable within a component, so the sign of a component's difference in errors is a
-    coin flip (Fisher's permutation test for paired samples). The p-value is exact. The interval takes both models'
+    coin flip (Fisher's permutation test for paired samples). The p-value is exact. The interval is Tango's, its sample size
+    that which gives the variance by component, so that few differing decisions, or none, leave it wide. It takes both models'
     thresholds as given, so that where calibration has another share of duplicates than test it holds the difference between
     the two procedures less often than 95 times in 100. Raises FlywheelError when lengths differ or there are no pairs.
     """
     difference, clusters = _paired(challenger_wrong, champion_wrong, components)
     mean, error = float(difference.mean()), float(np.sqrt(clusters.variance(difference)))
-    reach = clusters.quantile() * error
+    size = _effective_pairs(clusters, difference, error**2)
+    up, down = float((difference > 0.0).mean()), float((difference < 0.0).mean())
     return PairedTest(
         difference=mean,
         p_value=_sign_flip_p_value(clusters.sums(difference).astype(np.int64)),
         components=len(clusters.sizes),
         pairs=len(difference),
-        interval=Interval(max(-1.0, mean - reach), min(1.0, mean + reach)),
+        interval=Interval(*paired_score(up, down, size, clusters.quantile())),
         standard_error=error,
+        effective_components=clusters.effective,
+        effective_pairs=size,
     )
 
 
@@ -263,11 +270,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-def detectable_difference(standard_error: float, alpha: float, power: float = 0.8) -> float:
-    """The smallest true difference in error rate that a one-sided test at level `alpha` finds with this power."""
+def detectable_difference(test: PairedTest, alpha: float, power: float = 0.8) -> float | None:
+    """The smallest true difference in error rate that `paired_test` at level `alpha` finds with this power, on such pairs.
+
+    By the normal approximation, but never less than what lets enough components differ: n of them, all in the winner's
+    favour, have the exact p-value 2^-n, so that fewer than log2(1 / alpha) cannot pass however large the gain. The chance of
+    that many is a binomial over components, each of which differs where one of its effective pairs does. None where all
+    components together could not pass.
+    """
+    from scipy.special import betaincinv
     from scipy.stats import norm
 
-    return float((norm.isf(alpha) + norm.ppf(power)) * standard_error)
+    needed = float(np.ceil(-np.log2(alpha)))
+    if needed > test.effective_components:
+        return None
+    moved = betaincinv(needed, test.effective_components - needed + 1.0, power)
+    fewest = -np.expm1(test.effective_components / test.effective_pairs * np.log1p(-moved))
+    return max(float((norm.isf(alpha) + norm.ppf(power)) * test.standard_error), float(fewest))
 
 
 def _thresholds(calibration: LabelledScores, target_prior: float | None) -> dict[str, float]:
@@ -327,6 +346,15 @@ def _rate_interval(clusters: Clusters, wrong: NDArray[np.bool_], often: Floats, 
     if variance > 0.0:
         size = min(size, usual * (1.0 - usual) / variance)
     return Interval(*wilson(rate, size, clusters.quantile()))
+
+
+def _effective_pairs(clusters: Clusters, difference: Floats, variance: float) -> float:
+    """How many independent pairs would give the mean of `difference` (n,), of -1, 0 and 1, this variance; at most n."""
+    spread = float((difference**2).mean() - difference.mean() ** 2)
+    if spread <= 0.0:
+        # As in `_rate_interval`: nothing shows that the pairs of a component do not go together.
+        return clusters.effective
+    return min(float(len(difference)), spread / variance) if variance > 0.0 else float(len(difference))
 
 
 def _fewest_errors(scores: Floats, labels: NDArray[np.int64]) -> int:

@@ -98,11 +98,11 @@ def _glance(evidence: Evidence) -> tuple[Block, ...]:
     facts = [_error_fact(f"{evidence.name(row)} is wrong on", row) for row in (ours, theirs)]
     if versus.test:
         said = f"{difference_text(versus.test.interval)}, p = {versus.test.p_value:.2g}, needed {evidence.level:.2g}"
-        smallest = detectable_difference(versus.test.standard_error, evidence.level)
-        facts += [
-            Fact("Difference", f"{points(versus.difference)} points", said),
-            Fact("Smallest difference", f"{100 * smallest:.1f} points", "that would be found four times in five"),
-        ]
+        facts.append(Fact("Difference", f"{points(versus.difference)} points", said))
+        smallest = detectable_difference(versus.test, evidence.level)
+        if smallest is not None:
+            found = Fact("Smallest difference", f"{100 * smallest:.1f} points", "that would be found four times in five")
+            facts.append(found)
     mrr = ours.retrieval.mrr_at_10 - theirs.retrieval.mrr_at_10
     searched = f"{mrr:+.3f} against the baseline, {ours.retrieval.queries:,} questions, no interval"
     facts.append(Fact("Search, MRR@10", f"{ours.retrieval.mrr_at_10:.3f}", searched))

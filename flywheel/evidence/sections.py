@@ -127,8 +127,9 @@ def kinds(evidence: Evidence) -> tuple[Block, ...]:
 def _difference(each: SliceDifference) -> tuple[str, str]:
     if each.test is None:
         return f"{points(each.difference)} (no interval)", "-"
-    smallest = detectable_difference(each.test.standard_error, _ONE_SIDED)
-    return f"{points(each.difference)} ({difference_text(each.test.interval)})", f"{100 * smallest:.1f}"
+    smallest = detectable_difference(each.test, _ONE_SIDED)
+    said = f"{points(each.difference)} ({difference_text(each.test.interval)})"
+    return said, "-" if smallest is None else f"{100 * smallest:.1f}"
 
 
 def flips(evidence: Evidence) -> tuple[Block, ...]:

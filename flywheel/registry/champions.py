@@ -46,7 +46,7 @@ class Verdict:
     """A challenger against a reference (the champion, or the baseline while there is none) on one `test_id`.
 
     `detectable` is the smallest true difference in error that this decision had an 80 % chance to find, from `components` and
-    `pairs` of the test split; all three are None in entries of earlier versions.
+    `pairs` of the test split; all three are None in entries of earlier versions, and `detectable` where there is none.
     """
 
     challenger: str
@@ -252,7 +252,7 @@ def judge(
         recall_change=recall,
         promoted=not against,
         reason=reason,
-        detectable=detectable_difference(test.standard_error, alpha),
+        detectable=detectable_difference(test, alpha),
         components=test.components,
         pairs=test.pairs,
         target_prior=challenger.terms.target_prior,
