@@ -134,7 +134,10 @@ def test_the_file_opens_with_the_answer_and_programs_get_plain_values(decided: S
 
 
 def test_on_quoras_pairs_every_name_carries_the_mark(decided: Settings, tmp_path: Path) -> None:
-    page = made(elsewhere(decided, tmp_path / "home", seed="quora"))
+    settings = elsewhere(decided, tmp_path / "home", seed="none")  # the data says it, not the setting
+    manifest = steps.current_snapshot(settings).folder / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "seeds": ["quora"]}))
+    page = made(settings)
     assert "all-MiniLM-L6-v2@32\u00a0† trained on 400 pairs" in page.answer
     for title in ("At a glance", "Leaderboard", "Kinds of pairs", "Where the errors come from", "What each training took"):
         words = said(page, title)
@@ -176,12 +179,12 @@ def test_a_challenger_that_lost_is_not_offered_again(trained: Settings, tmp_path
 def test_the_champion_stays_on_the_board_and_in_the_answer_when_its_cell_is_trained_anew(
     decided: Settings, tmp_path: Path
 ) -> None:
-    settings = elsewhere(decided, tmp_path / "home", seed="quora")
+    settings = elsewhere(decided, tmp_path / "home")
     champion = steps.champion_id(settings)
     store = open_store(settings)
     known = steps.current_snapshot(settings).pairs("train")["text_a"][0]
     text = "clump0 intenta wording9"
-    ingest(store, Batch("later", "seed", "later", json_lines(iter([line(known, text, 0)]))))
+    ingest(store, Batch("later", "seed", "quora (more of it)", json_lines(iter([line(known, text, 0)]))))
     vectors_of(V32.model, settings).cache.get([text], embed_features)
     steps.snapshot(settings)
     steps.train_cell(settings, V32, "400", "head", unheard)

@@ -32,7 +32,8 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
         settings = session.settings
         with bars(as_json) as shown, steps.watched(training_listener(shown)):
             grid.train_one(session, parsed, size, recipe, partial(shown.report, ENCODING))
-        job = steps.training_job(settings, steps.current_snapshot(settings), parsed, size, recipe)
+        taken = steps.current_snapshot(settings)
+        job = steps.training_job(settings, taken, parsed, size, recipe)
         model = TrainedModel.load(settings.models / job.job_id)
         record = steps.evaluate_cell(settings, parsed, size, recipe)
     result = {
@@ -53,7 +54,7 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
     if model.kept_start:
         print(f"Training brought no proven gain, so the untrained start ships: {model.kept_start}.")
     print(f"{variant} | {size}: error {record.error:.1%} on {record.metrics.n:,} test pairs, model in {model.folder}")
-    if settings.seed == "quora" and record.contamination:
+    if taken.on_quora and record.contamination:
         print(record.contamination)
     print("Next: flywheel leaderboard")
 

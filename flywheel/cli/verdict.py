@@ -138,6 +138,7 @@ def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:
     from flywheel.evidence.sections import decision_section
     from flywheel.evidence.terminal import print_section
     from flywheel.orchestration import steps
+    from flywheel.pairs.snapshots import latest_snapshot
     from flywheel.report import console
 
     present = steps.registry(settings).current()
@@ -147,7 +148,8 @@ def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:
         fields = {**asdict(champion), "model": folder} if champion else {"model": None}
         verdict = asdict(entry.verdict) if entry.verdict else None
         return print_json({**fields, "entry": entry.number, "action": entry.action, "verdict": verdict})
-    print_section(decision_section(entry, present, settings.seed == "quora"), console(False))
+    on = latest_snapshot(settings)
+    print_section(decision_section(entry, present, on is not None and on.on_quora), console(False))
     if folder:
         print(f"Model folder: {folder}")
     return None

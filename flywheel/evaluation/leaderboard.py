@@ -11,14 +11,11 @@ from flywheel.pairs.snapshots import ALL, Snapshot
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Baseline and untuned rows first, then tuned cells by variant and size. `stale` names records of older snapshots;
-    `on_quora` says that the test pairs are Quora's.
-    """
+    """Baseline and untuned rows first, then tuned cells by variant and size. `stale` names records of older snapshots."""
 
     snapshot: Snapshot
     rows: tuple[Evaluation, ...]
     stale: frozenset[str]
-    on_quora: bool
 
     def to_json(self) -> list[dict[str, Any]]:
         """One dict a row, published rows last; a published row has `published_error`, not `error`."""
@@ -60,7 +57,7 @@ class Leaderboard:
 
     def seen(self, row: Evaluation) -> bool:
         """Whether the row's base model had trained on the data that the test pairs are from."""
-        return self.on_quora and row.contamination is not None
+        return self.snapshot.on_quora and row.contamination is not None
 
     @property
     def tuned(self) -> list[Evaluation]:
@@ -73,7 +70,6 @@ def build_leaderboard(
     evaluations: Path,
     terms: Terms | None = None,
     champion_id: str | None = None,
-    on_quora: bool = False,
 ) -> Leaderboard:
     """Gather every record on the snapshot's `test_id` and on these terms; of a cell trained on several snapshots, the current
     one's, else the newest, and the champion in any case.
@@ -85,7 +81,7 @@ def build_leaderboard(
     stale = {record.record_id: record for record in older.values()}
     stale |= {r.record_id: r for r in records if r.record_id == champion_id and r not in current}
     rows = sorted([*current, *stale.values()], key=_order)
-    return Leaderboard(snapshot, tuple(rows), frozenset(stale), on_quora)
+    return Leaderboard(snapshot, tuple(rows), frozenset(stale))
 
 
 def _is_api(record: Evaluation) -> bool:

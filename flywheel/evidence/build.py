@@ -20,7 +20,7 @@ def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture |
         Section("At a glance", _glance(evidence)),
         Section("Error against training pairs", _curve(evidence, curve)),
         sections.board_section(evidence.board, evidence.champion_id, evidence.better, evidence.baseline.evaluation),
-        Section("The decision", sections.decision(decided, evidence.board.on_quora)),
+        Section("The decision", sections.decision(decided, evidence.board.snapshot.on_quora)),
         Section("Kinds of pairs", sections.kinds(evidence)),
         Section("What breaks and what is mended", sections.flips(evidence)),
         Section("Where the errors come from", sections.parts(evidence, reliability)),

@@ -58,7 +58,6 @@ class Evidence:
     advice: Advice | None
     costs: tuple[ModelCost, ...]
     prices: Prices
-    seed: str
     api_model: str
     max_broken_share: float
 
@@ -113,7 +112,6 @@ def gather(
         advice=advice(own, settings.worth_of_doubling) if isinstance(own, LearningCurve) else None,
         costs=tuple(costs),
         prices=prices,
-        seed=settings.seed,
         api_model=settings.baseline_model,
         max_broken_share=settings.max_broken_share,
     )

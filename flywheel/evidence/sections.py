@@ -307,8 +307,9 @@ def _thresholds(model: Evaluation, snapshot: Snapshot) -> list[Block]:
 
 
 def _seen_text(evidence: Evidence) -> str:
-    if evidence.seed == "quora":
+    seeds = evidence.board.snapshot.seeds
+    if evidence.board.snapshot.on_quora:
         return "These test pairs are Quora's. Base models that trained on them had a start that your own data would not give:"
-    if evidence.seed == "starter":
+    if seeds == ("starter",):
         return "These test pairs were written for this project. Should you evaluate on Quora's, mind what base models had seen:"
     return "These test pairs are your own. Should you evaluate on Quora's, mind what base models had seen:"

@@ -197,11 +197,12 @@ def champion(workbench: Workbench) -> dg.MaterializeResult:
     settings = workbench.settings()
     with explained():
         entry, new = steps.decide_champion(settings)
-        figure = findings.save_figure(settings, steps.leaderboard(settings))
+        board = steps.leaderboard(settings)
+        figure = findings.save_figure(settings, board)
     present = steps.registry(settings).current()
     return dg.MaterializeResult(
         metadata={
-            "decision": dg.MetadataValue.md(render_section(decision_section(entry, present, settings.seed == "quora"))),
+            "decision": dg.MetadataValue.md(render_section(decision_section(entry, present, board.snapshot.on_quora))),
             "error_versus_size": _image("error rate against training pairs", figure.read_bytes()),
             "outcome": entry.action if new else "no new decision",
             **({"error": present.champion.error, "model": present.champion.model} if present and present.champion else {}),

@@ -318,7 +318,7 @@ def rollback(settings: Settings, to: int | None) -> Entry:
 def leaderboard(settings: Settings) -> Leaderboard:
     """The leaderboard of the current snapshot."""
     on = current_snapshot(settings)
-    return build_leaderboard(on, settings.evaluations, terms_of(settings), champion_id(settings), settings.seed == "quora")
+    return build_leaderboard(on, settings.evaluations, terms_of(settings), champion_id(settings))
 
 
 def champion_id(settings: Settings) -> str | None:

@@ -10,6 +10,7 @@ from flywheel.pairs.readers import Batch, Line, json_lines
 from flywheel.pairs.starter import starter_lines
 from flywheel.settings import PROJECT, Settings
 
+QUORA = "quora"
 STARTER = PROJECT / "data" / "starter"
 QUORA_REPOSITORY, QUORA_SUBSET = "sentence-transformers/quora-duplicates", "pair-class"
 
@@ -41,7 +42,7 @@ def _quora(path: Path | None) -> Batch:
     content = hashlib.sha256()
     for line in _quora_lines(rows, columns):
         content.update(repr(line[0]).encode("utf-8", "surrogatepass"))
-    return Batch(content.hexdigest()[:32], "seed", f"quora ({path or 'hub'})", _quora_lines(rows, columns))
+    return Batch(content.hexdigest()[:32], "seed", f"{QUORA} ({path or 'hub'})", _quora_lines(rows, columns))
 
 
 def _load_quora(path: Path | None) -> Any:

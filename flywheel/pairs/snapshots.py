@@ -20,6 +20,7 @@ from flywheel.files import publish, scratch_folder, write_json
 from flywheel.pairs.components import FROZEN
 from flywheel.pairs.remote import LATEST, download, latest_id, remove, upload, write_latest
 from flywheel.pairs.retrains import count_trainable
+from flywheel.pairs.seeds import QUORA
 from flywheel.pairs.splits import SplitRules, check_fresh, draw, release
 from flywheel.pairs.store import Store, connect
 from flywheel.pairs.text import SPELLINGS, digest, quoted
@@ -43,7 +44,9 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot's folder and identity. `test_id` names its calibration and test pairs together."""
+    """A snapshot's folder and identity. `test_id` names its calibration and test pairs together; `seeds` says where its seed
+    pairs came from (`starter`, `quora`).
+    """
 
     folder: Path
     snapshot_id: str
@@ -51,6 +54,12 @@ class Snapshot:
     train: SplitSummary
     calibration: SplitSummary
     test: SplitSummary
+    seeds: tuple[str, ...]
+
+    @property
+    def on_quora(self) -> bool:
+        """Whether Quora's pairs are among these, which some base models had seen."""
+        return QUORA in self.seeds
 
     @classmethod
     def load(cls, folder: Path) -> "Snapshot":
@@ -58,7 +67,7 @@ class Snapshot:
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
             splits = {name: SplitSummary(**manifest[name]) for name in ("train", *FROZEN)}
-            return cls(folder, manifest["snapshot_id"], manifest["test_id"], **splits)
+            return cls(folder, manifest["snapshot_id"], manifest["test_id"], **splits, seeds=tuple(manifest["seeds"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FlywheelError(f"{folder} holds no whole snapshot; run `flywheel snapshot`, which makes it anew.") from error
 
@@ -149,13 +158,19 @@ def take_snapshot(store: Store, settings: Settings, new_test: bool = False) -> S
                 check_fresh(db, rules)
             _freeze(db)
             _export(db, folder, settings)
+            seeds = db.execute(
+                "SELECT DISTINCT split_part(file, ' ', 1) FROM batches WHERE source = 'seed' ORDER BY 1"
+            ).fetchall()
             trainable = count_trainable(db)
         hashes = {name: _content_hash(folder / f"{name}.parquet") for name in ("train", *FROZEN)}
         test_id = digest("|".join(hashes[name] for name in FROZEN))
         snapshot_id = digest(f"{hashes['train']}|{test_id}")
         with connect(memory_limit=settings.memory_limit, temp_directory=folder.parent / f"{folder.name}.spill") as db:
             summaries = {name: asdict(_summary(db, folder / f"{name}.parquet")) for name in hashes}
-        write_json(folder / "manifest.json", {"snapshot_id": snapshot_id, "test_id": test_id, **summaries})
+        write_json(
+            folder / "manifest.json",
+            {"snapshot_id": snapshot_id, "test_id": test_id, "seeds": [row[0] for row in seeds], **summaries},
+        )
         if shared := Snapshot.load(folder).shared_questions():
             raise FlywheelError(f"{shared} questions stand in two splits, so no snapshot was made; the store is damaged.")
         target = settings.snapshots / snapshot_id
