@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import Subject, decisions, evaluate, tuned_subject, untuned_subject
+from flywheel.evaluation.evaluate import SCORES, Subject, decisions, evaluate, tuned_subject, untuned_subject
 from flywheel.evaluation.leaderboard import build_leaderboard
 from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder, list_evaluations, load_evaluation
 from flywheel.models.catalogue import Variant
@@ -152,6 +152,41 @@ def test_a_record_survives_json_and_a_damaged_one_is_named(few_record: Evaluatio
         (tmp_path / "evaluation.json").write_text(damage)
         with pytest.raises(FlywheelError, match=r"evaluation\.json is damaged .* evaluate again"):
             load_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"error": "x"}, "error: Input should be a valid number"),
+        ({"calibrated_error": float("nan")}, "calibrated_error: Input should be a finite number"),
+        ({"interval": {"low": 0.1, "high": float("inf")}}, "interval.high: Input should be a finite number"),
+        ({"retrieval": {"mrr_at_10": None, "recall_at_10": 0.1, "queries": 3}}, "retrieval.mrr_at_10: "),
+    ],
+)
+def test_a_record_with_a_figure_that_is_no_finite_number_is_damaged(
+    few_record: Evaluation, tmp_path: Path, damage: dict[str, object], words: str
+) -> None:
+    (tmp_path / "evaluation.json").write_text(json.dumps(few_record.to_json() | damage))
+    with pytest.raises(FlywheelError, match="Remove its folder and evaluate again, a cell with `flywheel train`") as caught:
+        load_evaluation(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'evaluation.json'} is damaged ({words}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["score", "probability"])
+def test_stored_scores_that_are_not_finite_or_not_there_decide_nothing(
+    world: World, few_record: Evaluation, tmp_path: Path, column: str
+) -> None:
+    file = evaluation_folder(tmp_path, few_record.test_id, few_record.record_id) / SCORES
+    file.parent.mkdir(parents=True)
+    scores = scores_of(world, few_record)
+    scores.assign(**{column: scores[column].where(np.arange(len(scores)) > 2)}).to_parquet(file)
+    with pytest.raises(FlywheelError, match=rf"{SCORES} is damaged \(3 of \d+ scores are not finite\)\. Remove its folder"):
+        decisions(tmp_path, few_record)
+    scores.drop(columns=column).to_parquet(file)
+    with pytest.raises(FlywheelError, match=rf"{SCORES} cannot be read .*{column}.* Remove its folder") as caught:
+        decisions(tmp_path, few_record)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_evaluation_that_breaks_off_leaves_no_record(world: World, tmp_path: Path) -> None:

@@ -199,6 +199,23 @@ def test_a_history_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     assert "Decision 1 on this test set" in spending(verdict)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [('"verdict"', ""), ('"p_value": ', '"p_value": NaN, "was": '), ('"threshold": 0.5', '"threshold": "0.5"')]
+)
+def test_a_damaged_entry_is_named_and_the_pointer_is_not_blamed(tmp_path: Path, old: str, new: str) -> None:
+    _, champion = dynasty(tmp_path, 1)
+    file = tmp_path / "registry" / "history" / "000001.json"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text[: text.index(old)] if not new else text.replace(old, new))
+    challenger = step(tmp_path, 2)
+    for reads in (registry(tmp_path).history, registry(tmp_path).current, lambda: ask(tmp_path, challenger, champion)):
+        with pytest.raises(FlywheelError, match=r"Put a copy of it back; without one, move .* begins a new history") as caught:
+            reads()
+        assert str(caught.value).startswith(f"{file} is damaged (")
+        assert "champion.json" not in str(caught.value)
+
+
 def test_alpha_that_is_left_is_what_all_later_decisions_may_spend() -> None:
     assert alpha_left(0) == pytest.approx(0.05)
     for decisions in (1, 3, 52):

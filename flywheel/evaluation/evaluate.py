@@ -10,7 +10,7 @@ import pandas as pd
 
 from flywheel.errors import FlywheelError, explain_disk_errors
 from flywheel.evaluation.metrics import pair_metrics
-from flywheel.evaluation.records import Evaluation, Slice, Terms, evaluation_folder, load_evaluation
+from flywheel.evaluation.records import EVALUATE_AGAIN, Evaluation, Slice, Terms, evaluation_folder, load_evaluation
 from flywheel.evaluation.retrieval import Retrieval, retrieval
 from flywheel.evaluation.slices import slices_of
 from flywheel.evaluation.statistics import (
@@ -22,7 +22,7 @@ from flywheel.evaluation.statistics import (
     is_rough,
     why_no_verdict,
 )
-from flywheel.evaluation.thresholds import ScoreFit, fit_by_source
+from flywheel.evaluation.thresholds import ScoreFit, check_pairs, fit_by_source
 from flywheel.files import replace_folder, scratch_folder, write_json
 from flywheel.models.api import ApiVectors
 from flywheel.models.catalogue import Variant
@@ -224,12 +224,17 @@ def tested_pairs(evaluations: Path, test_id: str) -> frozenset[str] | None:
 
 def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
     """Per test pair, indexed by pair id and ordered by it: `component`, `label`, `probability` of being the same, `wrong`
-    (at the thresholds from calibration).
+    (at the thresholds from calibration). Raises FlywheelError when the scores cannot be read or one is not finite.
     """
     file = evaluation_folder(evaluations, record.test_id, record.record_id) / SCORES
     try:
-        scores = pd.read_parquet(file)
-    except (OSError, ValueError) as error:
-        raise FlywheelError(f"{file} cannot be read ({error}). Remove its folder and evaluate again.") from error
+        scores = pd.read_parquet(file, columns=_STORED)
+        check_pairs(scores["score"], scores["label"])
+        check_pairs(scores["probability"], scores["label"])
+    except (OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(". ")
+        raise FlywheelError(f"{file} cannot be read ({reason}). {EVALUATE_AGAIN}") from error
+    except FlywheelError as error:
+        raise FlywheelError(f"{file} is damaged ({error.args[0].partition(':')[0]}). {EVALUATE_AGAIN}") from error
     test = scores[scores["split"] == "test"].sort_values("pair_id").set_index("pair_id")
     return test.assign(wrong=test["same"] != test["label"])[["component", "label", "probability", "wrong"]]

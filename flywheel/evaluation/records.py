@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.metrics import PairMetrics
 from flywheel.evaluation.retrieval import Retrieval
@@ -13,6 +15,7 @@ from flywheel.evaluation.thresholds import ScoreFit
 
 # Raised when a record says more than one of before: an older one counts as not there, and is made anew from what is cached.
 FORMAT = 3
+EVALUATE_AGAIN = "Remove its folder and evaluate again, a cell with `flywheel train`, anything else with `flywheel evidence`."
 
 
 @dataclass(frozen=True)
@@ -98,22 +101,20 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Evaluation":
-        """The inverse of `to_json`."""
-        nested: dict[str, Any] = {
-            "interval": _interval(record["interval"]),
-            "calibrated_interval": _interval(record["calibrated_interval"]),
-            "metrics": PairMetrics(**record["metrics"]),
-            "retrieval": Retrieval(**record["retrieval"]),
-            "fits": {source: ScoreFit.from_json(fit) for source, fit in record["fits"].items()},
-            "slices": tuple(Slice(**{**each, "interval": _interval(each["interval"])}) for each in record["slices"]),
-            "parts": ErrorParts(**record["parts"]),
-            "terms": Terms(**record["terms"]),
-        }
-        return cls(**{name: value for name, value in {**record, **nested}.items() if name != "format"})
+        """The inverse of `to_json`. Raises ValueError when a figure is missing, not finite, or no number."""
+        return _RECORD.validate_json(json.dumps([record]))[0]
 
 
-def _interval(ends: dict[str, float] | None) -> Interval | None:
-    return Interval(**ends) if ends else None
+# In a tuple, because a dataclass alone takes no configuration.
+_RECORD = TypeAdapter(tuple[Evaluation], config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def fault(error: Exception) -> str:
+    """What is wrong with a file, in a line: of what pydantic found the first, with the field's place in the file."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}".removeprefix(": ")
 
 
 def evaluation_folder(evaluations: Path, test_id: str, record_id: str) -> Path:
@@ -134,8 +135,8 @@ def load_evaluation(folder: Path, terms: Terms | None = None) -> Evaluation | No
         if record.get("format") != FORMAT:
             return None
         found = Evaluation.from_json(record)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FlywheelError(f"{file} is damaged ({error}). Remove its folder and evaluate again.") from error
+    except (ValueError, AttributeError) as error:
+        raise FlywheelError(f"{file} is damaged ({fault(error)}). {EVALUATE_AGAIN}") from error
     return found if terms in (None, found.terms) else None
 
 

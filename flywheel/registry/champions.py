@@ -7,15 +7,16 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from filelock import FileLock
+from pydantic import ConfigDict, TypeAdapter
 
 from flywheel.errors import FlywheelError, explain_disk_errors
 from flywheel.evaluation.comparison import check_same_test
 from flywheel.evaluation.evaluate import decisions, tested_pairs
-from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.records import Evaluation, fault
 from flywheel.evaluation.statistics import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
 from flywheel.files import write_json
 
@@ -112,8 +113,8 @@ class Registry:
             ) from error
 
     def history(self) -> list[Entry]:
-        """Every entry, oldest first."""
-        return [_entry(json.loads(file.read_text())) for file in sorted((self.folder / "history").glob("*.json"))]
+        """Every entry, oldest first. Raises FlywheelError naming the first file that is damaged."""
+        return [_entry(file) for file in sorted((self.folder / "history").glob("*.json"))]
 
     def judged(self, challenger: Evaluation, reference: Evaluation) -> Entry | None:
         """The entry that judged these two on this test split and for this share of duplicates, if there is one."""
@@ -308,7 +309,15 @@ def _champion(evaluation: Evaluation) -> Champion:
     )
 
 
-def _entry(record: dict[str, Any]) -> Entry:
-    champion, verdict = record["champion"], record["verdict"]
-    nested = {"champion": Champion(**champion) if champion else None, "verdict": Verdict(**verdict) if verdict else None}
-    return Entry(**{**record, **nested})
+# In a tuple, because a dataclass alone takes no configuration.
+_ENTRY = TypeAdapter(tuple[Entry], config=ConfigDict(strict=True, allow_inf_nan=False))
+
+
+def _entry(file: Path) -> Entry:
+    try:
+        return _ENTRY.validate_json(b"[%s]" % file.read_bytes())[0]
+    except ValueError as error:
+        raise FlywheelError(
+            f"{file} is damaged ({fault(error)}). Put a copy of it back; without one, move {file.parent.parent} away and run "
+            "`flywheel champion promote`, which begins a new history."
+        ) from error
