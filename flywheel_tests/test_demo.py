@@ -156,11 +156,14 @@ def test_the_demo_spends_no_money_whatever_key_lies_about(demo: Demo, tmp_path: 
     assert "not text-embedding-3-small" in run.stdout
 
 
-def test_promote_shows_the_reigning_champion(demo: Demo, tmp_path: Path) -> None:
+def test_promote_shows_the_reigning_champion_and_says_when_nothing_was_judged(demo: Demo, tmp_path: Path) -> None:
     home = copy_home(demo[0], tmp_path / "promoting")
     shown = json.loads(flywheel("champion", "show", "--json", "--home", home).stdout)
     promoted = json.loads(flywheel("champion", "promote", "--json", "--home", home).stdout)
-    assert promoted["model"] == shown["model"]
+    assert (promoted["model"], promoted["judged"]) == (shown["model"], False)
+    said = flywheel("champion", "promote", "--home", home).stdout
+    assert said.startswith("The champion is already the best candidate of this snapshot: nothing was judged.\n")
+    assert "Decision 1 on this test set" in said
 
 
 @pytest.mark.parametrize("damage", ["{}", "not json"])

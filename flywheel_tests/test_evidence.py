@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flywheel.cli.verdict import _why_unjudged
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.records import evaluation_folder
@@ -106,6 +107,21 @@ def test_after_it_the_answer_holds_the_figures_of_the_decision(decided: Settings
     assert "Decision 1 on this test set" in said(page, "The decision")
     assert "★ all-MiniLM-L6-v2@32 | 400" in said(page, "Leaderboard")
     assert "†" not in json.dumps(as_plain(page), ensure_ascii=False).replace("mind what base models", "")
+
+
+def test_asking_again_for_a_decision_says_why_nothing_was_judged_and_on_which_test_set_it_was(decided: Settings) -> None:
+    entry, new = steps.decide_champion(decided)
+    assert not new
+    assert entry.champion
+    assert entry.verdict
+    already = "The champion is already the best candidate of this snapshot: nothing was judged."
+    assert _why_unjudged(decided, entry) == already
+    rolled_back = replace(entry, action="rolled back", number=9, verdict=None, champion=replace(entry.champion, test_id="t0"))
+    assert _why_unjudged(decided, rolled_back) == (
+        f"{already} The decision below was made on the test set t0, which is not the present one."
+    )
+    lost = replace(entry, number=9, verdict=replace(entry.verdict, challenger_name="a", reference_name="b"))
+    assert _why_unjudged(decided, lost) == "a was judged against b before: nothing was judged anew."
 
 
 def test_flipped_pairs_stand_there_word_for_word(decided: Settings) -> None:

@@ -101,9 +101,14 @@ def promote(home: Home = None, as_json: Json = False) -> None:
     with open_home(home) as session:
         settings = session.settings
         _ensure_baseline(session)
-        materialise(session, ["leaderboard", "champion"])
-        entry = next(entry for entry in reversed(steps.registry(settings).history()) if entry.verdict)
-    _print_entry(settings, entry, as_json)
+        found = materialise(session, ["leaderboard", "champion"])["champion"]
+    history = steps.registry(settings).history()
+    entry = next(entry for entry in history if entry.number == found["entry"])
+    if not found["judged"] and not as_json:
+        print(_why_unjudged(settings, entry))
+    if entry.verdict is None:  # a rollback: what is shown is the decision that once made this champion
+        entry = next(each for each in reversed(history) if each.verdict and each.champion == entry.champion)
+    _print_entry(settings, entry, as_json, judged=found["judged"])
 
 
 @champion_app.command()
@@ -131,8 +136,22 @@ def _ensure_baseline(session: "Session") -> None:
     grid.ensure_baseline(session)
 
 
-def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:
-    """Show an entry of the history and who is champion now."""
+def _why_unjudged(settings: "Settings", entry: "Entry") -> str:
+    """Why nothing was judged, where asking for a decision gave this entry of before; the other test set if it was on one."""
+    from flywheel.orchestration import steps
+
+    present, verdict = steps.registry(settings).current(), entry.verdict
+    said = "The champion is already the best candidate of this snapshot: nothing was judged."
+    if verdict and entry != present:
+        said = f"{verdict.challenger_name} was judged against {verdict.reference_name} before: nothing was judged anew."
+    made = verdict or entry.champion
+    if made and made.test_id != steps.current_snapshot(settings).test_id:
+        said += f" The decision below was made on the test set {made.test_id}, which is not the present one."
+    return said
+
+
+def _print_entry(settings: "Settings", entry: "Entry", as_json: bool, **said: bool) -> None:
+    """Show an entry of the history and who is champion now; programs get what else is `said` of it."""
     from dataclasses import asdict
 
     from flywheel.evidence.sections import decision_section
@@ -147,7 +166,7 @@ def _print_entry(settings: "Settings", entry: "Entry", as_json: bool) -> None:
     if as_json:
         fields = {**asdict(champion), "model": folder} if champion else {"model": None}
         verdict = asdict(entry.verdict) if entry.verdict else None
-        return print_json({**fields, "entry": entry.number, "action": entry.action, "verdict": verdict})
+        return print_json({**fields, "entry": entry.number, "action": entry.action, "verdict": verdict, **said})
     on = latest_snapshot(settings)
     print_section(decision_section(entry, present, on is not None and on.on_quora), console(False))
     if folder:

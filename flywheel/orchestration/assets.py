@@ -205,6 +205,8 @@ def champion(workbench: Workbench) -> dg.MaterializeResult:
             "decision": dg.MetadataValue.md(render_section(decision_section(entry, present, board.snapshot.on_quora))),
             "error_versus_size": _image("error rate against training pairs", figure.read_bytes()),
             "outcome": entry.action if new else "no new decision",
+            "entry": entry.number,
+            "judged": new,
             **({"error": present.champion.error, "model": present.champion.model} if present and present.champion else {}),
         }
     )

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 
@@ -23,8 +24,8 @@ def materialise(
     assets: Sequence[str],
     cell: tuple[Variant, str] | None = None,
     recipe: str = "head",
-) -> None:
-    """Materialise `assets`, of one cell if they are partitioned, in one run.
+) -> dict[str, dict[str, Any]]:
+    """Materialise `assets`, of one cell if they are partitioned, in one run; returns by name what each said of itself.
 
     Raises FlywheelError with the one sentence of the step that failed, or with the name of a blocking check.
     """
@@ -42,6 +43,8 @@ def materialise(
         )
     if not result.success:
         raise FlywheelError(_reason(result))
+    materialised = ((name, event) for name in assets for event in result.asset_materializations_for_node(name))
+    return {name: {key: each.value for key, each in event.metadata.items()} for name, event in materialised}
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:
