@@ -87,9 +87,9 @@ def test_with_nothing_trained_it_says_so_and_what_to_do(empty: World, tmp_path: 
     assert page.command == "flywheel grid"
 
 
-def test_before_the_decision_nothing_is_proven_and_the_next_step_is_to_decide(trained: Settings) -> None:
+def test_before_the_decision_it_is_not_decided_and_the_next_step_is_to_decide(trained: Settings) -> None:
     page = made(trained)
-    assert page.tone == "not proven"
+    assert (page.tone, page.sign) == ("not decided", "? Not decided yet")
     assert page.answer.startswith("The best candidate, all-MiniLM-L6-v2@32 trained on 400 pairs, is wrong on")
     assert page.command == "flywheel champion promote"
 

@@ -52,6 +52,8 @@ def _answer(evidence: Evidence) -> tuple[str, Tone]:
     )
     if not evidence.baseline.is_api:
         said += f" Whether it beats {evidence.api_model} has not been measured."
+    if evidence.champion_id is None and evidence.challenger:
+        return said, "not decided"
     return said, "proven" if reigns and versus.test.p_value <= evidence.level else "not proven"
 
 

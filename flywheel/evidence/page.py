@@ -4,9 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Tone = Literal["proven", "not proven", "open"]
+Tone = Literal["proven", "not proven", "not decided", "open"]
 # How the answer is, in a sign and in words: no reader has to tell colours apart.
-SIGNS: Mapping[Tone, str] = {"proven": "✓ Proven better", "not proven": "✗ Not proven better", "open": "? Not known yet"}
+SIGNS: Mapping[Tone, str] = {
+    "proven": "✓ Proven better",
+    "not proven": "✗ Not proven better",
+    "not decided": "? Not decided yet",
+    "open": "? Not known yet",
+}
 # Columns of words with a longer cell than this hold sentences, which break or are cut; the others hold names.
 _NAME_LENGTH = 40
 # Control characters but for tab and newline: terminals obey some, HTML allows none.
@@ -76,7 +81,7 @@ class Section:
 class Page:
     """The page: what it answers in one sentence, what to do next (and by which command), then the sections.
 
-    `tone` says how the answer is: proven, not proven, or that nothing can be said yet; `against` what it is about.
+    `tone` says how the answer is: proven, not proven, or that nobody has decided or can say yet; `against` what it is about.
     """
 
     title: str
@@ -91,7 +96,7 @@ class Page:
     @property
     def sign(self) -> str:
         """The tone in words."""
-        return SIGNS[self.tone] + (f" than {self.against}" if self.tone != "open" else "")
+        return SIGNS[self.tone] + (f" than {self.against}" if self.tone in ("proven", "not proven") else "")
 
 
 def as_plain(page: Page) -> dict[str, Any]:

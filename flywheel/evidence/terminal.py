@@ -12,7 +12,7 @@ from flywheel.evidence.page import Facts, Page, Picture, Section, Table, Text, s
 
 def print_page(page: Page, out: Console) -> None:
     """The page without its pictures, at the terminal's width."""
-    style = {"proven": "bold green", "not proven": "bold yellow", "open": "bold"}[page.tone]
+    style = {"proven": "bold green", "not proven": "bold yellow"}.get(page.tone, "bold")
     out.print(_line(page.title), style="dim", soft_wrap=False)
     out.print(_line(f"{page.sign}. {page.answer}"), style=style, soft_wrap=False)
     out.print(_line(f"Next: {page.next_step}"), soft_wrap=False)
