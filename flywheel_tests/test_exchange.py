@@ -102,6 +102,27 @@ def test_an_export_replaces_a_file_whole_and_leaves_nothing_beside_it(tmp_path: 
         export_vectors(EmbeddingCache(tmp_path / "empty", WIDTH), ORIGIN, file)
 
 
+@pytest.mark.parametrize(("value", "length"), [("nan", "nan"), ("inf", "inf"), ("0", "0")])
+def test_a_broken_vector_is_not_exported_and_the_way_out_leads_to_an_export(
+    tmp_path: Path, file: Path, value: str, length: str
+) -> None:
+    filled(tmp_path / "source", ["7000"])
+    before = file.read_bytes()
+    shard = max((tmp_path / "source").glob("*.vectors.npy"), key=lambda path: path.stat().st_size)
+    rows = np.load(shard)
+    rows[5] = np.float32(value)
+    np.save(shard, rows)
+    with pytest.raises(FlywheelError, match=f"has length {length}, where all have length 1, so nothing was exported") as caught:
+        export_vectors(EmbeddingCache(tmp_path / "source", WIDTH), ORIGIN, file)
+    assert "`flywheel baseline embed`" in str(caught.value)
+    assert file.read_bytes() == before
+    named = re.findall(r"\S+\.npy", str(caught.value))
+    assert shard.name in named
+    for name in named:
+        (tmp_path / "source" / name).unlink()
+    assert export_vectors(filled(tmp_path / "source", numbers(10)), ORIGIN, file) >= 10
+
+
 # A folder that takes no file, not even from root; a name that is too long with what is written aside, and one by itself.
 @pytest.mark.parametrize("name", ["/proc/vectors.parquet", "x" * 250, "x" * 300])
 def test_a_place_that_takes_no_file_asks_for_another_file_and_not_for_another_home(tmp_path: Path, name: str) -> None:

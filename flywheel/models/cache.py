@@ -136,6 +136,12 @@ class EmbeddingCache:
             positions = np.arange(start, min(start + count, len(index.keys)))
             yield index.keys[positions], self._gather(index, positions)
 
+    def way_out(self, key: np.ndarray) -> str:
+        """What to do about a broken vector, that of the text known by `key` (1,)."""
+        index = self._refresh()
+        [position], _ = index.find(key)
+        return _way_out(self.folder, index.names[index.shards[position]])
+
     def add(self, keys: np.ndarray, vectors: np.ndarray) -> int:
         """Store the vectors (k, width) of texts known by their keys (k,) alone; returns how many of them were missing."""
         with self._locked():

@@ -39,8 +39,8 @@ class Origin:
 def export_vectors(cache: EmbeddingCache, origin: Origin, target: Path) -> int:
     """Write all vectors to `target`, in the order of their keys, by one rename; returns how many.
 
-    Equal vectors give equal files with one version of pyarrow. Raises FlywheelError when there are none, or when the file
-    cannot be written.
+    Equal vectors give equal files with one version of pyarrow. Raises FlywheelError when there are none, when one is not
+    finite or not of unit length, which no import takes, or when the file cannot be written.
     """
     with _explained(target):
         if not target.parent.is_dir() or target.is_dir():
@@ -62,6 +62,12 @@ def _write(cache: EmbeddingCache, origin: Origin, target: Path) -> int:
             aside, schema, compression="zstd", use_dictionary=False, write_page_checksum=True, write_statistics=False
         ) as file:
             for keys, vectors in cache.rows(_GROUP):
+                lengths, broken = _off_unit(vectors)
+                if len(broken):
+                    raise FlywheelError(
+                        f"A cached vector of {origin} has length {lengths[broken[0]]:.3g}, where all have length 1, so nothing "
+                        f"was exported. {cache.way_out(keys[broken[:1]])} Then run `flywheel baseline embed`."
+                    )
                 hashes = pa.FixedSizeBinaryArray.from_buffers(schema.types[0], len(keys), [None, pa.py_buffer(keys.tobytes())])
                 rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=vector)
                 file.write_table(pa.table([hashes, rows], schema=schema))
@@ -158,8 +164,7 @@ def _batches(file: pq.ParquetFile, source: Path) -> Iterator[tuple[np.ndarray, n
         if keys.null_count or vectors.null_count or values.null_count:
             raise FlywheelError(f"{source} holds rows without a hash or a vector, so it was not imported. Export it again.")
         rows = values.to_numpy().reshape(len(keys), -1)
-        lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
-        broken = np.flatnonzero(~(np.abs(lengths - 1) < _OFF_UNIT))  # which NaN is not, either
+        lengths, broken = _off_unit(rows)
         if len(broken):
             raise FlywheelError(
                 f"{source} holds a vector of length {lengths[broken[0]]:.3g} in row {done + broken[0] + 1:,}, where all have "
@@ -169,3 +174,9 @@ def _batches(file: pq.ParquetFile, source: Path) -> Iterator[tuple[np.ndarray, n
         width = KEY.itemsize
         hashes = np.frombuffer(keys.buffers()[1], dtype=KEY, count=len(keys), offset=keys.offset * width)
         yield hashes, rows
+
+
+def _off_unit(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lengths (k,) of vectors (k, width), and the rows whose length is not 1."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    return lengths, np.flatnonzero(~(np.abs(lengths - 1) < _OFF_UNIT))  # which NaN is not, either
