@@ -54,8 +54,12 @@ class Settings(BaseSettings):
 
     model_paths: dict[str, Path] = Field(default_factory=dict, description="Base model name -> local folder of weights.")
     device: str = Field("auto", description="Where encoders run: auto, cpu, cuda, cuda:N or mps.")
-    state_cache_gb: float = Field(20.0, gt=0, description="Disk for the recipe top's token states, per base model.")
-    price_per_hour: float | None = Field(None, ge=0, description="What an hour of this machine costs; plans then show money.")
+    state_cache_gb: float = Field(
+        20.0, gt=0, allow_inf_nan=False, description="Disk for the recipe top's token states, per base model."
+    )
+    price_per_hour: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="What an hour of this machine costs; plans then show money."
+    )
     recipes: dict[Literal["head", "top", "full"], dict[str, float | int]] = Field(
         default_factory=dict, description="Fields of a recipe that differ from its defaults: learning_rate, lora_rank, ..."
     )
@@ -66,10 +70,12 @@ class Settings(BaseSettings):
     baseline: Literal["auto", "openai", "local"] = Field(
         "auto", description="auto: the API if its vectors are cached or a key is set, else the local baseline."
     )
-    baseline_model: str = "text-embedding-3-small"
+    baseline_model: str = Field("text-embedding-3-small", min_length=1)
     baseline_dimensions: int = Field(1536, gt=0)
     baseline_url: str = Field("https://api.openai.com/v1", description="Any OpenAI-compatible endpoint.")
-    baseline_price: float = Field(0.02, ge=0, description="US dollars for a million tokens of that endpoint's model.")
+    baseline_price: float = Field(
+        0.02, ge=0, allow_inf_nan=False, description="US dollars for a million tokens of that endpoint's model."
+    )
     corpus_texts: int = Field(1_000_000, gt=0, description="Texts of the corpus whose embedding the page of evidence prices.")
     baseline_local: str = Field("all-MiniLM-L6-v2@384", description="Variant that stands in, untuned, without the API.")
 

@@ -13,6 +13,7 @@ from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.records import evaluation_folder
 from flywheel.evidence.cost import Prices, api_corpus, model_cost
 from flywheel.evidence.page import Facts, Page, Picture, Table, Text, as_plain
+from flywheel.evidence.sections import costs
 from flywheel.models.api import api_vectors
 from flywheel.models.catalogue import Variant
 from flywheel.models.vectors import vectors_of
@@ -267,6 +268,18 @@ def test_a_fast_machine_pays_from_some_traffic_on_and_a_slow_one_never() -> None
     assert slow.million == pytest.approx(0.05)
     assert slow.break_even is None
     assert api_corpus(PRICES) == pytest.approx(0.4)
+
+
+def test_a_machine_never_costs_more_than_the_api_when_both_are_free(decided: Settings) -> None:
+    evidence = findings.find_evidence(decided)
+    for machine, words in (
+        (0.0, "never: at full load this machine costs as much as the API"),
+        (1.0, "costs more than the API"),
+    ):
+        prices = replace(PRICES, machine_hour=machine, api_million=0.0)
+        _, table, _ = costs(replace(evidence, prices=prices, costs=(model_cost("m", 1000, prices),)))
+        assert isinstance(table, Table)
+        assert words in table.rows[0][-1]
 
 
 def test_without_a_price_there_is_time_and_no_money() -> None:

@@ -214,7 +214,7 @@ def costs(evidence: Evidence) -> tuple[Block, ...]:
         facts.insert(0, Fact("Training it took", duration(model.train_seconds), f"{spent}; encoding, done once, not counted"))
     rows = [
         (each.base, f"{each.texts_a_second:,.0f}", duration(each.corpus_seconds), *map(_money, (each.million, each.corpus)),
-         _break_even(each))
+         _break_even(each, prices))
         for each in evidence.costs
     ]  # fmt: skip
     columns = "base model", "texts a second", "the corpus takes", "a million tokens", "the corpus costs", "pays from"
@@ -248,11 +248,12 @@ def _money(dollars: float | None) -> str:
     return "-" if dollars is None else money(dollars)
 
 
-def _break_even(cost: ModelCost) -> str:
+def _break_even(cost: ModelCost, prices: Prices) -> str:
     if cost.million is None:
         return "-"
     if cost.break_even is None:
-        return "never: at full load this machine costs more than the API"
+        as_much = "as much as" if cost.million == prices.api_million else "more than"
+        return f"never: at full load this machine costs {as_much} the API"
     return f"{cost.break_even / 1e6:,.0f} M tokens a month"
 
 
