@@ -21,6 +21,7 @@ from flywheel.training.job import HeadRecipe, TrainedModel
 from flywheel.training.progress import unheard
 from flywheel.training.train import train
 from flywheel_tests.clumps import World, clump_world, embed, take_world
+from flywheel_tests.conftest import copy_home
 
 MINIMUM = 30
 TERMS = Terms(MINIMUM)
@@ -187,6 +188,17 @@ def test_stored_scores_that_are_not_finite_or_not_there_decide_nothing(
     with pytest.raises(FlywheelError, match=rf"{SCORES} cannot be read .*{column}.* Remove its folder") as caught:
         decisions(tmp_path, few_record)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["calibration", "test"])
+def test_a_split_of_one_label_is_named(world: World, tmp_path: Path, split: str) -> None:
+    snapshot = replace(world.snapshot, folder=copy_home(world.snapshot.folder, tmp_path / "snapshot"))
+    snapshot.pairs(split).assign(label=1).to_parquet(snapshot.folder / f"{split}.parquet")
+    with pytest.raises(FlywheelError, match=rf"(\d+) of \1 pairs in {split} have label 1: one label alone .* of the other\.$"):
+        evaluate(untuned(world), snapshot, tmp_path, TERMS)
+    if split == "calibration":
+        with pytest.raises(FlywheelError, match="pairs in calibration have label 1"):
+            train(world.job(), snapshot, world.vectors, tmp_path, unheard)
 
 
 def test_an_evaluation_that_breaks_off_leaves_no_record(world: World, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_another_target_prior_evaluates_anew_and_says_what_it_is_for(decided: Se
     ("lines", "sentence"),
     [
         ([line(f"a{n} x", f"b{n} x", n % 2) for n in range(20)], "There is no test split yet"),
-        ([line(f"a{n} x", f"b{n} x", 1) for n in range(600)], "pairs have label 1: one label alone decides nothing"),
+        ([line(f"a{n} x", f"b{n} x", 1) for n in range(600)], "pairs in calibration have label 1: one label alone decides"),
     ],
 )
 def test_too_few_pairs_or_one_label_end_in_a_sentence_and_no_page(tmp_path: Path, lines: list[bytes], sentence: str) -> None:

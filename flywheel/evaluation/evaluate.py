@@ -22,7 +22,7 @@ from flywheel.evaluation.statistics import (
     is_rough,
     why_no_verdict,
 )
-from flywheel.evaluation.thresholds import ScoreFit, check_pairs, fit_by_source
+from flywheel.evaluation.thresholds import ScoreFit, check_both_labels, check_pairs, fit_by_source
 from flywheel.files import replace_folder, scratch_folder, write_json
 from flywheel.models.api import ApiVectors
 from flywheel.models.catalogue import Variant
@@ -114,7 +114,8 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
         raise FlywheelError(
             "There is no test split yet: the pairs form too few components. Ingest more pairs and run `flywheel snapshot`."
         )
-    calibration, test = (_score(subject.embed, snapshot.pairs(split)) for split in ("calibration", "test"))
+    calibration, test = (_both_labels(snapshot.pairs(split), split) for split in ("calibration", "test"))
+    calibration, test = _score(subject.embed, calibration), _score(subject.embed, test)
     scores, labels, sources = (calibration[name].to_numpy() for name in ("score", "label", "source"))
     fits = fit_by_source(scores, labels, sources, terms.target_prior)
     calibration, test = _decided(calibration, fits), _decided(test, fits)
@@ -125,6 +126,11 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
         write_json(folder / "evaluation.json", record.to_json())
         replace_folder(folder, target)
     return record
+
+
+def _both_labels(pairs: pd.DataFrame, split: str) -> pd.DataFrame:
+    check_both_labels(pairs["label"].to_numpy(), f" in {split}")
+    return pairs
 
 
 def _score(embed: Embed, pairs: pd.DataFrame) -> pd.DataFrame:

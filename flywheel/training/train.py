@@ -15,7 +15,7 @@ import pandas as pd
 from filelock import FileLock
 
 from flywheel.errors import FlywheelError, explain_disk_errors
-from flywheel.evaluation.thresholds import MIN_LABELS, ScoreFit, fit_scores
+from flywheel.evaluation.thresholds import MIN_LABELS, ScoreFit, check_both_labels, fit_scores
 from flywheel.files import publish, scratch_folder, write_json
 from flywheel.models.catalogue import Variant
 from flywheel.models.features import PARTS
@@ -43,8 +43,8 @@ _STARTS: dict[tuple[str, str, str, int], tuple[Head, np.ndarray]] = {}
 def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener) -> TrainedModel:
     """Train `job`, or give back its finished output; the folder appears whole under `models` or not at all.
 
-    Raises FlywheelError for a size beyond the data, a missing calibration split, weights that are not to be had, or a
-    training that diverges.
+    Raises FlywheelError for a size beyond the data, a calibration split that is missing or of one label, weights that are
+    not to be had, or a training that diverges.
     """
     with explain_disk_errors(models), locked(models, job.job_id if job.tuning is None else job.tuning_id):
         if (models / job.job_id / "flywheel.json").exists():
@@ -71,6 +71,7 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
             "There is no calibration split yet, so no threshold can be chosen: the pairs form too few components. "
             "Ingest more pairs and run `flywheel snapshot`."
         )
+    check_both_labels(calibration["label"].to_numpy(), " in calibration")
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
     texts = questions_of(pairs, calibration, direction_pairs(snapshot))
     vectors.features(texts, lambda done, of: listener(Encoded(done, of)))
