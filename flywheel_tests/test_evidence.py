@@ -150,6 +150,16 @@ def test_the_file_opens_with_the_answer_and_programs_get_plain_values(decided: S
     ]  # fmt: skip
 
 
+def test_under_another_target_prior_the_board_says_where_the_other_rows_are(decided: Settings, tmp_path: Path) -> None:
+    settings = elsewhere(decided, tmp_path / "home", target_prior=0.1)
+    before = steps.leaderboard(settings)
+    assert not before.rows
+    assert before.elsewise == len(steps.leaderboard(decided).rows)
+    page, board = made(settings), steps.leaderboard(settings)  # the page measures the baseline and the champion anew
+    assert board.elsewise == before.elsewise - len(board.rows) > 0
+    assert f"{board.elsewise} more rows were made under another target_prior" in said(page, "Leaderboard")
+
+
 def test_on_quoras_pairs_every_name_carries_the_mark(decided: Settings, tmp_path: Path) -> None:
     settings = elsewhere(decided, tmp_path / "home", seed="none")  # the data says it, not the setting
     manifest = steps.current_snapshot(settings).folder / "manifest.json"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from flywheel.cli import app
+from flywheel.cli.app import app
 from flywheel.compute.environment import training_environment
 from flywheel.models.cache import EmbeddingCache
 from flywheel.models.catalogue import Variant

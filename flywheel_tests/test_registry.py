@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder
 from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.statistics import ErrorParts
 from flywheel.evaluation.thresholds import ScoreFit
+from flywheel.evidence.sections import decision_section
 from flywheel.registry import champions
 from flywheel.registry.champions import (
     Champion,
@@ -121,6 +123,18 @@ def test_challenger_has_the_lowest_calibration_error_even_when_another_is_better
         choose_challenger([untuned])
 
 
+def test_a_champion_names_the_threshold_of_each_source_where_they_differ(tmp_path: Path) -> None:
+    winner = step(tmp_path, 2, at=0.7)
+    decide(tmp_path, winner, step(tmp_path, 0, kind="baseline"))
+    [entry] = registry(tmp_path).history()
+    champion = entry.champion
+    assert (champion.threshold, champion.seed_threshold) == (0.7, 0.7)
+    assert "pairs, threshold 0.7000." in decision_section(entry, entry, False).blocks[0].text
+    moved = replace(entry, champion=replace(champion, threshold=0.9))
+    said = "threshold 0.9000 for interaction pairs and 0.7000 for seed pairs, each judged at its own."
+    assert said in decision_section(entry, moved, False).blocks[0].text
+
+
 def test_clear_winner_is_promoted_with_pointer_and_history(tmp_path: Path) -> None:
     winner = step(tmp_path, 2, at=0.7, calibrated_interval=statistics.Interval(0.1, 0.3))
     verdict = decide(tmp_path, winner, step(tmp_path, 0, kind="baseline", at=0.2))
@@ -129,7 +143,7 @@ def test_clear_winner_is_promoted_with_pointer_and_history(tmp_path: Path) -> No
     [entry] = registry(tmp_path).history()
     assert registry(tmp_path).current() == entry
     assert (entry.number, entry.previous, entry.verdict) == (1, None, verdict)
-    assert entry.champion == Champion("step2", winner.variant, "400", "head", 0.7, "s1", "t1", winner.error, 0.1, 0.3, 300)
+    assert entry.champion == Champion("step2", winner.variant, "400", "head", 0.7, "s1", "t1", winner.error, 0.1, 0.3, 300, 0.7)
 
 
 def test_equal_and_worse_models_are_kept_out(tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ from flywheel.pairs.snapshots import ALL, Snapshot
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Baseline and untuned rows first, then tuned cells by variant and size. `stale` names records of older snapshots."""
+    """Baseline and untuned rows first, then tuned cells by variant and size. `stale` names records of older snapshots;
+    `elsewise` counts rows made on other terms, which are not shown.
+    """
 
     snapshot: Snapshot
     rows: tuple[Evaluation, ...]
     stale: frozenset[str]
+    elsewise: int = 0
 
     def to_json(self) -> list[dict[str, Any]]:
         """One dict a row, published rows last; a published row has `published_error`, not `error`."""
@@ -74,14 +77,15 @@ def build_leaderboard(
     """Gather every record on the snapshot's `test_id` and on these terms; of a cell trained on several snapshots, the current
     one's, else the newest, and the champion in any case.
     """
-    records = list_evaluations(evaluations, snapshot.test_id, terms)
+    everything = list_evaluations(evaluations, snapshot.test_id)
+    records = [record for record in everything if terms in (None, record.terms)]
     current = [r for r in records if r.snapshot_id == snapshot.snapshot_id or _is_api(r)]
     cells = {_cell(record) for record in current}
     older = {_cell(record): record for record in records if record.kind == "tuned" and _cell(record) not in cells}
     stale = {record.record_id: record for record in older.values()}
     stale |= {r.record_id: r for r in records if r.record_id == champion_id and r not in current}
     rows = sorted([*current, *stale.values()], key=_order)
-    return Leaderboard(snapshot, tuple(rows), frozenset(stale))
+    return Leaderboard(snapshot, tuple(rows), frozenset(stale), len(everything) - len(records))
 
 
 def _is_api(record: Evaluation) -> bool:

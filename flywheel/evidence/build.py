@@ -111,9 +111,8 @@ def _glance(evidence: Evidence) -> tuple[Block, ...]:
     said_of_all = [sections.SEEN] if evidence.board.seen(ours) or evidence.board.seen(theirs) else []
     if versus.test:
         said_of_all.append(
-            "The difference is at the thresholds that ship; the intervals of the error rates also allow for what other "
-            "calibration "
-            "pairs would have chosen."
+            "The difference takes each pair at its source's threshold; the intervals of the error rates also allow for what "
+            "other calibration pairs would have chosen."
         )
     if ours.rough:
         said_of_all.append(f"Rough: {ours.components} components are fewer than the 100 that make intervals firm.")

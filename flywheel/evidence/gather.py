@@ -95,7 +95,11 @@ def gather(
     registry = Registry(settings.registry)
     decided = [entry for entry in registry.history() if entry.verdict and entry.verdict.test_id == board.snapshot.test_id]
     lines = _curves(settings.evaluations, board)
-    own = lines.get(_line(model), "its line has no cells on this snapshot") if model else "no cell has been evaluated"
+    own = (
+        lines.get(_line(model), "its line has no cells on this snapshot under the present settings")
+        if model
+        else "no cell has been evaluated"
+    )
     return Evidence(
         board=board,
         reigning=registry.current(),

@@ -14,7 +14,7 @@ from flywheel.evidence.page import Block, Fact, Facts, Picture, Section, Table, 
 from flywheel.evidence.words import difference_text, duration, interval_text, marked_name, money, pairs_text, percent, points
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.pairs.snapshots import Snapshot
-from flywheel.registry.champions import Entry, spending
+from flywheel.registry.champions import Champion, Entry, spending
 
 SEEN = "† The base model had trained on the data that these test pairs are from: no clean evidence for few examples."
 _LEVEL = 0.05  # where a Holm-adjusted p-value earns a row its label
@@ -55,6 +55,11 @@ def board_section(
     if any(row.kept_start for row in board.rows):
         about.append("start kept: training brought no proven gain, so the untrained start ships.")
     about += ["★ champion."] if strong else []
+    if board.elsewise:
+        about.append(
+            f"{board.elsewise} more rows were made under another target_prior or min_components; `flywheel grid` makes them "
+            "anew."
+        )
     if any(row.rough for row in board.rows):
         about.append(f"Rough: {test.components} components in test; from 100 on the intervals are firm.")
     published = [
@@ -74,9 +79,15 @@ def decision_section(entry: Entry | None, reigning: Entry | None, on_quora: bool
     if reigning and (champion := reigning.champion):
         said = (
             f"Champion: {champion.variant}, size {champion.size}, error {percent(champion.error)} on {champion.n:,} test "
-            f"pairs, threshold {champion.threshold:.4f}."
+            f"pairs, threshold {champion.threshold:.4f}{_of_seed_pairs(champion)}."
         )
     return Section("The decision", (Text(said), *decision(entry, on_quora)))
+
+
+def _of_seed_pairs(champion: Champion) -> str:
+    if champion.seed_threshold in (None, champion.threshold):
+        return ""
+    return f" for interaction pairs and {champion.seed_threshold:.4f} for seed pairs, each judged at its own"
 
 
 def decision(entry: Entry | None, on_quora: bool) -> tuple[Block, ...]:

@@ -27,7 +27,10 @@ SPENT_BELOW = 0.002
 
 @dataclass(frozen=True)
 class Champion:
-    """The promoted model: weights, threshold, snapshot and evaluation as one unit. `model` is a folder name in models/."""
+    """The promoted model: weights, threshold, snapshot and evaluation as one unit. `model` is a folder name in models/.
+
+    `threshold` is that of interaction pairs, what users do; seed pairs were judged at `seed_threshold`.
+    """
 
     model: str
     variant: str
@@ -40,6 +43,7 @@ class Champion:
     ci_low: float | None
     ci_high: float | None
     n: int
+    seed_threshold: float | None = None  # histories begun before it was kept have none
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,10 @@ def choose_challenger(candidates: Sequence[Evaluation]) -> Evaluation:
     """
     tuned = [candidate for candidate in candidates if candidate.kind == "tuned"]
     if not tuned:
-        raise FlywheelError("No cell of this snapshot has been evaluated; train one with `flywheel train` or `flywheel grid`.")
+        raise FlywheelError(
+            "No cell of this snapshot has been evaluated under the present settings; `flywheel grid` trains what is missing "
+            "and evaluates the rest."
+        )
     return min(tuned, key=lambda c: (c.calibration_error, int(c.variant.split("@")[1]), c.train_pairs or 0, c.record_id))
 
 
@@ -306,6 +313,7 @@ def _champion(evaluation: Evaluation) -> Champion:
         ci_low=interval.low if interval else None,
         ci_high=interval.high if interval else None,
         n=evaluation.metrics.n,
+        seed_threshold=evaluation.fits["seed"].threshold,
     )
 
 
