@@ -163,7 +163,7 @@ def test_promote_shows_the_reigning_champion_and_says_when_nothing_was_judged(de
     assert (promoted["model"], promoted["judged"]) == (shown["model"], False)
     said = flywheel("champion", "promote", "--home", home).stdout
     assert said.startswith("The champion is already the best candidate of this snapshot: nothing was judged.\n")
-    assert "Decision 1 on this test set" in said
+    assert "Decision 1 on pairs of this test set" in said
 
 
 @pytest.mark.parametrize("damage", ["{}", "not json"])

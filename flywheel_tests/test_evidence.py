@@ -105,7 +105,7 @@ def test_after_it_the_answer_holds_the_figures_of_the_decision(decided: Settings
     assert page.answer.endswith("Whether it beats text-embedding-3-small has not been measured.")
     assert "OPENAI_API_KEY" in page.next_step
     assert "Twice the pairs (800 instead of 400)" in page.next_step
-    assert "Decision 1 on this test set" in said(page, "The decision")
+    assert "Decision 1 on pairs of this test set" in said(page, "The decision")
     assert "★ all-MiniLM-L6-v2@32 | 400" in said(page, "Leaderboard")
     assert "†" not in json.dumps(as_plain(page), ensure_ascii=False).replace("mind what base models", "")
 
@@ -154,10 +154,10 @@ def test_under_another_target_prior_the_board_says_where_the_other_rows_are(deci
     settings = elsewhere(decided, tmp_path / "home", target_prior=0.1)
     before = steps.leaderboard(settings)
     assert not before.rows
-    assert before.elsewise == len(steps.leaderboard(decided).rows)
+    assert before.on_other_terms == len(steps.leaderboard(decided).rows)
     page, board = made(settings), steps.leaderboard(settings)  # the page measures the baseline and the champion anew
-    assert board.elsewise == before.elsewise - len(board.rows) > 0
-    assert f"{board.elsewise} more rows were made under another target_prior" in said(page, "Leaderboard")
+    assert board.on_other_terms == before.on_other_terms - len(board.rows) > 0
+    assert f"{board.on_other_terms} more rows were made under another target_prior" in said(page, "Leaderboard")
 
 
 def test_on_quoras_pairs_every_name_carries_the_mark(decided: Settings, tmp_path: Path) -> None:

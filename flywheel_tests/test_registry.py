@@ -210,7 +210,7 @@ def test_a_history_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     file.write_text(json.dumps(entry))
     verdict = registry(tmp_path).history()[0].verdict
     assert (verdict.detectable, verdict.components, verdict.pairs) == (None, None, None)
-    assert "Decision 1 on this test set" in spending(verdict)
+    assert "Decision 1 on pairs of this test set" in spending(verdict)
 
 
 @pytest.mark.parametrize(
@@ -241,11 +241,11 @@ def test_spending_is_told_in_percent_and_a_fresh_test_advised_when_little_is_lef
     _, champion = dynasty(tmp_path, 1)
     verdicts = [decide(tmp_path, step(tmp_path, 0, f"worse{k}-"), champion) for k in (2, 3)]
     assert spending(verdicts[0]) == (
-        "Decision 2 on this test set: 0.76 % of the 5 % was to spend on it, 1.2 % is left for all later ones; "
+        "Decision 2 on pairs of this test set: 0.76 % of the 5 % was to spend on it, 1.2 % is left for all later ones; "
         "the next one may spend 0.34 %."
     )
     assert spending(verdicts[1]) == (
-        "Decision 3 on this test set: 0.34 % of the 5 % was to spend on it, 0.86 % is left for all later ones; "
+        "Decision 3 on pairs of this test set: 0.34 % of the 5 % was to spend on it, 0.86 % is left for all later ones; "
         "the next one may spend 0.19 %. "
         "Draw a fresh test set from the embargoed and new pairs, once they suffice, with `flywheel snapshot --new-test`."
     )

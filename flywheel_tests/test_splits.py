@@ -214,6 +214,15 @@ def test_a_new_test_version_wants_new_pairs_and_changes_nothing_without_them(tmp
     assert graph.snapshot().test_id == first.test_id
 
 
+def test_a_store_from_before_pairs_were_retired_goes_on(tmp_path: Path) -> None:
+    graph = Graph(tmp_path)
+    graph.add([(2 * i, 2 * i + 1, "seed", "explicit") for i in range(100)])
+    with graph.store.transaction() as db:
+        db.execute("DROP TABLE retired")
+    assert graph.snapshot().test.pairs
+    assert rows(graph.store, "FROM retired") == []
+
+
 def test_a_source_without_new_pairs_calibrates_while_another_tests(tmp_path: Path) -> None:
     graph = Graph(tmp_path)
     graph.add([(2 * i, 2 * i + 1, "seed", "explicit") for i in range(200)])

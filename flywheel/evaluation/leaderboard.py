@@ -12,13 +12,13 @@ from flywheel.pairs.snapshots import ALL, Snapshot
 @dataclass(frozen=True)
 class Leaderboard:
     """Baseline and untuned rows first, then tuned cells by variant and size. `stale` names records of older snapshots;
-    `elsewise` counts rows made on other terms, which are not shown.
+    `on_other_terms` counts rows that are not shown.
     """
 
     snapshot: Snapshot
     rows: tuple[Evaluation, ...]
     stale: frozenset[str]
-    elsewise: int = 0
+    on_other_terms: int = 0
 
     def to_json(self) -> list[dict[str, Any]]:
         """One dict a row, published rows last; a published row has `published_error`, not `error`."""

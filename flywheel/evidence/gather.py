@@ -38,9 +38,9 @@ class Evidence:
 
     `challenger` is to be judged next. `versus_baseline` compares the model with the baseline; `decided` are the decisions on
     this test set, `decisions` how many were made on pairs of it, under whatever `test_id`, and `versus_reference` is the latest
-    one's challenger against whom it met. `better` are the Holm-adjusted
-    p-values of trained rows against the baseline, by record. `curves` are power laws of the lines that have enough sizes,
-    `curve` that of the model's own line or the reason why there is none, and `advice` what follows from it.
+    one's challenger against whom it met. `better` are the Holm-adjusted p-values of trained rows against the baseline, by
+    record. `curves` are power laws of the lines that have enough sizes, `curve` that of the model's own line or the reason why
+    there is none, and `advice` what follows from it.
     """
 
     board: Leaderboard

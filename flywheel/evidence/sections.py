@@ -55,10 +55,10 @@ def board_section(
     if any(row.kept_start for row in board.rows):
         about.append("start kept: training brought no proven gain, so the untrained start ships.")
     about += ["★ champion."] if strong else []
-    if board.elsewise:
+    if board.on_other_terms:
         about.append(
-            f"{board.elsewise} more rows were made under another target_prior or min_components; `flywheel grid` makes them "
-            "anew."
+            f"{board.on_other_terms} more rows were made under another target_prior or min_components; `flywheel grid` makes "
+            "them anew."
         )
     if any(row.rough for row in board.rows):
         about.append(f"Rough: {test.components} components in test; from 100 on the intervals are firm.")

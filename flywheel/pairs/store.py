@@ -50,7 +50,7 @@ CREATE TABLE snapshots (snapshot_id VARCHAR, trainable BIGINT);
 CREATE TABLE retrains (snapshot_id VARCHAR, trainable BIGINT, trained_at TIMESTAMP);
 """
 # Pairs that an earlier version of the frozen splits held: they may calibrate again, and never test again.
-_RETIRED = "CREATE TABLE IF NOT EXISTS retired (pair_id UUID)"
+_RETIRED = "CREATE TABLE retired (pair_id UUID)"
 
 
 def connect(
@@ -128,13 +128,13 @@ class Store:
         if not names:
             connection.execute(_SCHEMA + _RETIRED)
             connection.execute(f"CREATE TABLE {version} (since TIMESTAMP)")
-        elif (version,) in names:
-            connection.execute(_RETIRED)  # stores made before this table was thought of have none
-        else:
+        elif (version,) not in names:
             raise FlywheelError(
                 f"{self} was written by another version of flywheel, which counted questions otherwise. Move it away and "
                 "ingest the delivered files (inbox/done keeps those of the inbox) again; models and champions stay."
             )
+        elif ("retired",) not in names:  # a store made before this table was thought of
+            connection.execute(_RETIRED)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -1,11 +1,11 @@
 """Champions: one challenger a decision, a paired test, one atomic pointer, a history that is only added to."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -130,14 +130,11 @@ class Registry:
         A draw anew, or a label that joins, gives another `test_id` to much the same pairs; what was spent on them is spent.
         A split of which no record is left counts as sharing: nobody can tell.
         """
+        made = Counter(entry.verdict.test_id for entry in self.history() if entry.verdict)
         ours = tested_pairs(evaluations, test_id) or frozenset()
-
-        @cache
-        def shares(other: str) -> bool:
-            theirs = tested_pairs(evaluations, other)
-            return other == test_id or theirs is None or not ours.isdisjoint(theirs)
-
-        return sum(entry.verdict is not None and shares(entry.verdict.test_id) for entry in self.history())
+        others = {other: tested_pairs(evaluations, other) for other in made if other != test_id}
+        apart = sum(made[other] for other, theirs in others.items() if theirs is not None and ours.isdisjoint(theirs))
+        return made.total() - apart
 
     def decide(self, challenger: Evaluation, reference: Evaluation, evaluations: Path, rules: Rules) -> tuple[Entry, bool]:
         """Judge the challenger, add the verdict to the history, and swap the pointer if it won.
@@ -276,9 +273,9 @@ def spending(verdict: Verdict) -> str:
     """What a decision took of its test set's chance of a false promotion, what is left, and what to do when little is."""
     following = alpha_for(verdict.decision + 1)
     words = (
-        f"Decision {verdict.decision} on this test set: {_percent(verdict.alpha)} of the {_percent(FALSE_PROMOTIONS)} was to "
-        f"spend on it, {_percent(alpha_left(verdict.decision))} is left for all later ones; the next one may spend "
-        f"{_percent(following)}."
+        f"Decision {verdict.decision} on pairs of this test set: {_percent(verdict.alpha)} of the "
+        f"{_percent(FALSE_PROMOTIONS)} was to spend on it, {_percent(alpha_left(verdict.decision))} is left for all later "
+        f"ones; the next one may spend {_percent(following)}."
     )
     if following < SPENT_BELOW:
         words += (
@@ -327,5 +324,5 @@ def _entry(file: Path) -> Entry:
     except ValueError as error:
         raise FlywheelError(
             f"{file} is damaged ({fault(error)}). Put a copy of it back; without one, move {file.parent.parent} away and run "
-            "`flywheel champion promote`, which begins a new history."
+            "`flywheel champion promote`, which begins a new history with nothing spent on its test sets."
         ) from error
