@@ -16,12 +16,12 @@ import pandas as pd
 from quora import add_arguments, cosines, machine, quora_home, row
 
 from flywheel.evaluation.statistics import error_rate
-from flywheel.evaluation.thresholds import fit_scores
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.encoder import load_encoder, quiet_transformers, resolve_device
 from flywheel.models.features import PARTS, pooled, working_dtype
 from flywheel.models.weights import locate_weights
-from flywheel.pairs.snapshots import questions_of
+from flywheel.pairs.snapshots.snapshot import unique_texts
+from flywheel.scoring.thresholds import fit_scores
 
 Encode = Callable[[list[str]], np.ndarray]
 WARM_UP_TEXTS = 64
@@ -40,7 +40,7 @@ def main() -> None:
     with quora_home(arguments.quora, arguments.home) as (settings, snapshot):
         model, place = CATALOGUE[arguments.base], resolve_device(settings.device)
         calibration, test = (snapshot.pairs(split).head(arguments.pairs) for split in ("calibration", "test"))
-        texts = questions_of(calibration, test)
+        texts = unique_texts(calibration, test)
         with quiet_transformers():
             folder = str(locate_weights(model, settings.model_paths))
             plain = SentenceTransformer(folder, device=place, local_files_only=True)

@@ -28,16 +28,16 @@ from quora import add_arguments, cosines, machine, quora_home
 from tables import cost_table, error_table, packed
 
 from flywheel.evaluation.evaluate import tuned_subject
-from flywheel.evaluation.thresholds import fit_scores
 from flywheel.files import write_json
 from flywheel.models.catalogue import Variant
 from flywheel.models.encoder import resolve_device
 from flywheel.models.vectors import Vectors
 from flywheel.orchestration import steps
 from flywheel.orchestration.partitions import GRID_DIMENSIONS
-from flywheel.pairs.snapshots import Snapshot
+from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.scoring.thresholds import fit_scores
 from flywheel.settings import Settings
-from flywheel.training.job import TrainedModel
+from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Encoded, Progress
 from flywheel.training.train import train
 

@@ -6,9 +6,9 @@ from dataclasses import astuple, dataclass
 from original import EPOCHS
 from quora import row
 
-from flywheel.pairs.snapshots import Snapshot, questions_of
+from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.training.job import SIZES
-from flywheel.training.train import DIRECTION_PAIRS
+from flywheel.training.starts import DIRECTION_PAIRS
 
 GRID_SIZES = tuple(int(size) for size in SIZES if size.isdecimal())
 BASES, DIMENSIONS = 3, 2
@@ -63,13 +63,13 @@ def plan_table(snapshot: Snapshot, random_seed: int, interaction_share: float) -
     """The counts over the experiment's 66 cells, in Markdown, and how they were come by."""
     train = snapshot.training_pairs("all", random_seed, interaction_share)
     sizes = [*(size for size in GRID_SIZES if size < len(train)), len(train) // 2, len(train)]
-    distinct = growth({size: len(questions_of(train.head(size))) for size in sizes})
+    distinct = growth({size: len(unique_texts(train.head(size))) for size in sizes})
     calibration, test = snapshot.pairs("calibration"), snapshot.pairs("test")
     sample = test.head(EVALUATION_PAIRS)
-    tested = round(len(questions_of(sample)) * EVALUATION_PAIRS / len(sample))
-    ours = flywheel_forwards(GRID_SIZES, distinct, len(questions_of(calibration, test)), BASES)
+    tested = round(len(unique_texts(sample)) * EVALUATION_PAIRS / len(sample))
+    ours = flywheel_forwards(GRID_SIZES, distinct, len(unique_texts(calibration, test)), BASES)
     theirs = original_forwards(GRID_SIZES, distinct, tested, BASES * DIMENSIONS)
-    directions = BASES * len(questions_of(snapshot.pairs("train").head(DIRECTION_PAIRS)))
+    directions = BASES * len(unique_texts(snapshot.pairs("train").head(DIRECTION_PAIRS)))
     cells = len(GRID_SIZES) * BASES * DIMENSIONS
     lines = [
         f"Sentences encoded for {cells} cells ({BASES} base models, {DIMENSIONS} dimensions, {GRID_SIZES[0]} to "

@@ -23,16 +23,18 @@ from quora import add_arguments, cosines, machine, quora_home, row
 from tables import difference_interval
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.thresholds import fit_scores
 from flywheel.models.catalogue import Variant
 from flywheel.models.encoder import quiet_transformers, resolve_device
+from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors, vectors_of
 from flywheel.orchestration import steps
-from flywheel.pairs.snapshots import Snapshot
+from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.scoring.thresholds import fit_scores
 from flywheel.settings import Settings
-from flywheel.training.job import Head, TrainingJob
+from flywheel.training.job import TrainingJob
 from flywheel.training.progress import Progress, Trained
-from flywheel.training.train import train, untuned_start
+from flywheel.training.starts import untuned_start
+from flywheel.training.train import train
 
 
 @dataclass

@@ -20,16 +20,18 @@ from quora import add_arguments, machine, quora_home, row
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from flywheel.evaluation.retrieval import retrieval
-from flywheel.evaluation.thresholds import fit_scores
 from flywheel.models.catalogue import Variant
+from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors, vectors_of
-from flywheel.pairs.snapshots import Snapshot, questions_of
-from flywheel.training.gate import why_no_gain
+from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.scoring.thresholds import fit_scores
+from flywheel.training.gate import reason_not_better
 from flywheel.training.head import PairFeatures, out_of_fold_scores, train_head
-from flywheel.training.job import Head, HeadRecipe, count_epochs
+from flywheel.training.job import HeadRecipe, count_epochs
 from flywheel.training.losses import logistic_fit, ranking_loss
-from flywheel.training.progress import unheard
-from flywheel.training.train import choose_start, head_start, own_start, pair_features
+from flywheel.training.progress import ignore_progress
+from flywheel.training.starts import choose_start, start_from_features, start_from_pooling
+from flywheel.training.train import pair_features
 
 Embed = Callable[[np.ndarray], np.ndarray]
 DEFAULT = HeadRecipe()
@@ -71,8 +73,8 @@ def main() -> None:
 
 def study(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], redraws: int) -> None:
     """The table of rows by sizes."""
-    start, scale = head_start(snapshot, vectors, dim)
-    own, own_scale = own_start(snapshot, vectors, dim)
+    start, scale = start_from_features(snapshot, vectors, dim)
+    own, own_scale = start_from_pooling(snapshot, vectors, dim)
     splits = {name: frozen(snapshot.pairs(name), vectors) for name in ("calibration", "test")}
     recipes = {
         **{
@@ -114,7 +116,7 @@ def study(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], 
 def gate(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], redraws: int) -> None:
     """What ships where the gate lets a trained head through only when it is better out of fold than its start."""
     start, scale = choose_start(snapshot, vectors, dim, snapshot.pairs("calibration"))
-    own, own_scale = own_start(snapshot, vectors, dim)
+    own, own_scale = start_from_pooling(snapshot, vectors, dim)
     splits = {name: frozen(snapshot.pairs(name), vectors) for name in ("calibration", "test")}
     untuned, kept_error = (judged(h.on_scaled(by).apply, splits, False)[1] for h, by in ((own, own_scale), (start, scale)))
     print(f"\nWith the gate, {redraws} redraws; test error untuned {untuned:.2f} %, of the chosen start {kept_error:.2f} %.\n")
@@ -126,8 +128,8 @@ def gate(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], r
             pairs = snapshot.training_pairs(str(size), redraw, 0.0)
             training = pair_features(pairs, vectors, scale)
             scores = out_of_fold_scores(start, training, DEFAULT, redraw)
-            kept = why_no_gain(scores, training.scores(start), training.labels, training.components)
-            head = train_head(start, training, DEFAULT, redraw, unheard)
+            kept = reason_not_better(scores, training.scores(start), training.labels, training.components)
+            head = train_head(start, training, DEFAULT, redraw, ignore_progress)
             trained.append(judged(head.on_scaled(scale).apply, splits, False)[1])
             shipped.append(trained[-1] if kept is None else kept_error)
             through += kept is None
@@ -138,7 +140,7 @@ def gate(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], r
 
 def frozen(pairs: pd.DataFrame, vectors: Vectors) -> Split:
     """A split's pairs as arrays."""
-    texts = questions_of(pairs)
+    texts = unique_texts(pairs)
     place = pd.Series(np.arange(len(texts)), index=texts)
     left, right = (place[pairs[side]].to_numpy() for side in ("text_a", "text_b"))
     return Split(vectors.features(texts), left, right, pairs["label"].to_numpy())
@@ -173,7 +175,7 @@ def cell(found: list[tuple[float, float, float]]) -> str:
 def product(start: Head, scale: np.ndarray, recipe: HeadRecipe, pairs: pd.DataFrame, vectors: Vectors, redraw: int) -> Embed:
     """What the product trains."""
     training = pair_features(pairs, vectors, scale)
-    return train_head(start, training, recipe, redraw, unheard).on_scaled(scale).apply
+    return train_head(start, training, recipe, redraw, ignore_progress).on_scaled(scale).apply
 
 
 def other(start: Head, scale: np.ndarray, loss: str, hidden: int, pairs: pd.DataFrame, vectors: Vectors, redraw: int) -> Embed:

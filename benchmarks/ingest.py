@@ -90,7 +90,7 @@ def floor(file: Path, home: Path) -> None:
 def ingest(file: Path, home: Path) -> None:
     """What `flywheel ingest` does."""
     from flywheel.pairs.ingest import ingest_files
-    from flywheel.pairs.lake import open_store
+    from flywheel.pairs.store.ducklake import open_store
     from flywheel.settings import Settings
 
     settings = Settings(home=home, seed="none")
@@ -100,8 +100,8 @@ def ingest(file: Path, home: Path) -> None:
 
 def new(file: Path, home: Path) -> None:
     """How many training pairs are new?"""
-    from flywheel.pairs.lake import open_store
-    from flywheel.pairs.retrains import new_pairs
+    from flywheel.pairs.store.ducklake import open_store
+    from flywheel.pairs.store.new_pairs import new_pairs
     from flywheel.settings import Settings
 
     assert new_pairs(open_store(Settings(home=home))).new > 0
@@ -109,8 +109,8 @@ def new(file: Path, home: Path) -> None:
 
 def snapshot(file: Path, home: Path) -> None:
     """Draw, freeze and export."""
-    from flywheel.pairs.lake import open_store
-    from flywheel.pairs.snapshots import take_snapshot
+    from flywheel.pairs.snapshots.export import take_snapshot
+    from flywheel.pairs.store.ducklake import open_store
     from flywheel.settings import Settings
 
     settings = Settings(home=home, seed="none")

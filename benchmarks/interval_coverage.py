@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import norm
 
 from flywheel.evaluation.statistics import LabelledScores, component_weights, error_interval
-from flywheel.evaluation.thresholds import fit_scores, thresholds_by_source
+from flywheel.scoring.thresholds import fit_scores, thresholds_by_source
 
 TAILS = ("even", "pareto", "zipf")
 # Pairs for a fit that is linear (below 500) and for one that is cubic, by number of components.

@@ -18,15 +18,15 @@ from quora import machine, quora_home, row
 from tables import difference_interval
 
 from flywheel.evaluation.evaluate import decisions, evaluate, tuned_subject, untuned_subject
-from flywheel.evaluation.plots import learning_curve
 from flywheel.evaluation.records import Evaluation
+from flywheel.evidence.figures.images import learning_curve
 from flywheel.models.catalogue import Variant
 from flywheel.models.vectors import vectors_of
 from flywheel.orchestration import steps
-from flywheel.pairs.snapshots import ALL, Snapshot
+from flywheel.pairs.snapshots.snapshot import ALL, Snapshot
 from flywheel.settings import Settings
 from flywheel.training.job import GRID_DIMENSIONS, SIZES
-from flywheel.training.progress import unheard
+from flywheel.training.progress import ignore_progress
 from flywheel.training.train import train
 
 
@@ -68,7 +68,7 @@ def curve(settings: Settings, snapshot: Snapshot, variant: Variant, arguments: a
             drawn = settings.model_copy(update={"random_seed": redraw})
             job = steps.training_job(drawn, snapshot, variant, size, arguments.recipe)
             started = time.perf_counter()
-            model = train(job, snapshot, vectors, settings.models, unheard)
+            model = train(job, snapshot, vectors, settings.models, ignore_progress)
             seconds.append(model.seconds if model.reused else time.perf_counter() - started)
             kept += model.kept_start is not None
             record, _ = evaluate(tuned_subject(model, vectors), snapshot, settings.evaluations, steps.terms_of(settings))

@@ -17,8 +17,8 @@ from quora import row
 from flywheel.evaluation.evaluate import SCORES
 from flywheel.evaluation.records import evaluation_folder
 from flywheel.evaluation.statistics import error_rate
-from flywheel.evaluation.thresholds import fit_scores
 from flywheel.orchestration import steps
+from flywheel.scoring.thresholds import fit_scores
 from flywheel.settings import load_settings
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from flywheel.models.encoder import resolve_device
 from flywheel.orchestration import steps
-from flywheel.pairs.snapshots import Snapshot
+from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.settings import Settings
 
 

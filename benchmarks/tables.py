@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from quora import row
 
-from flywheel.evaluation.statistics import Interval, component_weights
+from flywheel.evaluation.intervals import Interval
+from flywheel.evaluation.statistics import component_weights
 
 REPLICATES = 2_000
 ORIGINAL_EVALUATION_PAIRS = 10_000

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from flywheel.errors import FlywheelError
+from flywheel.evidence.render.terminal import print_section
 from flywheel.evidence.sections import board_section, decision_section
-from flywheel.evidence.terminal import print_section
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration import grid, steps
 from flywheel.orchestration.materialise import materialise
-from flywheel.pairs.snapshots import latest_snapshot
+from flywheel.pairs.snapshots.folder import latest_snapshot
 from flywheel.report import console, run_grid
 from flywheel.training.job import GRID_DIMENSIONS, SIZES
 

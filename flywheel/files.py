@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: written aside, then renamed."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -8,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from flywheel.errors import explain_disk_errors
 
@@ -85,3 +88,20 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def digest(text: str) -> str:
+    """128-bit BLAKE2b of `text` in hex: identities and hash orders outside the database."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@contextmanager
+def locked(models: Path, name: str, timeout: float = -1) -> Iterator[None]:
+    """One process at a time for a job, or for all jobs that share trained layers: the next finds them finished.
+
+    Raises filelock's Timeout when another one holds it for longer than `timeout` seconds; without it, waits.
+    """
+    locks = models / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / name, timeout=timeout):
+        yield

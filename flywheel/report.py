@@ -20,13 +20,13 @@ from rich.progress import (
 from rich.table import Table
 
 from flywheel.evidence.words import duration, percent
-from flywheel.pairs.contradictions import Contradictions
-from flywheel.pairs.overview import Origin, Overview
+from flywheel.pairs.store.contradictions import Contradictions
+from flywheel.pairs.store.overview import Overview, PairEvent
 from flywheel.training.progress import Encoded, Trained
 
 if TYPE_CHECKING:
+    from flywheel.models.api.ledger import Paid
     from flywheel.models.catalogue import Variant
-    from flywheel.models.ledger import Paid
     from flywheel.orchestration.baseline import BaselineStatus, Coverage
     from flywheel.orchestration.costs import GridCost
     from flywheel.orchestration.instance import Session
@@ -223,7 +223,7 @@ def print_overview(found: Overview) -> None:
     out.print("Next: flywheel pairs origin TEXT, flywheel pairs contradictions, flywheel snapshot", style="dim")
 
 
-def print_origins(found: list[Origin]) -> None:
+def print_origins(found: list[PairEvent]) -> None:
     """The events behind a pair."""
     for origin in found:
         said = "same" if origin.label else "different"

@@ -10,9 +10,9 @@ import pytest
 
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.encoder import load_encoder
-from flywheel.pairs.store import Store
+from flywheel.pairs.store.duckdb_file import Store
 from flywheel.settings import Settings, load_settings
-from flywheel_tests.endpoint import endpoint, plain_environment, secret_key
+from flywheel_tests.helpers.endpoint import endpoint, plain_environment, secret_key
 
 __all__ = ["endpoint", "plain_environment", "secret_key"]  # fixtures of every test that asks for them
 

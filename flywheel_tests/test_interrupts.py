@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flywheel.interrupts import stoppable
+from flywheel.processes import stoppable
 
 
 @pytest.fixture(autouse=True)

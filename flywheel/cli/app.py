@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from flywheel.cli import baseline, models, pairs, verdict
 from flywheel.cli.common import Home, Json, open_home, print_json, read_settings
 from flywheel.errors import FlywheelError, disk_is_full
-from flywheel.interrupts import stoppable
+from flywheel.processes import stoppable
 
 
 class _Stoppable(TyperGroup):

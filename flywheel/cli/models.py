@@ -24,7 +24,8 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
     from flywheel.models.catalogue import Variant
     from flywheel.orchestration import grid, steps
     from flywheel.report import ENCODING, bars, training_listener
-    from flywheel.training.job import TrainedModel, check_recipe, check_size
+    from flywheel.training.job import check_recipe, check_size
+    from flywheel.training.model import TrainedModel
 
     parsed, size, recipe = Variant.parse(variant), check_size(size), check_recipe(recipe)
     with open_home(home) as session:

@@ -21,7 +21,7 @@ def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of events: .j
 
     from flywheel.orchestration import steps
     from flywheel.pairs.ingest import quarantine_reasons
-    from flywheel.pairs.lake import open_store
+    from flywheel.pairs.store.ducklake import open_store
     from flywheel.report import counter
 
     settings = read_settings(home)
@@ -68,8 +68,8 @@ def pairs_show(context: typer.Context, home: Home = None, as_json: Json = False)
         return
     from dataclasses import asdict
 
-    from flywheel.pairs.lake import open_store
-    from flywheel.pairs.overview import overview
+    from flywheel.pairs.store.ducklake import open_store
+    from flywheel.pairs.store.overview import overview
     from flywheel.report import print_overview
 
     found = overview(open_store(read_settings(home)))
@@ -84,8 +84,8 @@ def pairs_origin(wanted: Annotated[str, typer.Argument(help="A pair's id, or the
     """Where a pair came from: every event that said something of it."""
     from dataclasses import asdict
 
-    from flywheel.pairs.lake import open_store
-    from flywheel.pairs.overview import origins
+    from flywheel.pairs.store.ducklake import open_store
+    from flywheel.pairs.store.overview import origins
     from flywheel.report import print_origins
 
     found = origins(open_store(read_settings(home)), wanted)
@@ -99,8 +99,8 @@ def pairs_contradictions(home: Home = None, as_json: Json = False) -> None:
     """Texts called different that both mean the same as a third one; the worst first."""
     from dataclasses import asdict
 
-    from flywheel.pairs.contradictions import find_contradictions
-    from flywheel.pairs.lake import open_store
+    from flywheel.pairs.store.contradictions import find_contradictions
+    from flywheel.pairs.store.ducklake import open_store
     from flywheel.report import print_contradictions
 
     found = find_contradictions(open_store(read_settings(home)))
@@ -120,7 +120,7 @@ def forget(user: Annotated[str | None, typer.Option("--user", help="Everything t
 
     from flywheel.orchestration import steps
     from flywheel.pairs.forget import Selection, find
-    from flywheel.pairs.lake import open_store
+    from flywheel.pairs.store.ducklake import open_store
 
     settings, selection = read_settings(home), Selection(user, batch, text)
     found = find(open_store(settings), selection)

@@ -20,8 +20,8 @@ app.add_typer(champion_app, name="champion")
 @app.command()
 def leaderboard(home: Home = None, as_json: Json = False) -> None:
     """Every evaluated model of the current snapshot beside the baseline."""
+    from flywheel.evidence.render.terminal import print_section
     from flywheel.evidence.sections import board_section
-    from flywheel.evidence.terminal import print_section
     from flywheel.orchestration import steps
     from flywheel.report import bars, console, training_listener
 
@@ -41,7 +41,7 @@ def leaderboard(home: Home = None, as_json: Json = False) -> None:
 def evidence(home: Home = None, as_json: Json = False) -> None:
     """The page for a sceptic: which model, how much better, how sure, at what cost, what breaks, what to do next."""
     from flywheel.evidence.page import as_plain
-    from flywheel.evidence.terminal import print_page
+    from flywheel.evidence.render.terminal import print_page
     from flywheel.orchestration import findings
     from flywheel.report import console, waiting
 
@@ -154,10 +154,10 @@ def _print_entry(settings: "Settings", entry: "Entry", as_json: bool, **said: bo
     """Show an entry of the history and who is champion now; programs get what else is `said` of it."""
     from dataclasses import asdict
 
+    from flywheel.evidence.render.terminal import print_section
     from flywheel.evidence.sections import decision_section
-    from flywheel.evidence.terminal import print_section
     from flywheel.orchestration import steps
-    from flywheel.pairs.snapshots import latest_snapshot
+    from flywheel.pairs.snapshots.folder import latest_snapshot
     from flywheel.report import console
 
     present = steps.registry(settings).current()

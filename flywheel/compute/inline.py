@@ -5,9 +5,10 @@ from dataclasses import replace
 from flywheel.compute.devices import candidates, lease
 from flywheel.models.catalogue import Variant
 from flywheel.models.vectors import vectors_of
-from flywheel.pairs.snapshots import Snapshot
+from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.settings import Settings
-from flywheel.training.job import TrainedModel, TrainingJob
+from flywheel.training.job import TrainingJob
+from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Listener
 from flywheel.training.train import train
 

@@ -4,7 +4,8 @@ from typing import Protocol
 
 from flywheel.compute import inline, process
 from flywheel.settings import Settings
-from flywheel.training.job import TrainedModel, TrainingJob
+from flywheel.training.job import TrainingJob
+from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Listener
 
 

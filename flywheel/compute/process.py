@@ -17,7 +17,8 @@ from flywheel.compute.devices import candidates, lease
 from flywheel.compute.environment import training_environment
 from flywheel.errors import FlywheelError
 from flywheel.settings import Settings
-from flywheel.training.job import TrainedModel, TrainingJob
+from flywheel.training.job import TrainingJob
+from flywheel.training.model import TrainedModel
 from flywheel.training.progress import LESS_MEMORY, Failure, Listener, Result, from_line
 
 _TAIL_BYTES = 2_000

@@ -7,10 +7,12 @@ import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import decisions
+from flywheel.evaluation.paired import PairedTest, paired_test
 from flywheel.evaluation.records import Evaluation, Terms
 from flywheel.evaluation.slices import slices_of
-from flywheel.evaluation.statistics import PairedTest, paired_test, why_no_verdict
-from flywheel.pairs.snapshots import Snapshot
+from flywheel.evaluation.statistics import reason_no_verdict
+from flywheel.models.api.ledger import Paid
+from flywheel.pairs.snapshots.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def compare(ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluation
 
 
 def _test(table: pd.DataFrame, minimum: int) -> PairedTest | None:
-    if why_no_verdict(table["component"].to_numpy(), minimum):
+    if reason_no_verdict(table["component"].to_numpy(), minimum):
         return None
     return paired_test(*(table[name].to_numpy() for name in ("ours_wrong", "theirs_wrong", "component")))
 
@@ -126,3 +128,15 @@ def _surest(flipped: pd.DataFrame, shown: int) -> tuple[FlippedPair, ...]:
     surest = (flipped["ours"] - 0.5).abs().sort_values(ascending=False, kind="stable").index[:shown]
     columns = ["text_a", "text_b", "label", "ours", "theirs"]
     return tuple(FlippedPair(*row) for row in flipped.loc[surest, columns].itertuples(index=False))
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What models are held against, whether it is the API itself, what is to be done if it is not, and what was paid for it
+    this time.
+    """
+
+    evaluation: Evaluation
+    is_api: bool
+    advice: str | None
+    paid: Paid

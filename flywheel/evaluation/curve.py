@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import decisions
+from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.records import Evaluation
-from flywheel.evaluation.statistics import Interval, component_weights
+from flywheel.evaluation.statistics import component_weights
 
 MIN_SIZES = 4
 _REPLICATES = 300

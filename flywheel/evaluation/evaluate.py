@@ -20,18 +20,20 @@ from flywheel.evaluation.statistics import (
     error_parts,
     error_rate,
     is_rough,
-    why_no_verdict,
+    reason_no_verdict,
 )
-from flywheel.evaluation.thresholds import ScoreFit, check_both_labels, check_pairs, fit_by_source
-from flywheel.files import replace_folder, scratch_folder, write_json
-from flywheel.models.api import ApiVectors
+from flywheel.files import digest, locked, replace_folder, scratch_folder, write_json
+from flywheel.models.api.vectors import ApiVectors
 from flywheel.models.catalogue import Variant
 from flywheel.models.folder import read_head
+from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
-from flywheel.pairs.snapshots import Snapshot, questions_of
-from flywheel.pairs.text import digest
-from flywheel.training.job import VERSION, Head, TrainedModel
-from flywheel.training.train import OWN_SCORES, OWN_THRESHOLD_PAIRS, locked, untuned_start
+from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.scoring.thresholds import ScoreFit, check_both_labels, check_pairs, fit_by_source
+from flywheel.training.job import VERSION
+from flywheel.training.model import TrainedModel
+from flywheel.training.starts import untuned_start
+from flywheel.training.train import OWN_SCORES, OWN_THRESHOLD_PAIRS
 
 SCORES = "scores.parquet"
 _STORED = ["pair_id", "label", "component", "score", "probability", "same", "split"]
@@ -172,7 +174,7 @@ def _record(
         own, threshold = training.own
         error = error_rate(tested.scores, tested.labels, threshold)
         interval = error_interval(own, replace(tested, sources=None), minimum=minimum)
-        own_note = why_no_verdict(own.components, minimum)
+        own_note = reason_no_verdict(own.components, minimum)
     elif training is not None and training.recipe == "head" and training.pairs <= OWN_THRESHOLD_PAIRS:
         interval, own_note = None, "its own pairs are too few for a threshold; the shared one is shown"
     return Evaluation(
@@ -201,7 +203,7 @@ def _record(
         parts=error_parts(shared, tested, target_prior),
         components=test["component"].nunique(),
         rough=is_rough(tested.components),
-        no_verdict=why_no_verdict(tested.components, minimum) or why_no_verdict(shared.components, minimum),
+        no_verdict=reason_no_verdict(tested.components, minimum) or reason_no_verdict(shared.components, minimum),
         own_note=own_note,
         contamination=subject.contamination,
         train_pairs=training.pairs if training else None,
@@ -211,7 +213,7 @@ def _record(
 
 
 def _retrieval(embed: Embed, test: pd.DataFrame) -> Retrieval:
-    questions = questions_of(test)
+    questions = unique_texts(test)
     number = {question: i for i, question in enumerate(questions)}
     same = test[test["label"] == 1]
     return retrieval(embed(questions), [(number[a], number[b]) for a, b in zip(same["text_a"], same["text_b"], strict=True)])

@@ -6,7 +6,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flywheel.evaluation.logistic import Floats
+from flywheel.scoring.logistic import Floats
 
 _CONFIDENCE = 0.95
 # Below any difference that is shown.
@@ -90,3 +90,11 @@ def paired_score(up: float, down: float, size: float, quantile: float) -> tuple[
     ends = ((-1.0, max(-1.0, difference - _CLOSE), -1), (min(1.0, difference + _CLOSE), 1.0, 1))
     low, high = (float(brentq(beyond, *end, args=(way,))) if end[0] < end[1] else difference for *end, way in ends)
     return low, high
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float

@@ -6,7 +6,7 @@ from typing import Any
 
 from flywheel.evaluation.published import PUBLISHED
 from flywheel.evaluation.records import Evaluation, Terms, list_evaluations
-from flywheel.pairs.snapshots import ALL, Snapshot
+from flywheel.pairs.snapshots.snapshot import ALL, Snapshot
 
 
 @dataclass(frozen=True)

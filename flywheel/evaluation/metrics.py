@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flywheel.evaluation.thresholds import check_both_labels, check_pairs
+from flywheel.scoring.thresholds import check_both_labels, check_pairs
 
 _BINS = 15
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedResult:
     """A figure from elsewhere: error rate on `n` test pairs of the data named."""
 
     variant: str
@@ -15,7 +15,7 @@ class Published:
 
 
 PUBLISHED = (
-    Published(
+    PublishedResult(
         "text-embedding-3-small@1536",
         (6510 + 909) / 44635,
         44635,

@@ -8,10 +8,11 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from flywheel.errors import FlywheelError
+from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import PairMetrics
 from flywheel.evaluation.retrieval import Retrieval
-from flywheel.evaluation.statistics import ErrorParts, Interval
-from flywheel.evaluation.thresholds import ScoreFit
+from flywheel.evaluation.statistics import ErrorParts
+from flywheel.scoring.thresholds import ScoreFit
 
 # Raised when a record says more than one of before: an older one counts as not there, and is made anew from what is cached.
 FORMAT = 3

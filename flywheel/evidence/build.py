@@ -2,13 +2,13 @@
 
 from datetime import UTC, datetime
 
+from flywheel.evaluation.paired import alpha_for, detectable_difference
 from flywheel.evaluation.records import Evaluation
-from flywheel.evaluation.statistics import alpha_for, detectable_difference
 from flywheel.evidence import sections
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Page, Picture, Section, Text, Tone
 from flywheel.evidence.words import difference_text, interval_text, model_name, percent, points
-from flywheel.registry.champions import SPENT_BELOW
+from flywheel.registry.decisions import SPENT_BELOW
 
 
 def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture | None) -> Page:

@@ -6,30 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.evaluation.comparison import Comparison, compare
+from flywheel.evaluation.comparison import Baseline, Comparison, compare
 from flywheel.evaluation.curve import Advice, LearningCurve, advice, learning_curve_of
 from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.leaderboard import Leaderboard
+from flywheel.evaluation.paired import alpha_for, holm, quick_p_value
 from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder, load_evaluation
-from flywheel.evaluation.statistics import alpha_for, holm, quick_p_value
 from flywheel.evidence.cost import ModelCost, Prices
 from flywheel.evidence.words import marked_name
-from flywheel.models.ledger import Paid
-from flywheel.pairs.snapshots import ALL
+from flywheel.pairs.snapshots.snapshot import ALL
 from flywheel.registry.champions import Entry, Registry
 from flywheel.settings import Settings
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What models are held against, whether it is the API itself, what is to be done if it is not, and what was paid for it
-    this time.
-    """
-
-    evaluation: Evaluation
-    is_api: bool
-    advice: str | None
-    paid: Paid
 
 
 @dataclass(frozen=True)

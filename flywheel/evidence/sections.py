@@ -4,17 +4,18 @@ from collections.abc import Iterable
 
 from flywheel.evaluation.comparison import FlippedPair, SliceDifference
 from flywheel.evaluation.leaderboard import Leaderboard
+from flywheel.evaluation.paired import detectable_difference
 from flywheel.evaluation.published import PUBLISHED
 from flywheel.evaluation.records import Evaluation
-from flywheel.evaluation.statistics import detectable_difference
-from flywheel.evaluation.thresholds import MIN_INTERACTION_LABELS
 from flywheel.evidence.cost import ModelCost, Prices, api_corpus
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Picture, Section, Table, Text
 from flywheel.evidence.words import difference_text, duration, interval_text, marked_name, money, pairs_text, percent, points
 from flywheel.models.catalogue import CATALOGUE
-from flywheel.pairs.snapshots import Snapshot
-from flywheel.registry.champions import Champion, Entry, spending
+from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.registry.champions import Champion, Entry
+from flywheel.registry.decisions import spending
+from flywheel.scoring.thresholds import MIN_INTERACTION_LABELS
 
 SEEN = "† The base model had trained on the data that these test pairs are from: no clean evidence for few examples."
 _LEVEL = 0.05  # where a Holm-adjusted p-value earns a row its label

@@ -1,8 +1,8 @@
 """Figures as people read them."""
 
+from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.records import Evaluation
-from flywheel.evaluation.statistics import Interval
 
 
 def percent(share: float) -> str:

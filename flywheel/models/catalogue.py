@@ -15,7 +15,7 @@ _NOT_FEW_SHOT = "A result with few examples on Quora is not clean few-shot evide
 
 
 @dataclass(frozen=True)
-class Published:
+class ReferenceVector:
     """What others say that a model makes of `text`: its whole vector at any length, or the first numbers of its unit vector."""
 
     text: str
@@ -44,7 +44,7 @@ class BaseModel:
     package: str | None
     weights_sha256: str | None
     architecture: Literal["transformers", "jina"]
-    published: Published | None
+    published: ReferenceVector | None
 
 
 def _whole_vector(name: str) -> tuple[float, ...]:
@@ -69,7 +69,7 @@ CATALOGUE: dict[str, BaseModel] = {
             weights_sha256="c7c1988aae201f80cf91a5dbbd5866409503b89dcaba877ca6dba7dd0a5167d7",
             architecture="transformers",
             # github.com/qdrant/fastembed, tests/test_text_onnx_embeddings.py; never met the real weights here.
-            published=Published("hello world", (0.01129394, 0.05493144, 0.02615099, 0.00328772, 0.02996045)),
+            published=ReferenceVector("hello world", (0.01129394, 0.05493144, 0.02615099, 0.00328772, 0.02996045)),
         ),
         BaseModel(
             name="all-mpnet-base-v2",
@@ -84,7 +84,7 @@ CATALOGUE: dict[str, BaseModel] = {
             weights_sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
             architecture="transformers",
             # github.com/olafurjohannsson/kjarni, Kjarni.Tests/MpnetBaseV2Tests.cs; seen to hold for these weights.
-            published=Published("Hello world", (0.0262497, 0.0133956, -0.0045332, -0.0217914, 0.0545519)),
+            published=ReferenceVector("Hello world", (0.0262497, 0.0133956, -0.0045332, -0.0217914, 0.0545519)),
         ),
         BaseModel(
             name="jina-embeddings-v2-small-en",
@@ -100,7 +100,7 @@ CATALOGUE: dict[str, BaseModel] = {
             # ALiBi and GEGLU on BERT's tensor names: transformers takes it for plain BERT and gives wrong vectors.
             architecture="jina",
             # Mean pooled, not normalised, rounded to five digits; never met the real weights here.
-            published=Published("What is Deep Learning?", _whole_vector("jina-embeddings-v2-small-en")),
+            published=ReferenceVector("What is Deep Learning?", _whole_vector("jina-embeddings-v2-small-en")),
         ),
         BaseModel(
             name="all-MiniLM-L6-v2",
@@ -115,7 +115,7 @@ CATALOGUE: dict[str, BaseModel] = {
             weights_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             architecture="transformers",
             # github.com/qdrant/fastembed, tests/test_text_onnx_embeddings.py; seen to hold for these weights.
-            published=Published("hello world", (-0.034478, 0.03102, 0.00673, 0.02611, -0.039362)),
+            published=ReferenceVector("hello world", (-0.034478, 0.03102, 0.00673, 0.02611, -0.039362)),
         ),
     )
 }

@@ -15,12 +15,18 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
+
 # The order in which poolings of the token states stand in a text's features, `width` numbers each.
 PARTS = ("mean", "max", "cls")
-Progress = Callable[[int, int], None]
+
+
+OnProgress = Callable[[int, int], None]
+
 
 # Tokens in a batch, padding included: enough for the processor, little enough for its caches.
 _BATCH_TOKENS = 4096
+
+
 _MAX_BATCH = 256
 
 
@@ -38,7 +44,7 @@ def working_dtype(device: str) -> Literal["bfloat16", "float32"]:
     return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
-def pooled(encoder: "SentenceTransformer", texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+def pooled(encoder: "SentenceTransformer", texts: Sequence[str], progress: OnProgress | None = None) -> np.ndarray:
     """Mean, max and CLS of the last layer's token states, float32 (n, 3 * width), in the order of `texts` and of `PARTS`.
 
     `progress` hears (texts done, n) after each batch.
@@ -59,7 +65,7 @@ def pooled(encoder: "SentenceTransformer", texts: Sequence[str], progress: Progr
     return vectors
 
 
-def token_states(encoder: "SentenceTransformer", texts: Sequence[str], progress: Progress | None = None) -> Ragged:
+def token_states(encoder: "SentenceTransformer", texts: Sequence[str], progress: OnProgress | None = None) -> Ragged:
     """The last layer's token states themselves, float16 (tokens, width), text after text in the order of `texts`."""
     import torch
 

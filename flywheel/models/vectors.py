@@ -13,7 +13,7 @@ from flywheel.errors import FlywheelError
 from flywheel.models.cache import EmbeddingCache, Ragged
 from flywheel.models.catalogue import BaseModel
 from flywheel.models.encoder import encoder_id, load_encoder, resolve_device
-from flywheel.models.features import PARTS, Progress, pooled, token_states, tokenise, working_dtype
+from flywheel.models.features import PARTS, OnProgress, pooled, token_states, tokenise, working_dtype
 from flywheel.models.folder import open_model
 from flywheel.models.weights import locate_weights
 from flywheel.settings import Settings
@@ -71,19 +71,19 @@ class Vectors:
         """How many distinct texts would have to be encoded."""
         return self.cache.missing(texts)
 
-    def features(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+    def features(self, texts: Sequence[str], progress: OnProgress | None = None) -> np.ndarray:
         """Mean, max and CLS of the token states, float16 (n, 3 * width); `progress` hears (encoded, to encode)."""
         total = self.missing(texts) if progress else 0
         return self.cache.get(texts, _chunks(lambda chunk, report: pooled(self._encoder, chunk, report), total, progress))
 
-    def get(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+    def get(self, texts: Sequence[str], progress: OnProgress | None = None) -> np.ndarray:
         """Unit vectors of `texts` as the untouched model gives them, float32 (n, width)."""
         part = PARTS.index(self.model.pooling) * self.model.width
         vectors = self.features(texts, progress)[:, part : part + self.model.width].astype(np.float32)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    def states(self, texts: Sequence[str], layers: int, progress: Progress | None = None) -> list[np.ndarray]:
+    def states(self, texts: Sequence[str], layers: int, progress: OnProgress | None = None) -> list[np.ndarray]:
         """The token states of each text above the lowest `layers` layers: views, float16 (tokens, width).
 
         Raises FlywheelError when they would need more disk than `state_bytes`.
@@ -99,7 +99,7 @@ class Vectors:
                     "`flywheel cache prune --states`."
                 )
 
-        def encode(chunk: list[str], report: Progress | None) -> Ragged:
+        def encode(chunk: list[str], report: OnProgress | None) -> Ragged:
             return token_states(self._lower(layers), chunk, report)
 
         return cache.get_ragged(texts, _chunks(encode, missing if progress else 0, progress))
@@ -145,7 +145,7 @@ def vectors_of(model: BaseModel, settings: Settings) -> Vectors:
 
 
 def _chunks(
-    encode: Callable[[list[str], Progress | None], Encoded], total: int, progress: Progress | None
+    encode: Callable[[list[str], OnProgress | None], Encoded], total: int, progress: OnProgress | None
 ) -> Callable[[list[str]], Encoded]:
     """`encode` for one chunk after the other, with progress counted over all of them."""
     before = 0

@@ -7,9 +7,9 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from flywheel.evaluation.plots import loss_curve
 from flywheel.evaluation.records import Evaluation, Slice
-from flywheel.evidence.markdown import render_markdown, render_section
+from flywheel.evidence.figures.images import loss_curve
+from flywheel.evidence.render.markdown import render_markdown, render_section
 from flywheel.evidence.sections import board_section, decision_section
 from flywheel.evidence.words import interval_text
 from flywheel.orchestration import checks, findings, steps
@@ -17,7 +17,7 @@ from flywheel.orchestration.instance import POOL
 from flywheel.orchestration.partitions import CELLS, parse_cell
 from flywheel.orchestration.pipes import training_pipes
 from flywheel.orchestration.resources import Workbench, explained
-from flywheel.pairs.probe import probe_leaks
+from flywheel.pairs.snapshots.leak_probe import probe_leaks
 
 OWNERS = ["team:ml"]
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flywheel.models.api import ApiVectors, api_vectors
-from flywheel.models.exchange import Imported, export_vectors, import_vectors
-from flywheel.models.features import Progress
-from flywheel.models.ledger import Paid
+from flywheel.models.api.exchange import Imported, export_vectors, import_vectors
+from flywheel.models.api.ledger import Paid
+from flywheel.models.api.vectors import ApiVectors, api_vectors
+from flywheel.models.features import OnProgress
 from flywheel.orchestration.steps import current_snapshot
-from flywheel.pairs.snapshots import Snapshot, questions_of
+from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.settings import Settings
 
 
@@ -74,7 +74,7 @@ def estimate(settings: Settings, texts: list[str]) -> tuple[Coverage, str]:
     return _coverage(settings, api, texts), api.tokens.counted_by
 
 
-def embed(settings: Settings, texts: list[str], progress: Progress | None = None) -> Paid:
+def embed(settings: Settings, texts: list[str], progress: OnProgress | None = None) -> Paid:
     """Pay for what is missing of `texts`, and for nothing else. Raises FlywheelError as `ApiVectors.fill` does."""
     return api_vectors(settings).fill(texts, progress)
 
@@ -92,7 +92,7 @@ def import_baseline(settings: Settings, source: Path) -> Imported:
 
 
 def _texts(on: Snapshot, splits: tuple[str, ...]) -> list[str]:
-    return questions_of(*(on.pairs(split) for split in splits))
+    return unique_texts(*(on.pairs(split) for split in splits))
 
 
 def _coverage(settings: Settings, api: ApiVectors, texts: list[str]) -> Coverage:

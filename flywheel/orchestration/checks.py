@@ -2,14 +2,14 @@
 
 import dagster as dg
 
+from flywheel.evaluation.comparison import Baseline
 from flywheel.evaluation.records import Evaluation
-from flywheel.evidence.gather import Baseline
 from flywheel.evidence.words import percent
-from flywheel.pairs.contradictions import Contradictions
-from flywheel.pairs.derive import PairCounts
-from flywheel.pairs.overview import Embargo
-from flywheel.pairs.probe import LeakProbe
-from flywheel.pairs.snapshots import Snapshot, SplitSummary
+from flywheel.pairs.snapshots.leak_probe import LeakProbe
+from flywheel.pairs.snapshots.snapshot import Snapshot, SplitSummary
+from flywheel.pairs.store.contradictions import Contradictions
+from flywheel.pairs.store.labels import PairCounts
+from flywheel.pairs.store.overview import Embargo
 
 _MAX_CONFLICTS = 0.05
 _MAX_PRIOR_SHIFT = 0.10

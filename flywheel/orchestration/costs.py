@@ -11,9 +11,10 @@ from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.models.vectors import Vectors, vectors_of
 from flywheel.orchestration.steps import current_snapshot, texts_of_cells
 from flywheel.orchestration.tidying import finished_models
-from flywheel.pairs.snapshots import ALL, questions_of
+from flywheel.pairs.snapshots.snapshot import ALL, unique_texts
 from flywheel.settings import Settings
-from flywheel.training.job import TrainedModel, tuning_recipe
+from flywheel.training.job import tuning_recipe
+from flywheel.training.model import TrainedModel
 
 _TIMED_TEXTS = 256
 
@@ -42,7 +43,7 @@ def estimate_grid(settings: Settings, cells: Sequence[tuple[Variant, str]], reci
     trainings = list(dict.fromkeys((v.base, v.dim if recipe == "head" else 0, size) for v, size in cells))
     texts = texts_of_cells(settings, list(dict.fromkeys(size for _, size in cells))) if cells else []
     on = current_snapshot(settings)
-    frozen = len(questions_of(on.pairs("calibration"), on.pairs("test")))
+    frozen = len(unique_texts(on.pairs("calibration"), on.pairs("test")))
     missing, by_trained, state_bytes, encoding = 0, 0, 0, 0.0
     for base in dict.fromkeys(base for base, _, _ in trainings):
         vectors = vectors_of(CATALOGUE[base], settings)

@@ -4,20 +4,20 @@ from pathlib import Path
 
 from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.leaderboard import Leaderboard
-from flywheel.evaluation.plots import learning_curve, learning_curve_svg, reliability, reliability_svg
 from flywheel.evaluation.records import Evaluation
 from flywheel.evidence.build import build_page
 from flywheel.evidence.cost import ModelCost, Prices, model_cost, texts_a_second
+from flywheel.evidence.figures.images import learning_curve, learning_curve_svg, reliability, reliability_svg
 from flywheel.evidence.gather import Evidence, gather
-from flywheel.evidence.html import render_html
 from flywheel.evidence.page import Page, Picture
+from flywheel.evidence.render.html import render_html
 from flywheel.evidence.sections import SEEN
 from flywheel.files import write_bytes
-from flywheel.models.api import api_vectors
+from flywheel.models.api.vectors import api_vectors
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.vectors import vectors_of
 from flywheel.orchestration import steps
-from flywheel.pairs.snapshots import questions_of
+from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.settings import Settings
 
 
@@ -42,7 +42,7 @@ def find_evidence(settings: Settings) -> Evidence:
     match = steps.next_match(settings, lambda: baseline.evaluation) if board.tuned else None
     candidate = match[0] if match else None
     challenger = candidate if match and not steps.registry(settings).judged(*match) else None
-    texts = questions_of(board.snapshot.pairs("test"))
+    texts = unique_texts(board.snapshot.pairs("test"))
     tokens = api_vectors(settings).tokens
     prices = Prices(
         settings.price_per_hour,

@@ -16,9 +16,10 @@ from flywheel.orchestration import steps
 from flywheel.orchestration.instance import Session
 from flywheel.orchestration.materialise import materialise
 from flywheel.orchestration.partitions import cell_key, in_grid
-from flywheel.pairs.snapshots import ALL, latest_snapshot
+from flywheel.pairs.snapshots.folder import latest_snapshot
+from flywheel.pairs.snapshots.snapshot import ALL
 from flywheel.settings import PROJECT, Settings
-from flywheel.training.progress import unheard
+from flywheel.training.progress import ignore_progress
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def train_one(session: Session, variant: Variant, size: str, recipe: str, progre
     if in_grid(variant, size):
         materialise(session, ["finetuned_model", "evaluation"], (variant, size), recipe)
     else:
-        steps.train_cell(settings, variant, size, recipe, unheard)
+        steps.train_cell(settings, variant, size, recipe, ignore_progress)
         steps.evaluate_cell(settings, variant, size, recipe)
 
 

@@ -7,6 +7,8 @@ import dagster as dg
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 LAUNCHED_FOR_TAG = "flywheel/launched_for"
+
+
 MAX_ATTEMPTS = 3
 
 
@@ -24,7 +26,7 @@ class Wait:
     reason: str
 
 
-def decide(state: str, statuses: Sequence[dg.DagsterRunStatus]) -> Launch | Wait:
+def decide_launch(state: str, statuses: Sequence[dg.DagsterRunStatus]) -> Launch | Wait:
     """What to do about `state`, given the statuses of the runs launched for it, in any order.
 
     One in flight or a success means wait; failures are tried again, three times in all.
@@ -41,7 +43,7 @@ def decide(state: str, statuses: Sequence[dg.DagsterRunStatus]) -> Launch | Wait
 def decide_from_runs(instance: dg.DagsterInstance, job: str, state: str) -> Launch | Wait:
     """The same, with the statuses looked up by job and tag."""
     runs = instance.get_runs(dg.RunsFilter(job_name=job, tags={LAUNCHED_FOR_TAG: state}))
-    return decide(state, [run.status for run in runs])
+    return decide_launch(state, [run.status for run in runs])
 
 
 def in_flight(instance: dg.DagsterInstance, job: str) -> bool:

@@ -8,13 +8,13 @@ from typing import Any
 import dagster as dg
 
 from flywheel.errors import FlywheelError
-from flywheel.interrupts import stoppable
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration.assets import ALL_ASSETS
 from flywheel.orchestration.instance import PROCESS_TAG, Session, process_tag
 from flywheel.orchestration.jobs import recipe_config
 from flywheel.orchestration.partitions import cell_key
 from flywheel.orchestration.resources import Workbench
+from flywheel.processes import stoppable
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from flywheel.files import digest
 from flywheel.orchestration.instance import reap_dead_runs
 from flywheel.orchestration.jobs import INGEST, RETRAIN, recipe_config
 from flywheel.orchestration.launching import LAUNCHED_FOR_TAG, Launch, Wait, decide_from_runs, in_flight
@@ -12,10 +13,9 @@ from flywheel.orchestration.partitions import cell_key, in_grid
 from flywheel.orchestration.resources import Workbench
 from flywheel.orchestration.steps import retrain_recipe, retrain_variant
 from flywheel.pairs.inbox import waiting_files
-from flywheel.pairs.lake import open_store
-from flywheel.pairs.retrains import NewPairs, new_pairs
-from flywheel.pairs.snapshots import ALL
-from flywheel.pairs.text import digest
+from flywheel.pairs.snapshots.snapshot import ALL
+from flywheel.pairs.store.ducklake import open_store
+from flywheel.pairs.store.new_pairs import NewPairs, new_pairs
 from flywheel.settings import Settings
 
 RUNNING_SENSOR, RUNNING_SCHEDULE = dg.DefaultSensorStatus.RUNNING, dg.DefaultScheduleStatus.RUNNING

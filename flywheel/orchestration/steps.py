@@ -12,49 +12,37 @@ from pathlib import Path
 
 from flywheel.compute.launch import compute_of
 from flywheel.errors import FlywheelError
+from flywheel.evaluation.comparison import Baseline
 from flywheel.evaluation.evaluate import Subject, api_subject, evaluate, tuned_subject, untuned_subject
 from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
-from flywheel.evaluation.opponents import evaluate_head_on_api
 from flywheel.evaluation.records import Evaluation, Terms
-from flywheel.evidence.gather import Baseline
-from flywheel.models.api import api_vectors
+from flywheel.models.api.ledger import Paid
+from flywheel.models.api.vectors import api_vectors
 from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.models.folder import served_difference
-from flywheel.models.ledger import Paid
 from flywheel.models.vectors import vectors_of
 from flywheel.orchestration.tidying import forget_texts, remove_layers, texts_of_pairs
-from flywheel.pairs.contradictions import Contradictions, find_contradictions
-from flywheel.pairs.derive import PairCounts, count_pairs
+from flywheel.pairs.events.seeds import seed_batch
 from flywheel.pairs.forget import Selection, finish, remove_deliveries
 from flywheel.pairs.forget import forget as forget_pairs
 from flywheel.pairs.inbox import take_inbox
 from flywheel.pairs.ingest import IngestReport, ingest, ingest_files, unaccounted
-from flywheel.pairs.lake import open_store
-from flywheel.pairs.overview import Overview, overview
-from flywheel.pairs.retrains import record_training
-from flywheel.pairs.seeds import seed_batch
-from flywheel.pairs.snapshots import (
-    ALL,
-    Snapshot,
-    latest_snapshot,
-    questions_of,
-    remove_snapshot,
-    snapshots_with,
-    take_snapshot,
-)
-from flywheel.registry.champions import Entry, Registry, Rules, choose_challenger
+from flywheel.pairs.snapshots.export import take_snapshot
+from flywheel.pairs.snapshots.folder import latest_snapshot, remove_snapshot, snapshots_with
+from flywheel.pairs.snapshots.snapshot import ALL, Snapshot, unique_texts
+from flywheel.pairs.store.contradictions import Contradictions, find_contradictions
+from flywheel.pairs.store.ducklake import open_store
+from flywheel.pairs.store.labels import PairCounts, count_pairs
+from flywheel.pairs.store.new_pairs import record_training
+from flywheel.pairs.store.overview import Overview, overview
+from flywheel.pipeline.api_heads import evaluate_head_on_api
+from flywheel.registry.champions import Entry, Registry
+from flywheel.registry.decisions import Rules, choose_challenger
 from flywheel.settings import Settings
-from flywheel.training.job import (
-    GRID_DIMENSIONS,
-    TrainedModel,
-    TrainingJob,
-    check_recipe,
-    check_size,
-    head_recipe,
-    tuning_recipe,
-)
-from flywheel.training.progress import Listener, Progress, unheard
-from flywheel.training.train import DIRECTION_PAIRS
+from flywheel.training.job import GRID_DIMENSIONS, TrainingJob, check_recipe, check_size, head_recipe, tuning_recipe
+from flywheel.training.model import TrainedModel
+from flywheel.training.progress import Listener, Progress, ignore_progress
+from flywheel.training.starts import DIRECTION_PAIRS
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +218,7 @@ def train_cell(settings: Settings, variant: Variant, size: str, recipe: str, lis
 
 def served_vectors_difference(settings: Settings, model: TrainedModel) -> float:
     """Largest difference between the vectors the saved folder gives and the ones evaluation uses, on a few questions."""
-    texts = questions_of(current_snapshot(settings).pairs("calibration"))[:32]
+    texts = unique_texts(current_snapshot(settings).pairs("calibration"))[:32]
     subject = tuned_subject(model, vectors_of(Variant.parse(model.job.variant).model, settings))
     return served_difference(model.folder, texts, subject.embed(texts))
 
@@ -249,7 +237,7 @@ def measure_baseline(settings: Settings) -> Baseline:
     """Evaluate the API where its vectors are cached or a key is set, else the local baseline (setting `baseline`)."""
     on = current_snapshot(settings)
     api = api_vectors(settings)
-    texts = questions_of(on.pairs("calibration"), on.pairs("test"))
+    texts = unique_texts(on.pairs("calibration"), on.pairs("test"))
     use_api = settings.baseline == "openai" or (
         settings.baseline == "auto" and (settings.openai_api_key is not None or not api.missing(texts))
     )
@@ -378,10 +366,10 @@ def texts_of_cells(settings: Settings, sizes: Sequence[str]) -> list[str]:
     # Sizes nest, so that the largest holds the others; only `all` has pairs of another kind.
     largest = {max((size for size in sizes if size != ALL), key=int, default=ALL), *({ALL} & set(sizes))}
     frames = [on.training_pairs(size, settings.random_seed, settings.interaction_share) for size in sorted(largest)]
-    return questions_of(*frames, on.pairs("train").head(DIRECTION_PAIRS), on.pairs("calibration"), on.pairs("test"))
+    return unique_texts(*frames, on.pairs("train").head(DIRECTION_PAIRS), on.pairs("calibration"), on.pairs("test"))
 
 
-_WATCHER: ContextVar[Listener] = ContextVar("watcher", default=unheard)
+_WATCHER: ContextVar[Listener] = ContextVar("watcher", default=ignore_progress)
 
 
 @contextmanager

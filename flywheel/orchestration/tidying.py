@@ -10,14 +10,16 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flywheel.errors import FlywheelError
+from flywheel.files import locked
 from flywheel.models.cache import EmbeddingCache
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.vectors import FEATURES_NAME
 from flywheel.models.weights import WEIGHTS_FILE, hash_weights
-from flywheel.pairs.snapshots import Snapshot, questions_of
+from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.settings import Settings
-from flywheel.training.job import TrainedModel, TrainingJob
-from flywheel.training.train import TUNED, locked
+from flywheel.training.job import TrainingJob
+from flywheel.training.model import TrainedModel
+from flywheel.training.train import TUNED
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def prune(settings: Settings, states: bool) -> int:
     remove_layers(settings, set())
     weights = _weights_in_use(settings)
     snapshots = [Snapshot.load(manifest.parent) for manifest in settings.snapshots.glob("*/manifest.json")]
-    texts = questions_of(*(taken.pairs(split) for taken in snapshots for split in _SPLITS))
+    texts = unique_texts(*(taken.pairs(split) for taken in snapshots for split in _SPLITS))
     for folder, cache in _caches(settings).items():
         made = FEATURES_NAME.fullmatch(folder.name)
         if made is None or made["model"] not in CATALOGUE:
@@ -78,7 +80,7 @@ def forget_texts(settings: Settings, texts: set[str]) -> None:
 def texts_of_pairs(snapshots: Mapping[str, Snapshot], pair_ids: frozenset[str]) -> set[str]:
     """The texts of some pairs, as the snapshots have them."""
     frames = (taken.pairs(split) for taken in snapshots.values() for split in _SPLITS)
-    return set(questions_of(*(frame[frame["pair_id"].isin(pair_ids)] for frame in frames)))
+    return set(unique_texts(*(frame[frame["pair_id"].isin(pair_ids)] for frame in frames)))
 
 
 def remove_layers(settings: Settings, snapshots: set[str]) -> None:

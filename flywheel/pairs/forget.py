@@ -7,11 +7,11 @@ from pathlib import Path
 import duckdb
 
 from flywheel.errors import FlywheelError
-from flywheel.pairs.components import reassign
-from flywheel.pairs.derive import sum_up
-from flywheel.pairs.retrains import count_trainable
-from flywheel.pairs.store import Store
-from flywheel.pairs.text import SPELLINGS
+from flywheel.pairs.store.components import reassign
+from flywheel.pairs.store.duckdb_file import Store
+from flywheel.pairs.store.labels import sum_up
+from flywheel.pairs.store.new_pairs import count_trainable
+from flywheel.pairs.store.sql import SPELLINGS
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from flywheel.errors import UnreadableFileError, explain_disk_errors
 from flywheel.pairs.ingest import IngestReport, ingest_files
-from flywheel.pairs.store import Store
+from flywheel.pairs.store.duckdb_file import Store
 from flywheel.settings import Settings
 
 log = logging.getLogger(__name__)

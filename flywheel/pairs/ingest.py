@@ -11,15 +11,16 @@ import duckdb
 
 from flywheel.errors import FlywheelError, UnreadableFileError
 from flywheel.files import scratch_folder
-from flywheel.pairs import staging
-from flywheel.pairs.derive import Outcome, add_observations
-from flywheel.pairs.events import field_names
-from flywheel.pairs.readers import Batch, read_batch, suffixes
-from flywheel.pairs.redaction import Redactor
-from flywheel.pairs.retrains import count_trainable
-from flywheel.pairs.staging import Progress, Staged, stage
-from flywheel.pairs.store import Store
-from flywheel.pairs.text import quoted
+from flywheel.pairs.events import staging
+from flywheel.pairs.events.events import field_names
+from flywheel.pairs.events.lines import Batch
+from flywheel.pairs.events.readers import read_batch, suffixes
+from flywheel.pairs.events.redaction import Redactor
+from flywheel.pairs.events.staging import OnLines, Staged, stage
+from flywheel.pairs.store.duckdb_file import Store
+from flywheel.pairs.store.labels import Outcome, add_observations
+from flywheel.pairs.store.new_pairs import count_trainable
+from flywheel.pairs.store.sql import quoted
 from flywheel.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class IngestReport:
     redacted: int
 
 
-def ingest(store: Store, batch: Batch, redactor: Redactor | None = None, progress: Progress | None = None) -> IngestReport:
+def ingest(store: Store, batch: Batch, redactor: Redactor | None = None, progress: OnLines | None = None) -> IngestReport:
     """Store a batch once; a batch that is known already changes nothing.
 
     An event is known by its id, else by batch and line. Killing the process at any moment loses nothing (run it again)
@@ -64,7 +65,7 @@ def ingest(store: Store, batch: Batch, redactor: Redactor | None = None, progres
 
 def ingest_files(
     store: Store, paths: Sequence[Path], settings: Settings | None = None, names: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: OnLines | None = None,
 ) -> list[IngestReport]:  # fmt: skip
     """Ingest files, all of them checked to be there and of a known format before the first is stored.
 

@@ -2,27 +2,23 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from filelock import FileLock
 from pydantic import ConfigDict, TypeAdapter
 
 from flywheel.errors import FlywheelError, explain_disk_errors
-from flywheel.evaluation.comparison import check_same_test
-from flywheel.evaluation.evaluate import decisions, tested_pairs
+from flywheel.evaluation.evaluate import tested_pairs
 from flywheel.evaluation.records import Evaluation, fault
-from flywheel.evaluation.statistics import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
 from flywheel.files import write_json
+from flywheel.registry.decisions import Rules, champion_of, judge, same_match
 
 Action = Literal["promoted", "kept", "rolled back"]
-# When the next decision may spend less than this, a test set has told nearly all it can.
-SPENT_BELOW = 0.002
 
 
 @dataclass(frozen=True)
@@ -88,14 +84,6 @@ class Entry:
     verdict: Verdict | None
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What a challenger must keep to beside winning the test."""
-
-    max_broken_share: float
-    max_retrieval_loss: float
-
-
 class Registry:
     """The champions of one home, in `folder`."""
 
@@ -122,7 +110,9 @@ class Registry:
 
     def judged(self, challenger: Evaluation, reference: Evaluation) -> Entry | None:
         """The entry that judged these two on this test split and for this share of duplicates, if there is one."""
-        return next((entry for entry in self.history() if entry.verdict and _same(entry.verdict, challenger, reference)), None)
+        return next(
+            (entry for entry in self.history() if entry.verdict and same_match(entry.verdict, challenger, reference)), None
+        )
 
     def spent(self, test_id: str, evaluations: Path) -> int:
         """How many decisions have been made on pairs of this test split: on it, or on another that shares pairs with it.
@@ -161,7 +151,7 @@ class Registry:
             previous = present.number if present else None
             if not verdict.promoted:
                 return self._append("kept", None, verdict, previous), True
-            return self._append("promoted", _champion(challenger), verdict, previous), True
+            return self._append("promoted", champion_of(challenger), verdict, previous), True
 
     def rollback_target(self, to: int | None = None) -> Entry:
         """The entry whose champion a rollback would restore: the one before the present one, or entry `to`.
@@ -199,119 +189,6 @@ class Registry:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / "lock"):
                 yield
-
-
-def choose_challenger(candidates: Sequence[Evaluation]) -> Evaluation:
-    """The candidate with the lowest error on calibration; ties go to the smaller model. `test` is not looked at.
-
-    Raises FlywheelError when there is none.
-    """
-    tuned = [candidate for candidate in candidates if candidate.kind == "tuned"]
-    if not tuned:
-        raise FlywheelError(
-            "No cell of this snapshot has been evaluated under the present settings; `flywheel grid` trains what is missing "
-            "and evaluates the rest."
-        )
-    return min(tuned, key=lambda c: (c.calibration_error, int(c.variant.split("@")[1]), c.train_pairs or 0, c.record_id))
-
-
-def judge(
-    challenger: Evaluation, reference: Evaluation, evaluations: Path, rules: Rules, decision: int, against_champion: bool
-) -> Verdict:
-    """Compare the two on the same test pairs, each at its own calibrated threshold; changes nothing.
-
-    Raises FlywheelError when they were scored on different pairs or the split carries no verdict.
-    """
-    check_same_test(challenger, reference)
-    if reason := challenger.no_verdict or reference.no_verdict:
-        raise FlywheelError(f"No verdict is possible: {reason}. Ingest more pairs.")
-    ours, theirs = decisions(evaluations, challenger), decisions(evaluations, reference)
-    test = paired_test(ours["wrong"].to_numpy(), theirs["wrong"].to_numpy(), ours["component"].to_numpy())
-    right = ~theirs["wrong"]
-    broken = float((ours["wrong"] & right).sum() / max(1, right.sum())) if against_champion else None
-    mrr = challenger.retrieval.mrr_at_10 - reference.retrieval.mrr_at_10
-    recall = challenger.retrieval.recall_at_10 - reference.retrieval.recall_at_10
-    alpha = alpha_for(decision)
-    against = []
-    if test.p_value > alpha:
-        against.append(f"not provably better (p = {test.p_value:.3g}, needed {alpha:.3g})")
-    if broken is not None and broken >= rules.max_broken_share:
-        against.append(f"breaks {broken:.1%} of the pairs {reference.name} had right, allowed {rules.max_broken_share:.1%}")
-    if min(mrr, recall) < -rules.max_retrieval_loss:
-        against.append(f"retrieval got worse (MRR@10 {mrr:+.3f}, recall@10 {recall:+.3f})")
-    reason = "; ".join(against) or f"fewer errors (p = {test.p_value:.3g}, needed {alpha:.3g}) and retrieval kept"
-    return Verdict(
-        challenger=challenger.record_id,
-        challenger_name=challenger.name,
-        reference=reference.record_id,
-        reference_name=reference.name,
-        test_id=challenger.test_id,
-        decision=decision,
-        difference=test.difference,
-        ci_low=test.interval.low,
-        ci_high=test.interval.high,
-        p_value=test.p_value,
-        alpha=alpha,
-        broken_share=broken,
-        mrr_change=mrr,
-        recall_change=recall,
-        promoted=not against,
-        reason=reason,
-        detectable=detectable_difference(test, alpha),
-        components=test.components,
-        pairs=test.pairs,
-        target_prior=challenger.terms.target_prior,
-    )
-
-
-def alpha_left(decisions: int) -> float:
-    """What is left of the 0.05 for all later decisions on a `test_id` after so many."""
-    return FALSE_PROMOTIONS - sum(alpha_for(decision) for decision in range(1, decisions + 1))
-
-
-def spending(verdict: Verdict) -> str:
-    """What a decision took of its test set's chance of a false promotion, what is left, and what to do when little is."""
-    following = alpha_for(verdict.decision + 1)
-    words = (
-        f"Decision {verdict.decision} on pairs of this test set: {_percent(verdict.alpha)} of the "
-        f"{_percent(FALSE_PROMOTIONS)} was to spend on it, {_percent(alpha_left(verdict.decision))} is left for all later "
-        f"ones; the next one may spend {_percent(following)}."
-    )
-    if following < SPENT_BELOW:
-        words += (
-            " Draw a fresh test set from the embargoed and new pairs, once they suffice, with `flywheel snapshot --new-test`."
-        )
-    return words
-
-
-def _percent(share: float) -> str:
-    """Two significant digits, however small."""
-    return f"{np.format_float_positional(100 * share, precision=2, fractional=False, trim='-')} %"
-
-
-def _same(verdict: Verdict, challenger: Evaluation, reference: Evaluation) -> bool:
-    judged = verdict.challenger, verdict.reference, verdict.test_id, verdict.target_prior
-    return judged == (challenger.record_id, reference.record_id, challenger.test_id, challenger.terms.target_prior)
-
-
-def _champion(evaluation: Evaluation) -> Champion:
-    assert evaluation.size is not None
-    assert evaluation.recipe is not None
-    interval = evaluation.calibrated_interval
-    return Champion(
-        model=evaluation.record_id,
-        variant=evaluation.variant,
-        size=evaluation.size,
-        recipe=evaluation.recipe,
-        threshold=evaluation.calibrated_threshold,
-        snapshot_id=evaluation.snapshot_id,
-        test_id=evaluation.test_id,
-        error=evaluation.calibrated_error,
-        ci_low=interval.low if interval else None,
-        ci_high=interval.high if interval else None,
-        n=evaluation.metrics.n,
-        seed_threshold=evaluation.fits["seed"].threshold,
-    )
 
 
 # In a tuple, because a dataclass alone takes no configuration.

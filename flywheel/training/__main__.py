@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+from flywheel import storage as remote
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
 from flywheel.models.vectors import vectors_of
-from flywheel.pairs import remote
-from flywheel.pairs.snapshots import fetch_snapshot
+from flywheel.pairs.snapshots.folder import fetch_snapshot
 from flywheel.settings import Settings, load_settings
-from flywheel.training.job import TrainedModel, TrainingJob
+from flywheel.training.job import TrainingJob
+from flywheel.training.model import TrainedModel
 from flywheel.training.progress import LESS_MEMORY, Event, Failure, Listener, Result, to_line
 from flywheel.training.train import train
 

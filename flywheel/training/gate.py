@@ -3,10 +3,10 @@
 import numpy as np
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.thresholds import MIN_LABELS, fit_scores
+from flywheel.scoring.thresholds import MIN_LABELS, fit_scores
 
 
-def why_no_gain(tuned: np.ndarray, start: np.ndarray, labels: np.ndarray, components: np.ndarray) -> str | None:
+def reason_not_better(tuned: np.ndarray, start: np.ndarray, labels: np.ndarray, components: np.ndarray) -> str | None:
     """Why the tuned scores are not better than the start's, or None if they are; all (n,), of pairs the tuned has not seen.
 
     The gain is the mean fall of the log loss, each side under a logistic fit of its own; it has to exceed one standard

@@ -11,28 +11,15 @@ import numpy as np
 import pandas as pd
 
 from flywheel.errors import FlywheelError
-from flywheel.pairs.snapshots import questions_of
-from flywheel.training.job import Head, HeadRecipe, count_epochs
-from flywheel.training.progress import Listener, Trained, unheard
+from flywheel.models.head import Head
+from flywheel.pairs.snapshots.snapshot import unique_texts
+from flywheel.training.job import HeadRecipe, count_epochs
+from flywheel.training.progress import Listener, Trained, ignore_progress
 
 FOLDS = 5
+
+
 _EVENTS = 100
-
-
-def untuned_head(vectors: np.ndarray, dim: int) -> Head:
-    """The untuned model at `dim`: projection on the first principal directions of unit vectors (n, width).
-
-    Directions are eigenvectors of the uncentred second moments, so dot products survive as well as `dim` allows, and at
-    the full width unchanged.
-    """
-    from scipy.linalg import eigh
-
-    width = vectors.shape[1]
-    vectors = vectors.astype(np.float64)
-    _, directions = eigh(vectors.T @ vectors, subset_by_index=[width - dim, width - 1])
-    leading = directions[:, ::-1].T
-    leading *= np.sign(leading[np.arange(dim), np.abs(leading).argmax(axis=1)])[:, None]  # eigenvectors have no sign
-    return Head(leading.astype(np.float32), np.zeros(dim, np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +48,7 @@ class PairFeatures:
 
 def pair_arrays(pairs: pd.DataFrame, features: Callable[[list[str]], np.ndarray]) -> PairFeatures:
     """The pairs of a frame as arrays; `features` gives (q, width) for texts."""
-    texts = questions_of(pairs)
+    texts = unique_texts(pairs)
     place = pd.Series(np.arange(len(texts)), index=texts)
     return PairFeatures(
         features=features(texts),
@@ -96,7 +83,7 @@ def _train(
     importance = torch.tensor(pairs.weights, dtype=torch.float32)
     component = torch.as_tensor(pairs.components)
     weight, bias = torch.tensor(start.weight, requires_grad=True), torch.tensor(start.bias, requires_grad=True)
-    fits = [logistic_fit(pairs.scores(start.first(dim)), pairs.labels, pairs.weights) for dim in dims]
+    fits = [logistic_fit(pairs.scores(start.truncated(dim)), pairs.labels, pairs.weights) for dim in dims]
     objective = PairLoss(fits, dims, recipe.ranking_weight, recipe.ranking_scale)
     epochs = count_epochs(recipe, len(label))
     steps = epochs * -(-len(label) // recipe.batch_size)
@@ -148,7 +135,7 @@ def out_of_fold_scores(start: Head, pairs: PairFeatures, recipe: HeadRecipe, ran
 
     def fold(rows: tuple[np.ndarray, np.ndarray]) -> None:
         seen, held_out = rows
-        head = _train(start, pairs.take(seen), recipe, random_seed, unheard, (len(start.bias),))
+        head = _train(start, pairs.take(seen), recipe, random_seed, ignore_progress, (len(start.bias),))
         scores[held_out] = pairs.take(held_out).scores(head)
 
     with _one_thread(), ThreadPoolExecutor(min(FOLDS, os.cpu_count() or 1)) as pool:

@@ -3,23 +3,25 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.thresholds import ScoreFit
+from flywheel.files import digest
 from flywheel.models.catalogue import CATALOGUE, Variant
-from flywheel.pairs.snapshots import ALL
-from flywheel.pairs.text import digest
+from flywheel.pairs.snapshots.snapshot import ALL
 
 RECIPES = ("head", "top", "full")
+
+
 SIZES = (*(str(100 * 2**k) for k in range(11)), ALL)
-_ROWS = 8192
+
+
 # Raised when code changes what equal specs give.
 VERSION = 1
+
+
 _AS_DECLARED = ConfigDict(extra="forbid", strict=True)
 
 
@@ -100,7 +102,10 @@ def count_epochs(recipe: HeadRecipe | TuningRecipe, pairs: int) -> int:
 # The dimensions of the grid, which one training of layers serves together.
 GRID_DIMENSIONS: dict[str, tuple[int, ...]] = {**dict.fromkeys(CATALOGUE, (256, 512)), "all-MiniLM-L6-v2": (256, 384)}
 
+
 HEAD = HeadRecipe()
+
+
 TUNING: dict[str, TuningRecipe | None] = {"head": None, "top": TuningRecipe(layers=2), "full": TuningRecipe(layers=None)}
 
 
@@ -177,77 +182,3 @@ def check_recipe(recipe: str) -> str:
     if recipe not in RECIPES:
         raise FlywheelError(f"There is no recipe {recipe!r}; this version has {', '.join(RECIPES)}.")
     return recipe
-
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """A linear map of features to the output dimension: `weight` (dim, width), `bias` (dim,), both float32."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def apply(self, features: np.ndarray) -> np.ndarray:
-        """Unit vectors, float32 (n, dim), of features (n, width)."""
-        vectors = np.empty((len(features), len(self.bias)), np.float32)
-        for start in range(0, len(features), _ROWS):
-            projected = features[start : start + _ROWS].astype(np.float32) @ self.weight.T + self.bias
-            projected /= np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), 1e-12)
-            vectors[start : start + _ROWS] = projected
-        return vectors
-
-    def on_scaled(self, scale: np.ndarray) -> "Head":
-        """The head that gives for features what this one gives for features times `scale` (width,)."""
-        return Head(self.weight * scale, self.bias)
-
-    def first(self, dim: int) -> "Head":
-        """The head that gives the first `dim` numbers."""
-        return Head(self.weight[:dim], self.bias[:dim])
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A finished model folder and the figures in its `flywheel.json`.
-
-    `fit` turns scores into probabilities and holds the threshold that ships, from `calibration`; `own_fit` is taken out
-    of fold from the job's own pairs, up to 1,600 of them. `kept_start` says why the model is the untrained start, where
-    training brought no proven gain. `losses` are (step, loss). `reused` says that nothing was trained this time.
-    """
-
-    folder: Path
-    job: TrainingJob
-    fit: ScoreFit
-    own_fit: ScoreFit | None
-    calibration_error: float
-    train_pairs: int
-    seconds: float
-    kept_start: str | None = None
-    losses: tuple[tuple[int, float], ...] = ()
-    reused: bool = False
-
-    @classmethod
-    def load(cls, folder: Path) -> "TrainedModel":
-        """Read a model folder's `flywheel.json`. Raises FlywheelError when there is none or it is damaged."""
-        try:
-            record: dict[str, Any] = json.loads((folder / "flywheel.json").read_text())
-            return cls(
-                folder=folder,
-                job=TrainingJob.from_json(json.dumps(record["job"])),
-                fit=ScoreFit.from_json(record["fit"]),
-                own_fit=ScoreFit.from_json(record["own_fit"]) if record["own_fit"] else None,
-                calibration_error=record["calibration_error"],
-                train_pairs=record["train_pairs"],
-                seconds=record["seconds"],
-                kept_start=record["kept_start"],
-                losses=tuple((step, loss) for step, loss in record["losses"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FlywheelError(f"{folder} holds no model of flywheel; train it with `flywheel train`.") from error
-
-    @property
-    def tuned_encoder(self) -> bool:
-        """Whether the folder holds other encoder weights than the base model's."""
-        return self.job.tuning is not None and self.kept_start is None
-
-    def as_reused(self) -> "TrainedModel":
-        """The same model, marked as found instead of made."""
-        return replace(self, reused=True)

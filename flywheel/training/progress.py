@@ -55,8 +55,13 @@ class Failure:
 
 
 Progress = Encoded | Trained | Notice
+
+
 Event = Progress | Result | Failure
+
+
 Listener = Callable[[Progress], None]
+
 
 _KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in (Encoded, Trained, Notice, Result, Failure)}
 
@@ -75,7 +80,7 @@ def from_line(line: str) -> Event:
         raise FlywheelError(f"{line[:200]!r} is not a progress event.") from error
 
 
-def unheard(event: Progress) -> None:
+def ignore_progress(event: Progress) -> None:
     """A listener for work that nobody watches."""
 
 

@@ -26,14 +26,20 @@ from flywheel.training.losses import PairLoss
 from flywheel.training.progress import Listener, Trained
 
 METRIC = "calibration_log_loss"
+
+
 _CHECKPOINT = "state.safetensors"
+
+
 _BUCKET = 16
+
+
 # Spread of the scores below which the vectors have collapsed to one point.
 _COLLAPSED = 1e-3
 
 
 @dataclass(frozen=True)
-class Inputs:
+class EncoderInputs:
     """What the trained layers read of each text: token ids, or states (tokens, width); `place` is a text's row."""
 
     place: pd.Series
@@ -74,7 +80,7 @@ class Collator:
 
     valid_label_columns = ("label",)
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: EncoderInputs) -> None:
         self._inputs = inputs
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -87,7 +93,7 @@ class Collator:
         }
 
 
-class LikeLengths(DefaultBatchSampler):
+class LengthGroupedSampler(DefaultBatchSampler):
     """Batches of pairs of like length: drawn at random, sorted within sixteen batches, and the batches shuffled again."""
 
     def __init__(self, dataset: Dataset, lengths: np.ndarray, batch_size: int, drop_last: bool, **rest: Any) -> None:
@@ -114,10 +120,12 @@ class LikeLengths(DefaultBatchSampler):
         return iter(batches)
 
 
-class Stopping(BaseEvaluator):
+class CalibrationLossEvaluator(BaseEvaluator):
     """Log loss on calibration pairs, averaged over the dimensions; fails when the vectors have collapsed."""
 
-    def __init__(self, loss: BatchLoss, inputs: Inputs, rows: dict[str, np.ndarray], labels: np.ndarray, bf16: bool) -> None:
+    def __init__(
+        self, loss: BatchLoss, inputs: EncoderInputs, rows: dict[str, np.ndarray], labels: np.ndarray, bf16: bool
+    ) -> None:
         super().__init__()
         self._loss, self._inputs, self._rows, self._labels, self._bf16 = loss, inputs, rows, labels, bf16
         self.primary_metric = METRIC
@@ -182,7 +190,7 @@ class Trainer(SentenceTransformerTrainer):
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
-class Tell(TrainerCallback):
+class ProgressCallback(TrainerCallback):
     """Passes losses on to a listener."""
 
     def __init__(self, listener: Listener) -> None:

@@ -26,23 +26,39 @@ from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 from flywheel.errors import FlywheelError
 from flywheel.models.encoder import quiet_transformers
 from flywheel.models.features import PARTS, tokenise
+from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
-from flywheel.pairs.snapshots import questions_of
+from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.training.head import PairFeatures
-from flywheel.training.job import Head, TrainingJob, TuningRecipe, count_epochs
+from flywheel.training.job import TrainingJob, TuningRecipe, count_epochs
 from flywheel.training.losses import PairLoss, logistic_fit
 from flywheel.training.progress import LESS_MEMORY, Encoded, Listener
-from flywheel.training.trainer import METRIC, BatchLoss, Collator, Inputs, LikeLengths, Stopping, Tell, Trainer
+from flywheel.training.trainer import (
+    METRIC,
+    BatchLoss,
+    CalibrationLossEvaluator,
+    Collator,
+    EncoderInputs,
+    LengthGroupedSampler,
+    ProgressCallback,
+    Trainer,
+)
 
 _HEAD = "head.safetensors"
+
+
 _EVALUATIONS = 5
+
+
 _PATIENCE = 2
+
+
 _SAME = 1e-3
 
 
 @dataclass(frozen=True)
-class Task:
+class TuningTask:
     """What is trained on what: the job; the head to start from, on features times `scale`, at the largest of `job.dims`; the
     pairs, also as features; the pairs that say when to stop; the base model's vectors.
     """
@@ -62,7 +78,7 @@ class Task:
         return self.job.tuning
 
 
-def tune(task: Task, target: Path, listener: Listener) -> Head:
+def tune(task: TuningTask, target: Path, listener: Listener) -> Head:
     """Train the layers that the job's `tuning` names, and the head; returns the head on raw features.
 
     Writes the encoder's weights and the head to the folder `target`, from where a second call takes them. Raises
@@ -84,17 +100,17 @@ def tune(task: Task, target: Path, listener: Listener) -> Head:
     return Head(saved["weight"].numpy(), saved["bias"].numpy())
 
 
-def _train(task: Task, target: Path, listener: Listener) -> None:
+def _train(task: TuningTask, target: Path, listener: Listener) -> None:
     job, recipe, vectors, pairs = task.job, task.recipe, task.vectors, task.pairs
     encoder = vectors.load()
     if encoder.device.type == "cuda" and encoder.device.index:
         raise FlywheelError("Layers train on the first visible GPU: set CUDA_VISIBLE_DEVICES, or leave compute at process.")
-    inputs = _inputs(recipe, encoder, vectors, questions_of(pairs, task.stopping), listener)
+    inputs = _inputs(recipe, encoder, vectors, unique_texts(pairs, task.stopping), listener)
     set_seed(job.random_seed % 2**32)
-    model = _model(encoder, recipe, task.start.on_scaled(task.scale))
+    model = _model(encoder, recipe, task.start.fold_scale(task.scale))
     seen, unseen = _rows(pairs, inputs.place), _rows(task.stopping, inputs.place)
     fits = [
-        logistic_fit(task.training.scores(task.start.first(dim)), task.training.labels, task.training.weights)
+        logistic_fit(task.training.scores(task.start.truncated(dim)), task.training.labels, task.training.weights)
         for dim in job.dims
     ]
     objective = PairLoss(fits, job.dims, recipe.ranking_weight, recipe.ranking_scale)
@@ -115,7 +131,7 @@ def _train(task: Task, target: Path, listener: Listener) -> None:
         bf16=bf16,
         use_cpu=encoder.device.type == "cpu",
         seed=job.random_seed % 2**31,
-        batch_sampler=lambda dataset, **rest: LikeLengths(dataset, inputs.lengths, **rest),
+        batch_sampler=lambda dataset, **rest: LengthGroupedSampler(dataset, inputs.lengths, **rest),
         eval_strategy="steps",
         eval_steps=every,
         save_strategy="steps",
@@ -132,7 +148,7 @@ def _train(task: Task, target: Path, listener: Listener) -> None:
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # one leased device a training
     disable_progress_bar()
-    stopper = Stopping(loss, inputs, unseen, task.stopping["label"].to_numpy(), bf16)
+    stopper = CalibrationLossEvaluator(loss, inputs, unseen, task.stopping["label"].to_numpy(), bf16)
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -140,7 +156,7 @@ def _train(task: Task, target: Path, listener: Listener) -> None:
         loss=loss,
         data_collator=Collator(inputs),  # type: ignore[arg-type]
         evaluator=stopper,
-        callbacks=[Tell(listener), EarlyStoppingCallback(_PATIENCE)],
+        callbacks=[ProgressCallback(listener), EarlyStoppingCallback(_PATIENCE)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_last_whole_checkpoint(target / "checkpoints"))
@@ -152,7 +168,7 @@ def _train(task: Task, target: Path, listener: Listener) -> None:
 
 def _inputs(
     recipe: TuningRecipe, encoder: SentenceTransformer, vectors: Vectors, texts: list[str], listener: Listener
-) -> Inputs:
+) -> EncoderInputs:
     place = pd.Series(np.arange(len(texts)), index=texts)
     if recipe.layers is None:
         ids = tokenise(encoder, texts)
@@ -161,7 +177,7 @@ def _inputs(
             padded = encoder.tokenizer.pad({"input_ids": some}, return_tensors="pt")
             return {name: padded[name] for name in ("input_ids", "attention_mask")}
 
-        return Inputs(place, ids, np.array([len(each) for each in ids]), pad_ids)
+        return EncoderInputs(place, ids, np.array([len(each) for each in ids]), pad_ids)
     states = vectors.states(texts, _lower_layers(encoder, recipe), lambda done, of: listener(Encoded(done, of)))
 
     def pad_states(some: list[np.ndarray]) -> dict[str, torch.Tensor]:
@@ -170,7 +186,7 @@ def _inputs(
         pad = torch.nn.utils.rnn.pad_sequence
         return {"inputs_embeds": pad(tensors, batch_first=True), "attention_mask": pad(mask, batch_first=True)}
 
-    return Inputs(place, states, np.array([len(each) for each in states]), pad_states)
+    return EncoderInputs(place, states, np.array([len(each) for each in states]), pad_states)
 
 
 def _lower_layers(encoder: SentenceTransformer, recipe: TuningRecipe) -> int:
@@ -182,7 +198,7 @@ def _lower_layers(encoder: SentenceTransformer, recipe: TuningRecipe) -> int:
     return layers - recipe.layers
 
 
-class _Given(torch.nn.Module):
+class PrecomputedStates(torch.nn.Module):
     """Stands where a model makes its first states of token ids, and gives states that were made already."""
 
     def forward(self, inputs_embeds: torch.Tensor, **rest: Any) -> torch.Tensor:
@@ -196,7 +212,7 @@ def _model(encoder: SentenceTransformer, recipe: TuningRecipe, start: Head) -> S
     if recipe.layers is not None:
         lower = _lower_layers(encoder, recipe)
         inner.requires_grad_(False)
-        inner.embeddings = _Given()
+        inner.embeddings = PrecomputedStates()
         inner.encoder.layer = inner.encoder.layer[lower:]
         inner.encoder.layer.requires_grad_(True)
     if recipe.lora_rank:

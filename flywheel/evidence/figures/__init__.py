@@ -1,0 +1,1 @@
+"""Figures: the learning curve and the reliability of probabilities."""

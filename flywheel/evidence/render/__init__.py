@@ -1,0 +1,1 @@
+"""The page of evidence as HTML, Markdown and on the terminal."""

@@ -1,0 +1,1 @@
+"""Snapshots: the draw of the splits and their immutable export."""

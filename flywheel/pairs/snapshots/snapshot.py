@@ -1,0 +1,138 @@
+"""A snapshot: an immutable, content-addressed export of all splits. Training and evaluation read these, never the store."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from flywheel.errors import FlywheelError
+from flywheel.files import digest
+from flywheel.pairs.events.seeds import QUORA
+from flywheel.pairs.store.components import FROZEN
+from flywheel.pairs.store.sql import connect, quoted
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What one split of a snapshot holds: pairs and the share of duplicates (prior), by source; components of frozen splits."""
+
+    pairs: int
+    seed: int
+    interaction: int
+    prior: float | None
+    prior_seed: float | None
+    prior_interaction: float | None
+    components: int | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot's folder and identity. `test_id` names its calibration and test pairs together; `seeds` says where its seed
+    pairs came from (`starter`, `quora`).
+    """
+
+    folder: Path
+    snapshot_id: str
+    test_id: str
+    train: SplitSummary
+    calibration: SplitSummary
+    test: SplitSummary
+    seeds: tuple[str, ...]
+
+    @property
+    def on_quora(self) -> bool:
+        """Whether Quora's pairs are among these, which some base models had seen."""
+        return QUORA in self.seeds
+
+    @classmethod
+    def load(cls, folder: Path) -> "Snapshot":
+        """Read a snapshot's manifest. Raises FlywheelError when the folder holds none."""
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+            splits = {name: SplitSummary(**manifest[name]) for name in ("train", *FROZEN)}
+            return cls(folder, manifest["snapshot_id"], manifest["test_id"], **splits, seeds=tuple(manifest["seeds"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FlywheelError(f"{folder} holds no whole snapshot; run `flywheel snapshot`, which makes it anew.") from error
+
+    def pairs(self, split: str) -> pd.DataFrame:
+        """The pairs of `train`, `calibration` or `test`, ordered by pair id. Raises FlywheelError for a damaged file."""
+        file = self.folder / f"{split}.parquet"
+        try:
+            return pd.read_parquet(file)
+        except (OSError, pa.ArrowException) as error:
+            raise damaged(file, error) from error
+
+    def shared_questions(self) -> int:
+        """How many questions stand in more than one split: 0, or the snapshot leaks."""
+        files = [(str(self.folder / f"{name}.parquet"), name) for name in ("train", *FROZEN)]
+        try:
+            with connect() as db:
+                ends = " UNION ALL ".join(
+                    f"SELECT {end} AS question, '{name}' AS split FROM read_parquet('{quoted(file)}')"
+                    for file, name in files
+                    for end in ("question_a", "question_b")
+                )
+                ((shared,),) = db.execute(
+                    f"SELECT count(*) FROM (SELECT question FROM ({ends}) GROUP BY question HAVING min(split) < max(split))"
+                ).fetchall()
+        except duckdb.Error as error:
+            raise damaged(self.folder, error) from error
+        return int(shared)
+
+    def training_pairs(self, size: str, random_seed: int, interaction_share: float) -> pd.DataFrame:
+        """The first `size` training pairs; a smaller size is always a prefix of a larger one.
+
+        Order is hash order within each source, redrawn by `random_seed`; in a numbered size every prefix holds
+        `interaction_share` of interaction pairs, `all` holds everything. Raises FlywheelError when `train` holds too few.
+        """
+        pairs = self.pairs("train")
+        pairs = pairs.assign(order=[digest(f"{random_seed}|{pair}") for pair in pairs["pair_id"]]).sort_values("order")
+        pairs = pairs.drop(columns="order").reset_index(drop=True)
+        if size == ALL:
+            if pairs.empty:
+                raise FlywheelError("`train` holds no pairs; ingest some and run `flywheel snapshot`.")
+            return pairs
+        return pairs.iloc[_interleaved(pairs["source"], int(size), interaction_share)].reset_index(drop=True)
+
+    def largest_size(self, interaction_share: float) -> int:
+        """How many pairs a numbered size can have at most."""
+        if interaction_share == 0:
+            return self.train.seed
+        by_interaction = int(self.train.interaction / interaction_share)
+        return max(0, min(by_interaction, int(self.train.seed / (1 - interaction_share))))
+
+
+def damaged(where: Path, error: Exception) -> FlywheelError:
+    return FlywheelError(f"{where} is damaged ({error}). Remove the snapshot's folder and run `flywheel snapshot`.")
+
+
+def _interleaved(source: "pd.Series[str]", size: int, interaction_share: float) -> np.ndarray:
+    """Row numbers of the first `size` pairs, seed and interaction in the set proportion."""
+    wanted = {"interaction": int(size * interaction_share + 1e-9)}
+    wanted["seed"] = size - wanted["interaction"]
+    held = {name: np.flatnonzero((source == name).to_numpy()) for name in wanted}
+    for name, pairs in wanted.items():
+        if len(held[name]) < pairs:
+            raise FlywheelError(
+                f"Size {size} needs {pairs} {name} pairs, but `train` holds {len(held[name])}. Choose a smaller size, or `all`."
+            )
+    due = np.floor(np.arange(size + 1) * interaction_share + 1e-9).astype(int)
+    take_interaction = np.diff(due) > 0
+    rows = np.empty(size, dtype=int)
+    rows[take_interaction] = held["interaction"][: wanted["interaction"]]
+    rows[~take_interaction] = held["seed"][: wanted["seed"]]
+    return rows
+
+
+def unique_texts(*frames: pd.DataFrame) -> list[str]:
+    """The distinct texts of some pairs, sorted."""
+    columns: Iterable[Any] = (frame[column] for frame in frames for column in ("text_a", "text_b"))
+    return sorted(set().union(*columns))

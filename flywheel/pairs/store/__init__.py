@@ -1,0 +1,1 @@
+"""The store: DuckDB tables of observations and pairs, touched in short transactions."""

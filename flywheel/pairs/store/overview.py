@@ -1,0 +1,150 @@
+"""What the store holds, for people: what became of the lines, by source and day; the splits and their priors; the embargo."""
+
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from flywheel.errors import FlywheelError
+from flywheel.pairs.store.duckdb_file import Store
+
+EMBARGO_ADVICE = 0.10
+
+
+_RECENT = 10_000  # observations that the share of the embargo is taken over
+
+
+@dataclass(frozen=True)
+class Day:
+    """What became of the lines of one source that were ingested on one day (UTC)."""
+
+    source: str
+    day: date
+    lines: int
+    accepted: int
+    duplicates: int
+    quarantined: int
+    conflicts: int
+    embargoed: int
+    redacted: int
+
+
+@dataclass(frozen=True)
+class SplitPrior:
+    """Pairs of one source in one split, and the share of them that are labelled as duplicates."""
+
+    split: str
+    source: str
+    pairs: int
+    prior: float
+
+
+@dataclass(frozen=True)
+class Embargo:
+    """How much of what comes in hangs on frozen questions: share of the observations of the first and the newest batches.
+
+    The batches are those of interactions that came in after the first draw; both shares are over about 10,000 observations
+    (fewer while there are fewer). `advice` says what to do, if anything.
+    """
+
+    first: float
+    newest: float
+    batches: int
+    advice: str | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The store at a glance. `reasons` counts quarantined lines by reason, the commonest first."""
+
+    days: tuple[Day, ...]
+    splits: tuple[SplitPrior, ...]
+    reasons: tuple[tuple[str, int], ...]
+    embargo: Embargo | None
+
+
+@dataclass(frozen=True)
+class PairEvent:
+    """One observation of a pair: where it came from and what it said."""
+
+    pair_id: str
+    text_a: str
+    text_b: str
+    label: int
+    kind: str
+    weight: float
+    type: str
+    file: str
+    line: int
+    batch_id: str
+    user: str | None
+    time: datetime | None
+    position: int | None
+    model: str | None
+
+
+def overview(store: Store) -> Overview:
+    """Read it all in one transaction."""
+    with store.transaction() as db:
+        days = db.execute(
+            """SELECT source, CAST(ingested_at AS DATE) AS day, sum(lines)::BIGINT, sum(accepted)::BIGINT,
+               sum(duplicates)::BIGINT, sum(quarantined)::BIGINT, sum(conflicts)::BIGINT, sum(embargoed)::BIGINT,
+               sum(redacted)::BIGINT
+               FROM batches WHERE complete GROUP BY ALL ORDER BY day, source"""
+        ).fetchall()
+        splits = db.execute(
+            """SELECT * FROM (
+                   SELECT split, if(seed, 'seed', 'interaction') AS source, count(*), avg(label) FROM pairs GROUP BY ALL)
+               ORDER BY list_position(['train', 'calibration', 'test', 'waiting', 'embargoed'], split), source"""
+        ).fetchall()
+        reasons = db.execute("SELECT reason, count(*) FROM quarantine GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10").fetchall()
+        batches = db.execute(
+            """SELECT observations, embargoed FROM batches WHERE complete AND source = 'interaction'
+               AND ingested_at > (SELECT min(drawn_at) FROM draws) AND observations > 0 ORDER BY ingested_at, batch_id"""
+        ).fetchall()
+    return Overview(
+        tuple(Day(*row) for row in days), tuple(SplitPrior(*row) for row in splits), tuple(reasons), _embargo(batches)
+    )
+
+
+def _embargo(batches: list[tuple[int, int]]) -> Embargo | None:
+    if not batches:
+        return None
+    newest = _share(batches[::-1])
+    advice = None
+    if newest > EMBARGO_ADVICE:
+        advice = (
+            f"{newest:.0%} of what comes in hangs on frozen questions and never trains. `flywheel snapshot --new-test` draws "
+            "new calibration and test splits, the test from pairs that were in neither; figures on the two do not compare."
+        )
+    return Embargo(_share(batches), newest, len(batches), advice)
+
+
+def _share(batches: list[tuple[int, int]]) -> float:
+    observations = embargoed = 0
+    for seen, held in batches:
+        observations += seen
+        embargoed += held
+        if observations >= _RECENT:
+            break
+    return embargoed / observations
+
+
+def origins(store: Store, wanted: str, limit: int = 100) -> list[PairEvent]:
+    """Every observation of a pair (by its id), or of all pairs with a question of exactly this text; newest first.
+
+    Raises FlywheelError when there is none.
+    """
+    columns = "hex_of(pair_id), text_a, text_b, label, kind, weight, type, file, line, o.batch_id, user_id, observed_at"
+    with store.transaction() as db:
+        rows = db.execute(
+            f"""SELECT {columns}, position, model FROM observations o
+                JOIN (SELECT batch_id, file FROM batches) b ON b.batch_id = o.batch_id
+                WHERE pair_id = TRY_CAST($wanted AS UUID) OR question_a = question_of(clean($wanted))
+                OR question_b = question_of(clean($wanted))
+                ORDER BY observed_at DESC NULLS LAST, o.batch_id, line LIMIT $limit""",
+            {"wanted": wanted, "limit": limit},
+        ).fetchall()
+    if not rows:
+        raise FlywheelError(
+            f"No pair has the id or the text {wanted!r}; the text must be whole, case and spaces do not matter."
+        )
+    return [PairEvent(*row) for row in rows]

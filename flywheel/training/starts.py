@@ -1,0 +1,80 @@
+"""Where a head starts: the untuned model, or the principal directions of all pooled features."""
+
+import numpy as np
+import pandas as pd
+
+from flywheel.models.features import PARTS
+from flywheel.models.head import Head, untuned_head
+from flywheel.models.vectors import Vectors
+from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.scoring.thresholds import MIN_LABELS
+from flywheel.training.gate import log_losses
+
+DIRECTION_PAIRS = 4_000
+
+
+# Of many cells in a row, those of a base model share theirs.
+_KEPT_STARTS = 4
+
+
+_STARTS: dict[tuple[str, str, str, int], tuple[Head, np.ndarray]] = {}
+
+
+def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Head:
+    """The untuned model at `dim`, a head on its unit vectors, from the questions of the first training pairs (their labels
+    are not looked at).
+    """
+    return untuned_head(vectors.get(unique_texts(direction_pairs(snapshot))), dim)
+
+
+def choose_start(snapshot: Snapshot, vectors: Vectors, dim: int, calibration: pd.DataFrame) -> tuple[Head, np.ndarray]:
+    """Where heads start, on scaled features, and the scale: the untuned model, or the principal directions of mean, max and
+    CLS, whichever calibration pairs prefer. It is also what ships where training brings nothing.
+    """
+    untuned, wide = start_from_pooling(snapshot, vectors, dim), start_from_features(snapshot, vectors, dim)
+    labels = calibration["label"].to_numpy()
+    if len(labels) < MIN_LABELS:
+        return untuned
+    losses = [log_losses(pair_scores(head.fold_scale(by), vectors, calibration), labels).mean() for head, by in (untuned, wide)]
+    return wide if losses[1] < losses[0] else untuned
+
+
+def start_from_pooling(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
+    """The untuned model as a head on scaled features, and the scale, which takes the other poolings away."""
+    head = untuned_start(snapshot, vectors, dim)
+    width, part = vectors.model.width, PARTS.index(vectors.model.pooling)
+    features = vectors.features(unique_texts(direction_pairs(snapshot)))[:, part * width : (part + 1) * width]
+    weight, scale = np.zeros((dim, len(PARTS) * width), np.float32), np.zeros(len(PARTS) * width, np.float32)
+    weight[:, part * width : (part + 1) * width] = head.weight
+    scale[part * width : (part + 1) * width] = 1 / np.linalg.norm(features.astype(np.float32), axis=1).mean()
+    return Head(weight, head.bias), scale
+
+
+def start_from_features(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
+    """The principal directions of mean, max and CLS as a head on scaled features, and the scale (3 * width,).
+
+    The scale gives each of the three the same mean length. No label is looked at.
+    """
+    key = (snapshot.snapshot_id, vectors.weights_id, vectors.dtype, dim)
+    if (found := _STARTS.get(key)) is None:
+        if len(_STARTS) >= _KEPT_STARTS:
+            _STARTS.clear()
+        found = _STARTS[key] = _start_from_features(snapshot, vectors, dim)
+    return found
+
+
+def _start_from_features(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
+    features = vectors.features(unique_texts(direction_pairs(snapshot))).astype(np.float32)
+    lengths = np.linalg.norm(features.reshape(len(features), len(PARTS), -1), axis=2).mean(axis=0)
+    scale = np.repeat(1 / (lengths * np.sqrt(len(PARTS))), features.shape[1] // len(PARTS)).astype(np.float32)
+    return untuned_head(features * scale, dim), scale
+
+
+def direction_pairs(snapshot: Snapshot) -> pd.DataFrame:
+    """The pairs whose questions give the directions that heads start from."""
+    return snapshot.pairs("train").head(DIRECTION_PAIRS)
+
+
+def pair_scores(head: Head, vectors: Vectors, pairs: pd.DataFrame) -> np.ndarray:
+    left, right = (head.apply(vectors.features(list(pairs[side]))) for side in ("text_a", "text_b"))
+    return (left * right).sum(1)

@@ -1,0 +1,94 @@
+"""Made-up pairs with made-up vectors, on which training and evaluation run for real and in a second, with no encoder."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flywheel.models.catalogue import CATALOGUE
+from flywheel.models.features import PARTS
+from flywheel.models.vectors import Vectors
+from flywheel.pairs.events.lines import Batch, json_lines
+from flywheel.pairs.ingest import ingest
+from flywheel.pairs.snapshots.export import take_snapshot
+from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.pairs.store.duckdb_file import Store
+from flywheel.settings import Settings
+from flywheel.training.head import PairFeatures, own_components
+from flywheel.training.job import HeadRecipe, TrainingJob
+from flywheel_tests.pairs.test_ingest import line
+
+MINILM = CATALOGUE["all-MiniLM-L6-v2"]
+
+
+def six_texts(clump: int) -> list[str]:
+    """Three wordings of each of two intents."""
+    return [f"clump{clump} intent{intent} wording{wording}" for intent in "ab" for wording in range(3)]
+
+
+def clump_lines(clumps: range) -> list[bytes]:
+    """Fifteen pairs a clump, label 1 within an intent."""
+    pairs = [pair for clump in clumps for pair in combinations(six_texts(clump), 2)]
+    return [line(a, b, int(a.split()[1] == b.split()[1])) for a, b in pairs]
+
+
+def embed(texts: list[str]) -> np.ndarray:
+    """Unit vectors: the intent lies in the first 32 numbers, louder noise of the wording in the next 96, the clump in all."""
+
+    def part(name: str, first: int, width: int, length: float) -> np.ndarray:
+        rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big"))
+        return np.pad(rng.normal(0, length / width**0.5, width), (first, MINILM.width - first - width))
+
+    named = [text.split() for text in texts]
+    rows = [part(c, 0, 384, 0.7) + part(f"{c} {i}", 0, 32, 0.5) + part(f"{c} {i} {w}", 32, 96, 1.0) for c, i, w in named]
+    return (np.stack(rows) / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def embed_features(texts: list[str]) -> np.ndarray:
+    """The same as what a cache of features holds."""
+    return np.tile(embed(texts), len(PARTS))
+
+
+def clump_pairs(clumps: range) -> PairFeatures:
+    """The pairs of some clumps as training takes them."""
+    lines = [json.loads(each) for each in clump_lines(clumps)]
+    a, b = ([each[text] for each in lines] for text in ("text_a", "text_b"))
+    labels = np.array([each["label"] for each in lines])
+    rows = np.arange(len(a))
+    return PairFeatures(embed([*a, *b]), rows, len(a) + rows, labels, np.ones(len(a)), own_components(a, b))
+
+
+@dataclass(frozen=True)
+class World:
+    """A home with a snapshot, and the vectors that its texts have."""
+
+    settings: Settings
+    snapshot: Snapshot
+    vectors: Vectors
+
+    def job(self, **fields: Any) -> TrainingJob:
+        """A small job on the snapshot."""
+        usual = {
+            "variant": "all-MiniLM-L6-v2@32", "size": "100", "recipe": "head", "random_seed": 0, "interaction_share": 0.0,
+            "snapshot_id": self.snapshot.snapshot_id, "weights": self.vectors.weights_id, "head": HeadRecipe(),
+        }  # fmt: skip
+        return TrainingJob(**{**usual, **fields})
+
+
+def take_world(settings: Settings, lines: list[bytes]) -> World:
+    """Ingest seed pairs and take a snapshot."""
+    store = Store(settings.database)
+    ingest(store, Batch(hashlib.sha256(b"".join(lines)).hexdigest(), "seed", "test", json_lines(iter(lines))))
+    return World(settings, take_snapshot(store, settings), Vectors(MINILM, settings.cache, {}, settings.device))
+
+
+def clump_world(home: Path, clumps: int, **rules: Any) -> World:
+    """A world of clumps. Their vectors are cached and the device does not exist, so that encoding anything else fails."""
+    world = take_world(Settings(home=home, device="gone", **rules), clump_lines(range(clumps)))
+    texts = [text for clump in range(clumps) for text in six_texts(clump)]
+    world.vectors.cache.get(texts, embed_features)
+    return world

@@ -1,0 +1,123 @@
+"""Features are the poolings of the model's own token states, whatever the batch, and bfloat16 decides as float32 does."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from flywheel.errors import FlywheelError
+from flywheel.models.catalogue import CATALOGUE
+from flywheel.models.encoder import load_encoder
+from flywheel.models.features import PARTS, longest_first, pooled, token_states, working_dtype
+from flywheel.models.vectors import Vectors
+from flywheel.models.weights import locate_weights
+from flywheel_tests.models.test_encoder import TEXTS
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MINILM = CATALOGUE["all-MiniLM-L6-v2"]
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    mean = features[:, : MINILM.width].astype(np.float32)
+    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+
+
+def test_the_mean_normalised_is_what_the_library_encodes(encoder: "SentenceTransformer") -> None:
+    one_by_one = np.stack([encoder.encode(text, show_progress_bar=False) for text in TEXTS])
+    np.testing.assert_allclose(unit(pooled(encoder, TEXTS)), one_by_one, atol=2e-6)
+
+
+def test_features_are_mean_max_and_cls_of_the_token_states(encoder: "SentenceTransformer") -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = locate_weights(MINILM, {})
+    model = AutoModel.from_pretrained(folder)
+    for text, features in zip(TEXTS, pooled(encoder, TEXTS), strict=True):
+        tokens = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt", truncation=True, max_length=256)
+        with torch.inference_mode():
+            states = model(**tokens).last_hidden_state[0].numpy()
+        wanted = {"mean": states.mean(0), "max": states.max(0), "cls": states[0]}
+        np.testing.assert_allclose(features, np.concatenate([wanted[part] for part in PARTS]), atol=1e-4)
+
+
+def test_rows_stand_in_the_order_of_the_texts_whatever_shares_their_batch(encoder: "SentenceTransformer") -> None:
+    texts = [f"{'word ' * (place * 7 % 23)}{place}" for place in range(400)]
+    features = pooled(encoder, texts)
+    np.testing.assert_allclose(features[::-1], pooled(encoder, texts[::-1]), atol=1e-4)
+    np.testing.assert_allclose(features[7:8], pooled(encoder, texts[7:8]), atol=1e-4)
+
+
+def test_no_texts_give_no_rows_of_the_right_width(encoder: "SentenceTransformer") -> None:
+    assert pooled(encoder, []).shape == (0, 3 * MINILM.width)
+
+
+def test_progress_counts_up_to_the_number_of_texts(encoder: "SentenceTransformer") -> None:
+    heard: list[tuple[int, int]] = []
+    pooled(encoder, ["a"] * 600, lambda done, total: heard.append((done, total)))
+    assert len(heard) > 1
+    assert heard == sorted(set(heard))
+    assert heard[-1] == (600, 600)
+
+
+def test_bfloat16_moves_no_cosine_by_more_than_half_a_hundredth(encoder: "SentenceTransformer") -> None:
+    import torch
+
+    words = ["how", "what", "learn", "buy", "python", "delhi", "doctor", "love", "money", "exam", "english", "weight"]
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(words, size)) + "?" for size in random.integers(3, 20, 300)]
+    exact = unit(pooled(encoder, texts))
+    halved = unit(pooled(load_encoder(MINILM, {}, "cpu").to(torch.bfloat16), texts))
+    assert np.abs(exact @ exact.T - halved @ halved.T).max() < 0.005
+
+
+def test_token_states_are_each_texts_own_without_padding(encoder: "SentenceTransformer") -> None:
+    ragged = token_states(encoder, TEXTS)
+    counts = [len(ids) for ids in encoder.tokenizer(TEXTS, truncation=True, max_length=256)["input_ids"]]
+    assert ragged.lengths.tolist() == counts
+    means = [rows.astype(np.float32).mean(0) for rows in np.split(ragged.rows, np.cumsum(counts)[:-1])]
+    np.testing.assert_allclose(means, pooled(encoder, TEXTS)[:, : MINILM.width], atol=1e-2)
+
+
+def test_lower_layers_then_upper_layers_are_the_whole_model(tmp_path: Path) -> None:
+    import torch
+
+    vectors = Vectors(MINILM, tmp_path, {}, "cpu")
+    states = vectors.states(TEXTS, 4)
+    whole: Any = vectors.load()[0]
+    upper = whole.auto_model.encoder.layer[4:]
+    for text, lower in zip(TEXTS, states, strict=True):
+        hidden = torch.tensor(np.asarray(lower, np.float32))[None]
+        with torch.inference_mode():
+            for layer in upper:
+                hidden = layer(hidden)[0] if isinstance(layer(hidden), tuple) else layer(hidden)
+        mean = vectors.features([text])[0, : MINILM.width].astype(np.float32)
+        cosine = hidden[0].mean(0).numpy() @ mean / np.linalg.norm(mean) / np.linalg.norm(hidden[0].mean(0).numpy())
+        assert cosine > 0.999
+    again = replace(vectors, model_paths={})
+    assert again.state_cache(4).missing(TEXTS) == 0
+
+
+def test_token_states_beyond_the_disk_budget_are_refused_before_anything_is_encoded(tmp_path: Path) -> None:
+    vectors = Vectors(MINILM, tmp_path, {}, "cpu", state_bytes=10_000)
+    with pytest.raises(FlywheelError, match=r"token states of all-MiniLM-L6-v2 would take about .* GB .*state_cache_gb"):
+        vectors.states([f"text {number}" for number in range(100)], 4)
+    assert vectors.state_cache(4).texts() == 0
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 10_000])
+def test_batches_hold_every_row_once_longest_first_within_the_budget(tokens: int) -> None:
+    lengths = np.random.default_rng(0).integers(1, 50, 200)
+    batches = longest_first(lengths, tokens, 32)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(200))
+    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= tokens for batch in batches)
+    assert (np.diff(lengths[np.concatenate(batches)]) <= 0).all()
+
+
+def test_a_device_without_the_instructions_computes_in_float32() -> None:
+    assert working_dtype("mps") == working_dtype("gone") == "float32"
+    assert working_dtype("cpu") in ("bfloat16", "float32")

@@ -1,0 +1,257 @@
+"""The store and the snapshots on storage that several machines share: a real S3-compatible server, a real DuckLake."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from flywheel import storage as remote
+from flywheel.errors import FlywheelError
+from flywheel.pairs.forget import Selection, forget
+from flywheel.pairs.ingest import ingest_files
+from flywheel.pairs.snapshots.export import take_snapshot
+from flywheel.pairs.snapshots.folder import fetch_snapshot, latest_snapshot
+from flywheel.pairs.store.ducklake import open_store
+from flywheel.pairs.store.labels import count_pairs
+from flywheel.pairs.store.new_pairs import new_pairs
+from flywheel.settings import Settings
+from flywheel_tests.helpers.clumps import clump_lines
+from flywheel_tests.pairs.test_ingest import line, rows, write
+
+LINES = clump_lines(range(120))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The URI of a bucket on a server of its own; the standard AWS variables lead to it."""
+    url = f"http://127.0.0.1:{free_port()}"
+    variables = {
+        "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        command = [sys.executable, "-m", "moto.server", "-p", url.rpartition(":")[2]]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+            try:
+                _wait_for(url)
+                fsspec.filesystem("s3").mkdir("pairs")
+                yield "s3://pairs"
+            finally:
+                server.terminate()
+
+
+def _wait_for(url: str) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.1)
+
+
+def test_a_snapshot_goes_to_s3_and_another_home_fetches_it(s3: str, tmp_path: Path) -> None:
+    here, there = (Settings(home=tmp_path / name, snapshot_store=f"{s3}/fetched") for name in ("here", "there"))
+    ingest_files(open_store(here), [write(tmp_path, LINES)])
+    taken = take_snapshot(open_store(here), here)
+    found = latest_snapshot(there)
+    assert found is not None
+    assert found.folder.is_relative_to(there.home)
+    assert (found.snapshot_id, found.test_id) == (taken.snapshot_id, taken.test_id)
+    assert found.pairs("train").equals(taken.pairs("train"))
+    assert found.shared_questions() == 0
+    by_uri = fetch_snapshot(f"{s3}/fetched/{taken.snapshot_id}", tmp_path / "third")
+    assert by_uri.pairs("test").equals(taken.pairs("test"))
+
+
+def test_an_upload_that_was_cut_off_is_no_snapshot_and_is_completed(s3: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home")
+    ingest_files(open_store(settings), [write(tmp_path, LINES)])
+    taken = take_snapshot(open_store(settings), settings)
+    uri = f"{s3}/cut/{taken.snapshot_id}"
+    storage = fsspec.filesystem("s3")
+    storage.pipe_file(f"{uri}/train.parquet", b"half")
+    with pytest.raises(FlywheelError, match="holds no whole snapshot"):
+        fetch_snapshot(uri, tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())
+    remote.upload(taken.folder, uri)
+    assert fetch_snapshot(uri, tmp_path / "other").pairs("train").equals(taken.pairs("train"))
+    remote.write_latest(f"{s3}/cut", taken.snapshot_id)
+    remote.remove(f"{s3}/cut", taken.snapshot_id)
+    assert remote.latest_id(f"{s3}/cut") is None
+    storage.invalidate_cache()
+    assert not storage.exists(uri)
+
+
+def test_a_job_on_any_machine_takes_its_snapshot_by_uri(s3: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", snapshot_store=f"{s3}/jobs")
+    ingest_files(open_store(settings), [write(tmp_path, LINES)])
+    taken = take_snapshot(open_store(settings), settings)
+    job = {
+        "variant": "all-MiniLM-L6-v2@32", "size": "100", "recipe": "head", "random_seed": 0, "interaction_share": 0.0,
+        "snapshot_id": "another", "weights": "none",
+    }  # fmt: skip
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    ran = subprocess.run(
+        [sys.executable, "-m", "flywheel.training", "job.json", f"{s3}/jobs/{taken.snapshot_id}", "models", "cache"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path.cwd()), "FLYWHEEL_HOME": str(tmp_path / "worker")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1  # it went as far as the job, which names other weights
+    assert "s3" not in ran.stderr
+
+
+def test_a_model_folder_goes_to_s3_with_its_record_last(s3: str, tmp_path: Path) -> None:
+    (tmp_path / "model" / "3_Dense").mkdir(parents=True)
+    for name in ("flywheel.json", "modules.json", "3_Dense/config.json"):
+        (tmp_path / "model" / name).write_text(name)
+    remote.upload(tmp_path / "model", f"{s3}/models/id", last="flywheel.json")
+    assert remote.read(f"{s3}/models/id/3_Dense/config.json") == b"3_Dense/config.json"
+    written = {name: details["LastModified"] for name, details in fsspec.filesystem("s3").find(s3, detail=True).items()}
+    mine = {name: when for name, when in written.items() if "/models/id/" in name}
+    assert len(mine) == 3
+    assert max(mine.values()) == mine["pairs/models/id/flywheel.json"]
+    assert remote.read(f"{s3}/models/other/flywheel.json") is None
+
+
+def test_storage_that_does_not_answer_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(home=tmp_path / "home", snapshot_store="nonsense://bucket")
+    ingest_files(open_store(settings), [write(tmp_path, LINES)])
+    with pytest.raises(FlywheelError, match=r"nonsense://bucket.*cannot be written.*nothing is lost"):
+        take_snapshot(open_store(settings), settings)
+
+
+def lake(home: Path, data: str | None = None) -> Settings:
+    return Settings(home=home, store=f"ducklake:sqlite:{home}/catalogue.sqlite", store_data=data)
+
+
+def test_a_store_in_a_ducklake_on_s3_holds_what_one_file_holds(s3: str, tmp_path: Path) -> None:
+    batches = [
+        write(tmp_path, LINES, "one.jsonl"),
+        write(tmp_path, [line("quite new", "clump3 intenta wording0")], "two.jsonl"),
+    ]
+    ids = []
+    for settings in (Settings(home=tmp_path / "file"), lake(tmp_path / "lake", f"{s3}/lake")):
+        store = open_store(settings)
+        ingest_files(store, batches[:1])
+        take_snapshot(store, settings)
+        reports = ingest_files(store, batches)
+        snapshot = take_snapshot(store, settings)
+        counted = [(r.accepted, r.duplicates, r.embargoed) for r in reports]
+        ids.append((snapshot.snapshot_id, snapshot.test_id, count_pairs(store), new_pairs(store).new, counted))
+    assert ids[0] == ids[1]
+    assert fsspec.filesystem("s3").find(f"{s3}/lake")
+    assert not (tmp_path / "lake" / "flywheel.duckdb").exists()
+
+
+def test_what_a_ducklake_forgets_is_in_none_of_its_files(tmp_path: Path) -> None:
+    settings = lake(tmp_path / "home")
+    store = open_store(settings)
+    ingest_files(store, [write(tmp_path, [*LINES, line("my secret garden", "a garden nobody knows", user="u1")])])
+    assert "garden" in _everything(settings.home)
+    assert forget(store, Selection(user="u1")).observations == 1
+    assert "garden" not in _everything(settings.home)
+    assert rows(store, "SELECT count(*) FROM observations") == [(len(LINES),)]
+
+
+def _everything(home: Path) -> str:
+    import pandas as pd
+
+    frames = [pd.read_parquet(path).to_csv() for path in home.rglob("*.parquet")]
+    return "".join([*frames, (home / "catalogue.sqlite").read_bytes().decode("latin-1")])
+
+
+def _ingest_one(settings: Settings, path: Path) -> None:
+    ingest_files(open_store(settings), [path])
+
+
+def _at_once(settings: Settings, paths: list[Path]) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    processes = [spawn.Process(target=_ingest_one, args=(settings, path)) for path in paths]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * len(paths)
+
+
+def overlapping(folder: Path) -> list[Path]:
+    return [
+        write(folder, [line(f"a{i}", f"b{i}", event_id=f"e{i}") for i in range(n, n + 300)], f"{n}.jsonl")
+        for n in (0, 100, 200)
+    ] + [folder / "100.jsonl"]
+
+
+def test_processes_that_write_to_one_ducklake_take_turns(tmp_path: Path) -> None:
+    settings = lake(tmp_path / "home")
+    _at_once(settings, overlapping(tmp_path))
+    store = open_store(settings)
+    assert rows(store, "SELECT count(*), count(DISTINCT event_id) FROM observations") == [(500, 500)]
+    assert rows(store, "SELECT sum(accepted), count(*) FROM batches") == [(500, 3)]
+
+
+def test_a_ducklake_without_its_extensions_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FlywheelError, match=r"flywheel\[lake\]"), open_store(lake(tmp_path)).transaction():
+        pass
+
+
+@pytest.fixture
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of its own, where its programs are installed; it refuses to run as root."""
+    if shutil.which("initdb") is None or shutil.which("postgres") is None:
+        pytest.skip("PostgreSQL is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="pg"))  # a short path, for the socket
+    who = {"user": "nobody"} if os.getuid() == 0 else {}
+    if who:
+        shutil.chown(folder, "nobody")
+    port = free_port()
+    subprocess.run(["initdb", "-D", folder / "data", "-U", "flywheel", "-A", "trust"], check=True, capture_output=True, **who)
+    command = ["postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **who) as server:
+        try:
+            _wait_until_it_listens(port)
+            yield f"host=127.0.0.1 port={port} user=flywheel dbname=postgres"
+        finally:
+            server.terminate()
+    shutil.rmtree(folder)
+
+
+def _wait_until_it_listens(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < deadline, "PostgreSQL does not listen"
+        time.sleep(0.1)
+
+
+def test_a_postgresql_catalogue_lets_several_machines_take_turns(postgres: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", store=f"ducklake:postgres:{postgres}", store_data=str(tmp_path / "data"))
+    _at_once(settings, overlapping(tmp_path))
+    store = open_store(settings)
+    assert rows(store, "SELECT count(*), count(DISTINCT event_id) FROM observations") == [(500, 500)]
+    assert rows(store, "SELECT sum(accepted), count(*) FROM batches") == [(500, 3)]
+    assert take_snapshot(store, settings).train.pairs > 0
+    assert forget(store, Selection(batch=rows(store, "SELECT batch_id FROM batches ORDER BY 1")[0][0])).observations > 0

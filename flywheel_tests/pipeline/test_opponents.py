@@ -1,0 +1,69 @@
+"""The API's vectors get the head that ours gets, on the same pairs, as soon as the vectors are there and never by asking."""
+
+from pathlib import Path
+
+import pytest
+
+from flywheel.evaluation.evaluate import evaluate, tuned_subject, untuned_subject
+from flywheel.evaluation.records import Evaluation, Terms
+from flywheel.models.api.vectors import ApiVectors
+from flywheel.models.catalogue import Variant
+from flywheel.pairs.snapshots.snapshot import unique_texts
+from flywheel.pipeline.api_heads import evaluate_head_on_api
+from flywheel.training.job import HeadRecipe
+from flywheel.training.progress import ignore_progress
+from flywheel.training.train import train
+from flywheel_tests.helpers.clumps import World, clump_world, embed
+
+MINIMUM = 20
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return clump_world(tmp_path_factory.mktemp("world"), clumps=300, min_components=MINIMUM)
+
+
+def api(folder: Path) -> ApiVectors:
+    """An endpoint that nobody listens on, without a key."""
+    return ApiVectors("text-embedding-3-small", 384, "http://127.0.0.1:9/v1", None, folder)
+
+
+def paid(world: World, folder: Path, *splits: str) -> ApiVectors:
+    """The same with the vectors of some splits cached."""
+    vectors = api(folder)
+    vectors.cache.get(unique_texts(*(world.snapshot.pairs(split) for split in splits)), embed)
+    return vectors
+
+
+def head_on(vectors: ApiVectors, world: World, size: str, recipe: HeadRecipe | None = None) -> Evaluation | None:
+    job = world.job(size=size, head=recipe or HeadRecipe())
+    return evaluate_head_on_api(vectors, job, world.snapshot, world.settings.evaluations, Terms(MINIMUM), ignore_progress)
+
+
+@pytest.mark.parametrize("size", ["400", "1700"])
+def test_a_head_on_the_apis_vectors_gains_what_ours_gains_on_the_same_vectors(world: World, tmp_path: Path, size: str) -> None:
+    vectors = paid(world, tmp_path, "train", "calibration", "test")
+    untuned = untuned_subject(Variant.parse("all-MiniLM-L6-v2@32"), world.snapshot, world.vectors)
+    start, _ = evaluate(untuned, world.snapshot, world.settings.evaluations, Terms(MINIMUM))
+    model = train(world.job(size=size), world.snapshot, world.vectors, world.settings.models, ignore_progress)
+    ours, _ = evaluate(tuned_subject(model, world.vectors), world.snapshot, world.settings.evaluations, Terms(MINIMUM))
+    head = head_on(vectors, world, size)
+    assert head is not None
+    assert head.calibrated_error < start.calibrated_error
+    assert head.calibrated_error == pytest.approx(ours.calibrated_error, abs=0.05)
+    assert (head.kind, head.variant, head.size, head.recipe) == ("baseline", "text-embedding-3-small@32", size, "head")
+    assert head.train_pairs == int(size)
+    assert (head.threshold == head.calibrated_threshold) == (int(size) > 1600)
+    assert head.name == f"text-embedding-3-small@32 baseline + head | {size}"
+
+
+def test_without_the_vectors_of_its_pairs_there_is_none_and_nothing_is_asked(world: World, tmp_path: Path) -> None:
+    assert head_on(paid(world, tmp_path, "calibration", "test"), world, "100") is None
+
+
+def test_a_second_time_it_is_found_without_the_vectors(world: World, tmp_path: Path) -> None:
+    first = head_on(paid(world, tmp_path, "train", "calibration", "test"), world, "100")
+    assert first is not None
+    assert head_on(api(tmp_path / "empty"), world, "100") == first
+    other = HeadRecipe(epochs=1, min_steps=1)
+    assert head_on(api(tmp_path / "empty"), world, "100", other) is None

@@ -1,0 +1,169 @@
+"""The head: what the untuned one keeps, what training learns and never takes for a negative, and how folds are cut."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from flywheel.errors import FlywheelError
+from flywheel.models.catalogue import CATALOGUE
+from flywheel.models.head import Head, untuned_head
+from flywheel.training.head import PairFeatures, folds_by_component, own_components, train_head
+from flywheel.training.job import HeadRecipe
+from flywheel.training.progress import Progress, Trained, ignore_progress
+from flywheel_tests.helpers.clumps import clump_pairs, embed, six_texts
+
+# Steps long enough for pairs as few as these.
+BRISK = HeadRecipe(learning_rate=3e-3)
+WIDTH = CATALOGUE["all-MiniLM-L6-v2"].width
+
+
+def gap(head: Head, pairs: PairFeatures) -> float:
+    """How far the mean scores of duplicates and siblings lie apart, in standard deviations of the siblings'."""
+    scores = pairs.scores(head)
+    same, other = scores[pairs.labels == 1], scores[pairs.labels == 0]
+    return float((same.mean() - other.mean()) / other.std())
+
+
+def test_the_untuned_head_at_full_width_changes_no_cosine() -> None:
+    vectors = embed([text for clump in range(10) for text in six_texts(clump)])
+    turned = untuned_head(vectors, WIDTH).apply(vectors)
+    np.testing.assert_allclose(turned @ turned.T, vectors @ vectors.T, atol=2e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 16, 200])
+def test_a_narrower_untuned_head_is_the_orthonormal_map_that_loses_least_and_repeats(dim: int) -> None:
+    vectors = embed([text for clump in range(20) for text in six_texts(clump)])
+    head = untuned_head(vectors, dim)
+    np.testing.assert_allclose(head.weight @ head.weight.T, np.eye(dim), atol=1e-5)
+    kept = np.sum((vectors @ head.weight.T) ** 2)
+    best = np.sum(np.linalg.svd(vectors, compute_uv=False)[:dim] ** 2)  # Eckart and Young
+    assert kept == pytest.approx(best, rel=1e-5)
+    assert np.array_equal(head.weight, untuned_head(vectors.copy(), dim).weight)
+    assert (head.weight.max(axis=1) == np.abs(head.weight).max(axis=1)).all()  # the sign too is no accident
+    assert not head.bias.any()
+
+
+def test_training_separates_unseen_duplicates_from_siblings_and_repeats_bit_for_bit() -> None:
+    seen, unseen = clump_pairs(range(40)), clump_pairs(range(40, 60))
+    start = untuned_head(seen.features, 64)
+    heard: list[Progress] = []
+    head = train_head(start, seen, BRISK, 0, heard.append)
+    assert gap(head, unseen) > 1.2 * gap(start, unseen)
+    last = heard[-1]
+    assert isinstance(last, Trained)
+    assert (last.done, last.of, last.seconds_left) == (200, 200, 0)  # 600 pairs in batches of 64, twenty times
+    assert last.loss > 0
+    again = train_head(start, seen, BRISK, 0, ignore_progress)
+    assert np.array_equal(head.weight, again.weight)
+    assert np.array_equal(head.bias, again.bias)
+    assert not np.array_equal(head.weight, train_head(start, seen, BRISK, 1, ignore_progress).weight)
+
+
+def test_the_weight_of_a_pair_is_how_much_it_teaches() -> None:
+    pairs = clump_pairs(range(20))
+    start, recipe = untuned_head(pairs.features, 16), HeadRecipe()
+    unsure = np.arange(len(pairs.labels)) % 3 == 0
+    lying = replace(pairs, labels=np.where(unsure, 1 - pairs.labels, pairs.labels))
+    ignored = np.where(unsure, 0.0, 1.0)
+    learned = [
+        train_head(start, replace(each, weights=weights), recipe, 0, ignore_progress).weight
+        for weights in (ignored, pairs.weights)
+        for each in (pairs, lying)
+    ]
+    assert np.array_equal(learned[0], learned[1])
+    assert not np.array_equal(learned[2], learned[3])
+
+
+def test_a_loss_that_is_no_number_is_an_error_that_says_what_to_do() -> None:
+    pairs = clump_pairs(range(8))
+    broken = replace(pairs, features=np.full_like(pairs.features, np.nan))
+    with pytest.raises(FlywheelError, match="loss is nan at step 0: lower the learning rate"):
+        train_head(untuned_head(pairs.features, 16), broken, HeadRecipe(), 0, ignore_progress)
+
+
+def test_vectors_that_are_all_one_point_are_an_error() -> None:
+    pairs = clump_pairs(range(8))
+    constant = Head(np.zeros((16, WIDTH), np.float32), np.ones(16, np.float32))
+    with pytest.raises(FlywheelError, match="collapsed to one point"):
+        train_head(constant, pairs, HeadRecipe(learning_rate=1e-12), 0, ignore_progress)
+
+
+def test_one_question_on_the_left_of_every_pair_is_no_collapse() -> None:
+    pairs = clump_pairs(range(8))
+    star = replace(pairs, left=np.repeat(pairs.left[:1], len(pairs.left)))
+    head = train_head(untuned_head(pairs.features, 16), star, HeadRecipe(), 0, ignore_progress)
+    assert head.apply(pairs.features[pairs.right]).std(axis=0).max() > 0.1
+
+
+def test_texts_of_one_component_are_never_each_others_negatives() -> None:
+    import torch
+
+    from flywheel.training.losses import ranking_loss
+
+    component = torch.tensor([0, 0, 1, 1, 2])
+    label = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0])
+    related = (component[:, None] == component).fill_diagonal_(False)
+    logits = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+    loss = ranking_loss(logits, label, torch.ones(5), component)
+    assert ranking_loss(logits.masked_fill(related, 100.0), label, torch.ones(5), component) == loss
+    assert ranking_loss(logits.masked_fill(related, 100.0), label, torch.ones(5), torch.arange(5)) > loss + 10
+
+    ones = torch.ones(5)
+
+    def with_cell(row: int, column: int) -> torch.Tensor:
+        return ranking_loss(
+            logits.index_put((torch.tensor(row), torch.tensor(column)), torch.tensor(100.0)), label, ones, component
+        )
+
+    assert with_cell(0, 4) > loss + 10  # a text of another component is a negative, both ways, whatever its own label
+    assert with_cell(4, 0) > loss + 10
+    assert with_cell(4, 3) == loss  # neither is a duplicate's text
+    assert ranking_loss(logits, torch.zeros(5), ones, component) == 0
+    assert ranking_loss(logits, label, 0.5 * ones, component) == pytest.approx(0.5 * loss)
+
+
+def test_the_ranking_weight_makes_duplicates_outrank_other_clumps_texts() -> None:
+    import torch
+
+    from flywheel.training.losses import ranking_loss
+
+    pairs = clump_pairs(range(20))
+
+    def loss_after(weight: float) -> float:
+        head = train_head(untuned_head(pairs.features, 32), pairs, HeadRecipe(ranking_weight=weight), 0, ignore_progress)
+        logits = torch.tensor(20 * head.apply(pairs.features[pairs.left]) @ head.apply(pairs.features[pairs.right]).T)
+        ones = torch.ones(len(pairs.labels))
+        return float(ranking_loss(logits, torch.tensor(pairs.labels), ones, torch.tensor(pairs.components)))
+
+    assert loss_after(5.0) < 0.9 * loss_after(0.0)
+
+
+def test_the_ranking_loss_of_a_batch_of_one_pair_is_nothing() -> None:
+    import torch
+
+    from flywheel.training.losses import ranking_loss
+
+    assert ranking_loss(torch.tensor([[0.3]]), torch.ones(1), torch.ones(1), torch.zeros(1)) == 0
+
+
+@hypothesis_settings(max_examples=50, deadline=None)
+@given(components=st.lists(st.integers(0, 12), min_size=5, max_size=60))
+def test_folds_hold_every_row_out_once_and_share_no_component_where_five_exist(components: list[int]) -> None:
+    groups = np.array(components)
+    folds = list(folds_by_component(groups))
+    assert sorted(np.concatenate([held_out for _, held_out in folds])) == list(range(len(groups)))
+    for seen, held_out in folds:
+        assert set(seen) | set(held_out) == set(range(len(groups)))
+        assert not set(seen) & set(held_out)
+        if len(set(components)) >= 5:
+            assert not set(groups[seen]) & set(groups[held_out])
+
+
+def test_own_components_join_pairs_through_shared_questions() -> None:
+    a, b, c, d, e = own_components(["p", "x", "q", "y", "s"], ["q", "y", "r", "z", "t"])
+    assert a == c != b == d
+    assert e not in (a, b)

@@ -1,0 +1,296 @@
+"""A training job is a pure function: its spec names its output, and the output is a whole folder or nothing."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flywheel.errors import FlywheelError
+from flywheel.models.folder import read_head, served_difference
+from flywheel.models.head import Head
+from flywheel.models.vectors import Vectors
+from flywheel.pairs.events.seeds import STARTER
+from flywheel.pairs.events.starter import starter_lines
+from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.settings import Settings
+from flywheel.training.job import HeadRecipe, TrainingJob
+from flywheel.training.model import TrainedModel
+from flywheel.training.progress import Encoded, Event, Failure, Progress, Result, Trained, from_line, ignore_progress
+from flywheel.training.train import train
+from flywheel_tests.helpers.clumps import MINILM, World, clump_world, take_world
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return clump_world(tmp_path_factory.mktemp("world"), clumps=30, min_components=5)
+
+
+@pytest.fixture(scope="module")
+def model(world: World) -> TrainedModel:
+    return train(world.job(), world.snapshot, world.vectors, world.settings.models, ignore_progress)
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Every file of a model folder by its hash, but the seconds that the training took."""
+    files = {str(f.relative_to(folder)): f for f in folder.rglob("*") if f.is_file()}
+    record = {k: v for k, v in json.loads(files.pop("flywheel.json").read_text()).items() if k != "seconds"}
+    return record | {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+
+
+def visible(folder: Path) -> list[str]:
+    return [each.name for each in folder.iterdir() if not each.name.startswith(".")]
+
+
+def test_equal_jobs_give_equal_folders_without_ever_opening_test(world: World, model: TrainedModel, tmp_path: Path) -> None:
+    copied = shutil.copytree(world.snapshot.folder, tmp_path / "snapshot")
+    (copied / "test.parquet").unlink()
+    again = train(world.job(), Snapshot.load(copied), world.vectors, tmp_path / "models", ignore_progress)
+    assert again.folder.name == model.folder.name == world.job().job_id
+    assert contents(again.folder) == contents(model.folder)
+    for mine, theirs in zip(read_head(again.folder), read_head(model.folder), strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_the_folder_says_what_it_is_and_holds_no_pickle(world: World, model: TrainedModel) -> None:
+    record = json.loads((model.folder / "flywheel.json").read_text())
+    assert TrainingJob.from_json(json.dumps(record["job"])) == world.job()
+    assert record["threshold"] == model.fit.threshold
+    assert {"torch", "sentence-transformers", "transformers", "numpy"} <= record["versions"].keys()
+    assert (model.train_pairs, record["calibration_pairs"]) == (100, world.snapshot.calibration.pairs)
+    modules = json.loads((model.folder / "modules.json").read_text())
+    assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Dense", "3_Normalize"]
+    assert all((model.folder / module["path"]).is_dir() for module in modules)
+    card = (model.folder / "README.md").read_text()
+    assert "base_model: sentence-transformers/all-MiniLM-L6-v2\nlicense: apache-2.0\n" in card
+    assert f"{model.fit.threshold:.4f}" in card
+    weights = {str(f.relative_to(model.folder)) for f in model.folder.rglob("*") if f.stat().st_size > 1_000_000}
+    assert weights == {"model.safetensors"}
+    assert {f.suffix for f in model.folder.rglob("*") if f.is_file()} <= {".safetensors", ".json", ".txt", ".md", ".parquet"}
+
+
+def test_own_scores_are_out_of_fold(model: TrainedModel, world: World) -> None:
+    own = pd.read_parquet(model.folder / "own_scores.parquet")
+    pairs = world.snapshot.training_pairs("100", 0, 0.0)
+    head = Head(*read_head(model.folder))
+    left, right = (head.apply(world.vectors.features(list(pairs[text]))) for text in ("text_a", "text_b"))
+    assert list(own["label"]) == list(pairs["label"])
+    assert model.own_fit is not None
+    seen = (left * right).sum(1)
+    same = (pairs["label"] == 1).to_numpy()
+    assert seen[same].mean() - seen[~same].mean() > own["score"][same].mean() - own["score"][~same].mean()
+
+
+def test_base_weights_lie_on_disk_once(model: TrainedModel, world: World) -> None:
+    other = train(world.job(random_seed=1), world.snapshot, world.vectors, world.settings.models, ignore_progress)
+    both = [folder / "model.safetensors" for folder in (model.folder, other.folder)]
+    assert os.path.samefile(*both)
+    assert (model.folder / "2_Dense" / "model.safetensors").stat().st_nlink == 1
+
+
+def test_pickles_beside_the_base_weights_stay_behind(world: World, model: TrainedModel, tmp_path: Path) -> None:
+    base = shutil.copytree(world.vectors.weights, tmp_path / "base")
+    (base / "pytorch_model.bin").write_bytes(b"a pickle")
+    (base / "onnx").mkdir()
+    (base / "onnx" / "model.onnx").write_bytes(b"a graph")
+    vectors = replace(world.vectors, model_paths={MINILM.name: base})
+    again = train(world.job(), world.snapshot, vectors, tmp_path / "models", ignore_progress)
+    assert contents(again.folder) == contents(model.folder)
+
+
+def test_a_finished_job_is_reused_and_nothing_is_encoded(world: World, model: TrainedModel, tmp_path: Path) -> None:
+    empty = Vectors(MINILM, tmp_path, {}, "gone")
+    again = train(world.job(), world.snapshot, empty, world.settings.models, ignore_progress)
+    assert again == replace(model, reused=True)
+    assert not model.reused
+    with pytest.raises(FlywheelError, match="no device 'gone'"):
+        train(world.job(random_seed=7), world.snapshot, empty, world.settings.models, ignore_progress)
+
+
+def test_of_two_at_once_one_trains_and_the_other_finds_its_model(world: World, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as both:
+        runs = [both.submit(train, world.job(), world.snapshot, world.vectors, tmp_path, ignore_progress) for _ in range(2)]
+    assert sorted(run.result().reused for run in runs) == [False, True]
+
+
+def test_a_training_that_breaks_off_leaves_no_model_and_the_next_one_succeeds(world: World, tmp_path: Path) -> None:
+    def stop(event: Progress) -> None:
+        if isinstance(event, Trained):
+            raise KeyboardInterrupt
+
+    models, cache = tmp_path / "models", shutil.copytree(world.settings.cache, tmp_path / "cache")
+    shared = cache / "weights" / world.vectors.weights_id / "model.safetensors"
+    shared.unlink()
+    shared.mkdir()  # the weights can be neither linked nor copied, so that writing the folder fails half way
+    vectors = replace(world.vectors, cache_folder=cache)
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        train(world.job(), world.snapshot, vectors, models, ignore_progress)
+    with pytest.raises(KeyboardInterrupt):
+        train(world.job(), world.snapshot, vectors, models, stop)
+    wild = world.job(head=HeadRecipe(learning_rate=1e30))
+    with pytest.raises(FlywheelError, match="lower the learning rate"), np.errstate(over="ignore"):
+        train(wild, world.snapshot, vectors, models, ignore_progress)
+    assert visible(models) == []
+    shared.rmdir()
+    assert not train(world.job(), world.snapshot, vectors, models, ignore_progress).reused
+    assert visible(models) == [world.job().job_id]
+
+
+def test_a_size_beyond_the_data_is_refused_with_both_numbers(world: World, tmp_path: Path) -> None:
+    held = world.snapshot.train.seed
+    with pytest.raises(FlywheelError, match=rf"Size {held + 1} needs {held + 1} seed pairs, but `train` holds {held}\."):
+        train(world.job(size=str(held + 1)), world.snapshot, world.vectors, tmp_path, ignore_progress)
+
+
+def test_a_few_pairs_train_without_a_threshold_of_their_own(world: World, tmp_path: Path) -> None:
+    small = train(world.job(size="3"), world.snapshot, world.vectors, tmp_path, ignore_progress)
+    assert (small.train_pairs, small.own_fit) == (3, None)
+
+
+def test_no_calibration_split_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    few = clump_world(tmp_path, clumps=3)
+    with pytest.raises(FlywheelError, match=r"no calibration split yet.*Ingest more pairs"):
+        train(few.job(), few.snapshot, few.vectors, few.settings.models, ignore_progress)
+
+
+@pytest.mark.parametrize("damage", [None, "{", "{}", "[]", '{"job": {}}'])
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, damage: str | None) -> None:
+    if damage is not None:
+        (tmp_path / "flywheel.json").write_text(damage)
+    with pytest.raises(FlywheelError, match=r"no model of flywheel|not a training job"):
+        TrainedModel.load(tmp_path)
+
+
+def run_job(job: TrainingJob, world: World, output: Path | str) -> subprocess.CompletedProcess[str]:
+    spec = world.settings.home / f"{job.job_id}.json"
+    spec.write_text(job.to_json())
+    where = [spec, world.snapshot.folder, output, world.settings.cache]
+    return subprocess.run(
+        [sys.executable, "-m", "flywheel.training", *map(str, where)], capture_output=True, text=True, check=False,
+        env={**os.environ, "FLYWHEEL_HOME": str(world.settings.home), "FLYWHEEL_DEVICE": world.settings.device},
+    )  # fmt: skip
+
+
+def told(done: subprocess.CompletedProcess[str]) -> list[Event]:
+    return [from_line(line) for line in done.stdout.splitlines()]
+
+
+def test_the_command_line_makes_the_same_folder(world: World, model: TrainedModel, tmp_path: Path) -> None:
+    done = run_job(world.job(), world, tmp_path / "models")
+    assert done.returncode == 0, done.stderr
+    *progress, result = told(done)
+    assert isinstance(result, Result)
+    assert all(isinstance(event, Trained) for event in progress)
+    assert [event.of for event in progress] == [200] * 100
+    assert result.model == str(tmp_path / "models" / world.job().job_id)
+    assert (result.threshold, result.calibration_error) == (model.fit.threshold, model.calibration_error)
+    assert not result.reused
+    assert contents(Path(result.model)) == contents(model.folder)
+
+
+def test_an_output_at_a_uri_is_whole_or_no_model_and_a_finished_one_is_reused(
+    world: World, model: TrainedModel, tmp_path: Path
+) -> None:
+    output, job = f"file://{tmp_path}/shared", world.job()
+    there = tmp_path / "shared" / job.job_id
+    (there / "modules.json").mkdir(parents=True)  # so that the upload stops half way
+    failed = run_job(job, world, output)
+    assert failed.returncode == 1
+    assert (there / "README.md").exists()
+    assert not (there / "flywheel.json").exists()
+    (there / "modules.json").rmdir()
+    done, again = run_job(job, world, output), run_job(job, elsewhere(world, tmp_path), output)
+    assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
+    assert contents(there) == contents(model.folder)
+    (first,), (second,) = ([event for event in told(run) if isinstance(event, Result)] for run in (done, again))
+    assert first.model == second.model == f"{output}/{job.job_id}"
+    assert replace(first, reused=True) == second
+    assert len(told(again)) == 1
+
+
+def elsewhere(world: World, empty: Path) -> World:
+    """The world on a machine that has neither its models nor its cache."""
+    return replace(world, settings=world.settings.model_copy(update={"home": empty}))
+
+
+def test_the_command_line_refuses_another_snapshot_in_one_sentence(world: World, tmp_path: Path) -> None:
+    done = run_job(world.job(snapshot_id="other"), world, tmp_path / "models")
+    sentence = f"The job names snapshot other, but {world.snapshot.folder} is {world.snapshot.snapshot_id}."
+    assert (done.returncode, told(done), done.stderr) == (1, [Failure(sentence)], f"{sentence}\n")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A few of the starter set's clumps, with the real encoder and nothing cached."""
+    settings = Settings(home=tmp_path_factory.mktemp("starter"), device="cpu", min_components=2)
+    return take_world(settings, list(starter_lines(STARTER / "questions.csv"))[-6 * 48 :])
+
+
+SERVE = """
+import json, sys
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer(sys.argv[1], device="cpu", local_files_only=True)
+vectors = model.encode(sys.stdin.read().splitlines())
+assert not [name for name in sys.modules if name.split(".")[0] == "flywheel"]
+json.dump([model.get_embedding_dimension(), vectors.tolist()], open(sys.argv[2], "w"))
+"""
+
+
+def test_the_folder_serves_the_evaluated_vectors_without_flywheel(starter: World, tmp_path: Path) -> None:
+    heard: list[Progress] = []
+    model = train(starter.job(size="20"), starter.snapshot, starter.vectors, starter.settings.models, heard.append)
+    needed = len(unique_texts(starter.snapshot.pairs("train"), starter.snapshot.pairs("calibration")))
+    assert [event for event in heard if isinstance(event, Encoded)][-1] == Encoded(needed, needed)
+
+    texts = unique_texts(starter.snapshot.pairs("calibration"))[:40]
+    expected = Head(*read_head(model.folder)).apply(starter.vectors.features(texts))
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", SERVE, str(model.folder), str(tmp_path / "vectors.json")],
+        input="\n".join(texts), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    width, served = json.loads((tmp_path / "vectors.json").read_text())
+    assert width == 32
+    assert np.abs(np.array(served) @ np.array(served).T - expected @ expected.T).max() < 0.005  # the cache's are bfloat16's
+    np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1, atol=1e-5)
+    assert served_difference(model.folder, texts, expected) < 0.005
+    assert served_difference(model.folder, texts, np.concatenate([-expected[:1], expected[1:]])) > 0.1
+    assert served_difference(model.folder, texts, expected[:, :16]) == np.inf
+
+
+class QuickVectors(Vectors):
+    """Vectors whose encoder is quick and knows nothing."""
+
+    @property
+    def _encoder(self) -> Any:
+        return None
+
+
+def quick(encoder: None, texts: list[str], progress: Callable[[int, int], None] | None) -> np.ndarray:
+    for done in range(0, len(texts), 100):
+        if progress is not None:
+            progress(min(done + 100, len(texts)), len(texts))
+    return np.ones((len(texts), 3 * MINILM.width))
+
+
+def test_progress_counts_on_over_the_chunks_in_which_texts_are_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flywheel.models.vectors.pooled", quick)
+    heard: list[tuple[int, int]] = []
+    vectors, texts = QuickVectors(MINILM, tmp_path, {}, "gone"), [str(number) for number in range(5000)]
+    vectors.get(texts[:10])
+    assert vectors.missing(texts) == 4990
+    vectors.get(texts, lambda done, total: heard.append((done, total)))
+    assert heard == sorted(set(heard))
+    assert heard[-1] == (4990, 4990)
+    assert {total for _, total in heard} == {4990}

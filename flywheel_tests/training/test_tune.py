@@ -1,0 +1,245 @@
+"""Layers that are trained: only they move, the best of them ship with their head, and a killed training ends the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flywheel.errors import FlywheelError
+from flywheel.evaluation.evaluate import evaluate, tuned_subject
+from flywheel.evaluation.records import Terms
+from flywheel.models.folder import open_model, read_head, served_difference, write_model
+from flywheel.models.head import Head
+from flywheel.models.vectors import Vectors
+from flywheel.pairs.events.seeds import STARTER
+from flywheel.pairs.events.starter import starter_lines
+from flywheel.settings import Settings
+from flywheel.training.job import TUNING, TrainingJob, TuningRecipe
+from flywheel.training.model import TrainedModel
+from flywheel.training.progress import Encoded, Progress, Trained, ignore_progress
+from flywheel.training.starts import start_from_features
+from flywheel.training.train import pair_features, train
+from flywheel_tests.helpers.clumps import MINILM, World, take_world
+
+DIMS = (32, 16)
+QUICK = {"epochs": 1, "min_steps": 6, "batch_size": 16, "learning_rate": 2e-4}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A few questions of the starter set, encoded by MiniLM itself."""
+    settings = Settings(home=tmp_path_factory.mktemp("tuning"), device="cpu", max_component_pairs=100, min_components=2)
+    found = take_world(settings, list(starter_lines(STARTER / "questions.csv"))[-12 * 48 :])
+    return replace(found, vectors=Vectors(MINILM, settings.cache, {}, "cpu"))
+
+
+def job_of(world: World, recipe: str, **fields: Any) -> TrainingJob:
+    usual = TUNING[recipe]
+    assert usual is not None
+    return world.job(recipe=recipe, size="48", dims=DIMS, tuning=replace(usual, **{**QUICK, **fields}))
+
+
+def tuned(world: World, job: TrainingJob, target: Path, heard: list[Progress] | None = None, **inputs: Any) -> Head:
+    from flywheel.training.tune import TuningTask, tune
+
+    start, scale = start_from_features(world.snapshot, world.vectors, max(DIMS))
+    pairs = world.snapshot.training_pairs(job.size, 0, 0.0)
+    training = pair_features(pairs, world.vectors, scale)
+    task = TuningTask(job, start, scale, pairs, training, world.snapshot.pairs("calibration"), world.vectors)
+    return tune(replace(task, **inputs), target, heard.append if heard is not None else ignore_progress)
+
+
+def tensors(folder: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def changed(world: World, folder: Path) -> set[str]:
+    before, after = tensors(world.vectors.weights), tensors(folder)
+    assert before.keys() == after.keys()
+    return {name for name in before if not np.array_equal(before[name], after[name])}
+
+
+@pytest.fixture(scope="module")
+def top(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Head, list[Progress]]:
+    heard: list[Progress] = []
+    target = tmp_path_factory.mktemp("top")
+    return target, tuned(world, job_of(world, "top"), target, heard), heard
+
+
+def test_only_the_uppermost_layers_move(world: World, top: tuple[Path, Head, list[Progress]]) -> None:
+    moved = changed(world, top[0])
+    assert moved
+    assert {name.split(".")[2] for name in moved} == {"4", "5"}
+    assert all(name.startswith("encoder.layer.") for name in moved)
+    trained = [event for event in top[2] if isinstance(event, Trained)]
+    assert trained[-1].done == trained[-1].of == 6
+    assert any(isinstance(event, Encoded) for event in top[2])
+
+
+def test_the_saved_encoder_gives_the_vectors_that_were_trained(
+    world: World, top: tuple[Path, Head, list[Progress]], tmp_path: Path
+) -> None:
+    """What was trained on cached lower states must come out of the whole model, from texts."""
+    from flywheel.training.train import _encoder_folder
+
+    folder = _encoder_folder(world.vectors, top[0])
+    texts = list(world.snapshot.pairs("calibration")["text_a"])[:20]
+    vectors = top[1].apply(replace(world.vectors, tuned=folder).features(texts))
+    (tmp_path / "model").mkdir()
+    write_model(tmp_path / "model", world.vectors.weights, top[0] / "model.safetensors", top[1].weight, top[1].bias)
+    served = open_model(tmp_path / "model", "cpu").encode(texts, show_progress_bar=False)
+    assert np.abs(served @ served.T - vectors @ vectors.T).max() < 0.01
+    untouched = top[1].apply(world.vectors.features(texts))
+    assert np.abs(served @ served.T - untouched @ untouched.T).max() > 0.01
+
+
+def test_a_second_call_trains_nothing(world: World, top: tuple[Path, Head, list[Progress]]) -> None:
+    heard: list[Progress] = []
+    again = tuned(world, job_of(world, "top"), top[0], heard)
+    assert heard == []
+    assert np.array_equal(again.weight, top[1].weight)
+
+
+def test_full_moves_every_layer_that_is_read(world: World, tmp_path: Path) -> None:
+    tuned(world, job_of(world, "full"), tmp_path)
+    moved = changed(world, tmp_path)
+    assert {name.split(".")[2] for name in moved if name.startswith("encoder.layer.")} == set("012345")
+    assert "embeddings.word_embeddings.weight" in moved
+    assert not [name for name in moved if name.startswith("pooler.")]
+
+
+def test_adapters_are_added_to_the_weights(world: World, tmp_path: Path) -> None:
+    tuned(world, job_of(world, "full", lora_rank=4, learning_rate=1e-3), tmp_path)
+    moved = changed(world, tmp_path)
+    assert "encoder.layer.0.attention.self.query.weight" in moved
+    assert all(name.endswith(".weight") and "LayerNorm" not in name and "embeddings" not in name for name in moved)
+
+
+def test_one_training_serves_every_dimension_and_each_is_evaluated_as_it_is_served(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flywheel.training.train.why_no_gain", lambda *scores: None)  # so few pairs prove nothing
+    jobs = {dim: replace(job_of(world, "top"), variant=f"all-MiniLM-L6-v2@{dim}") for dim in DIMS}
+    heard: dict[int, list[Progress]] = {dim: [] for dim in DIMS}
+
+    def run(dim: int) -> TrainedModel:
+        return train(jobs[dim], world.snapshot, world.vectors, tmp_path, heard[dim].append)
+
+    with ThreadPoolExecutor(2) as both:  # at once: layers that are shared are trained by one of them
+        models = dict(zip(DIMS, both.map(run, DIMS), strict=True))
+    layers = [dim for dim in DIMS if any(isinstance(event, Trained) and event.of == 6 for event in heard[dim])]
+    assert len(layers) == 1
+    assert os.path.samefile(*(models[dim].folder / "model.safetensors" for dim in DIMS))
+    wide, narrow = (read_head(models[dim].folder) for dim in DIMS)
+    np.testing.assert_array_equal(wide[0][:16], narrow[0])
+    texts = list(world.snapshot.pairs("calibration")["text_a"])[:20]
+    for model in models.values():
+        assert model.tuned_encoder
+        subject = tuned_subject(model, world.vectors)
+        assert served_difference(model.folder, texts, subject.embed(texts)) < 0.01
+        record, _ = evaluate(subject, world.snapshot, tmp_path / "evaluations", Terms(2))
+        assert record.recipe == "top"
+        # without a threshold of its own the error is the shared one, with nothing left to excuse
+        assert (record.error, record.interval) == (record.calibrated_error, record.calibrated_interval)
+        assert record.own_note is None
+        assert "its uppermost layers and a linear head" in (model.folder / "README.md").read_text()
+
+
+def test_the_best_checkpoint_comes_back_whole(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader that drops the head, or keeps the last state, would leave the head where training ended."""
+    import torch
+    from safetensors.torch import load_file
+
+    from flywheel.training.trainer import Trainer
+
+    kept: dict[str, Any] = {}
+    original = Trainer._load_best_model
+
+    def spy(trainer: Any) -> None:
+        kept["ended"] = trainer.model[2].linear.weight.detach().clone()
+        best = Path(trainer.state.best_model_checkpoint)
+        kept["best"] = load_file(best / "state.safetensors")["model.2.linear.weight"]
+        original(trainer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_load_best_model", spy)
+        head = tuned(world, job_of(world, "top", learning_rate=5e-3, head_learning_rate=0.5, min_steps=12), tmp_path)
+    assert not torch.equal(kept["ended"], kept["best"])
+    np.testing.assert_array_equal(head.weight, kept["best"].numpy())
+
+
+def test_a_loss_that_is_no_number_is_an_error_and_leaves_no_model(world: World, tmp_path: Path) -> None:
+    job = job_of(world, "top", learning_rate=1.0, head_learning_rate=1.0)
+    with pytest.raises(FlywheelError, match=r"The loss is nan: lower the learning rate\. The last good checkpoint stays"):
+        tuned(world, job, tmp_path, scale=np.float32(np.nan))
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_vectors_that_collapse_stop_the_training(world: World, tmp_path: Path) -> None:
+    width = 3 * MINILM.width
+    constant = Head(np.zeros((max(DIMS), width), np.float32), np.ones(max(DIMS), np.float32))
+    job = job_of(world, "top", learning_rate=1e-9, head_learning_rate=1e-9)
+    with pytest.raises(FlywheelError, match=r"the vectors have collapsed\. Lower the learning rate\. No model was saved"):
+        tuned(world, job, tmp_path, start=constant)
+
+
+def test_more_layers_than_the_model_has_are_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(FlywheelError, match="The model has 6 layers; recipe top takes fewer than that"):
+        tuned(world, job_of(world, "top", layers=6), tmp_path)
+
+
+@pytest.mark.parametrize("recipe", ["top", "full"])
+def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_one(
+    world: World, recipe: str, tmp_path: Path
+) -> None:
+    job = job_of(world, recipe, min_steps=15)
+
+    def command(models: Path) -> subprocess.Popen[bytes]:
+        spec = tmp_path / "job.json"
+        spec.write_text(job.to_json())
+        where = [spec, world.snapshot.folder, models, world.settings.cache]
+        environment = {**os.environ, "FLYWHEEL_HOME": str(world.settings.home), "FLYWHEEL_DEVICE": "cpu"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "flywheel.training", *map(str, where)], env=environment, stdout=subprocess.DEVNULL
+        )
+
+    assert command(tmp_path / "undisturbed").wait() == 0
+    process = command(tmp_path / "killed")
+    checkpoints = tmp_path / "killed" / ".tuned" / job.tuning_id / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("*/trainer_state.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / job.job_id).exists()
+    assert command(tmp_path / "killed").wait() == 0
+    places = [tmp_path / name / ".tuned" / job.tuning_id for name in ("undisturbed", "killed")]
+    for name in ("model.safetensors", "head.safetensors"):
+        assert (places[0] / name).read_bytes() == (places[1] / name).read_bytes()
+    assert not checkpoints.exists()
+
+
+def test_a_checkpoint_that_was_being_written_is_not_taken(tmp_path: Path) -> None:
+    from flywheel.training.tune import _last_whole_checkpoint
+
+    for step, state in ((5, '{"global_step": 5}'), (10, '{"global'), (15, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert _last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
+
+
+def test_recipes_name_their_layers() -> None:
+    assert TUNING["head"] is None
+    assert TUNING["full"] == TuningRecipe(layers=None)
