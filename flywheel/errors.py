@@ -19,6 +19,34 @@ class StoreBusyError(FlywheelError):
     """The database stayed locked by another process for longer than the bounded wait."""
 
 
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What a library's error says, on one line of at most `limit` characters and without a full stop."""
+    return " ".join(str(error).split())[:limit].rstrip(". ")
+
+
+def validation_fault(error: Exception) -> str:
+    """What is wrong with a file, in a line: of what pydantic found the first, with the field's place in the file."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}".removeprefix(": ")
+
+
+@contextmanager
+def needs_extra(extra: str, purpose: str) -> Iterator[None]:
+    """Turn a package that is not installed into a `FlywheelError` that says which extra of flywheel has it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        raise FlywheelError(
+            f"{purpose} needs the package {package}. Install it with pip install 'flywheel[{extra}]', or in a clone with "
+            f"pip install -c constraints.txt -e '.[{extra}]'."
+        ) from error
+
+
 def disk_is_full(path: Path) -> bool:
     """Whether less than a mebibyte is left where `path` lies, so that any failed write there has this cause."""
     place = next(folder for folder in (path, *path.parents) if folder.exists())
@@ -40,7 +68,7 @@ def explain_disk_errors(where: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
             raise FlywheelError(
                 f"{error.filename or where} cannot be written ({error.strerror}). "
-                "Choose another home with --home or FLYWHEEL_HOME, or mend the permissions."
+                "Choose another home with --home or FLYWHEEL_HOME, or change the permissions."
             ) from error
         raise
     except Exception as error:  # libraries that write files in other languages raise errors of their own

@@ -19,7 +19,7 @@ _ASIDE = ".aside-"
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """An empty folder inside `parent`, gone when the block ends unless `publish` has renamed it.
+    """An empty folder inside `parent`, deleted on exit unless `publish` has renamed it.
 
     What killed processes left behind in `parent` is removed first.
     """

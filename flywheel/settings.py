@@ -1,168 +1,211 @@
-"""One typed settings object: `flywheel.toml` in the working directory, then `FLYWHEEL_*` environment variables on top."""
+"""All settings: the groups that the rooms declare, read from `<home>/flywheel.toml` and `FLYWHEEL_*` variables.
 
+`[baseline] url = "..."` in the file is `FLYWHEEL_BASELINE__URL` in the environment, which wins.
+"""
+
+import json
+import logging
 import os
+import re
+import shlex
+import tomllib
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_origin
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from flywheel.compute.options import ComputeOptions
 from flywheel.errors import FlywheelError
+from flywheel.evaluation.options import EvaluationOptions
+from flywheel.evidence.options import EvidenceOptions
+from flywheel.home import Home
+from flywheel.models.options import BaselineOptions, ModelOptions
+from flywheel.pairs.options import PairOptions, SplitOptions, StorageOptions
+from flywheel.registry.options import PromotionOptions
+from flywheel.training.options import RetrainingOptions, TrainingOptions
 
-PROJECT = Path(__file__).resolve().parents[1]
+log = logging.getLogger(__name__)
+
+Origin = Literal["default", "file", "environment"]
+DEFAULT_HOME = Path("data")
+_HOME_VARIABLE = "FLYWHEEL_HOME"
 
 
 class Settings(BaseSettings):
-    """Every setting of flywheel with its default. Shares are fractions, sizes are counts of pairs."""
+    """Every setting, in groups. Explicit arguments are overridden by the environment, except for `home`."""
 
-    model_config = SettingsConfigDict(env_prefix="FLYWHEEL_", toml_file="flywheel.toml", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="FLYWHEEL_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    home: Path = Field(Path("data"), description="Folder that holds all state.")
-    random_seed: int = Field(0, ge=0, lt=2**32, description="Redraws the training order and every random choice of training.")
-
-    seed: Literal["starter", "quora", "none"] = Field("starter", description="Which seed pairs `seed_pairs` ingests.")
-    quora_path: Path | None = Field(None, description="Parquet file of Quora pairs; without it they come from the hub.")
-
-    columns: dict[str, str] = Field(default_factory=dict, description="Our field name -> the column's name in your files.")
-    redact: tuple[Literal["email", "phone", "card"], ...] = Field((), description="What leaves texts before they are stored.")
-    redact_region: str = Field(
-        "US", min_length=2, max_length=2, description="Country whose way of writing phone numbers counts."
-    )
-    redact_hook: str | None = Field(None, description="A function of yours, module:function, from text to text, run last.")
-    memory_limit: str = Field("512MB", description="What the database may keep in memory; the rest goes to disk.")
-
-    store: str | None = Field(
-        None, pattern="^ducklake:(sqlite|postgres):.+", description="A DuckLake catalogue instead of <home>/flywheel.duckdb."
-    )
-    store_data: str | None = Field(None, description="Where that catalogue's Parquet files go; s3://bucket/path or a folder.")
-    snapshot_store: str | None = Field(
-        None, description="Where snapshots go besides the home: any fsspec URI, s3://bucket/path."
-    )
-
-    test_share: float = Field(0.3, ge=0, lt=1, description="Share of the seed pairs that `test` should hold.")
-    calibration_share: float = Field(0.25, ge=0, lt=1, description="The same for `calibration`.")
-    interaction_test_share: float = Field(0.1, ge=0, lt=1, description="Share of the interaction pairs for `test`.")
-    interaction_calibration_share: float = Field(0.1, ge=0, lt=1, description="The same for `calibration`.")
-    max_split_pairs: int = Field(10_000, gt=0, description="`test` and `calibration` need no more pairs than this each.")
-    max_component_pairs: int = Field(50, gt=0, description="Larger components train, or are cut where shares need it.")
-    target_prior: float | None = Field(
-        None, gt=0, lt=1, description="Share of duplicates among what users meet, until 500 of their own labels tell it."
-    )
-    min_components: int = Field(40, gt=1, description="Fewer components than this give no interval and no verdict.")
-    interaction_share: float = Field(0.0, ge=0, lt=1, description="Interaction pairs in every prefix of a numbered size.")
-    interaction_window_days: int | None = Field(None, gt=0, description="Train on interaction pairs at most this old.")
-
-    model_paths: dict[str, Path] = Field(default_factory=dict, description="Base model name -> local folder of weights.")
-    device: str = Field("auto", description="Where encoders run: auto, cpu, cuda, cuda:N or mps.")
-    state_cache_gb: float = Field(
-        20.0, gt=0, allow_inf_nan=False, description="Disk for the recipe top's token states, per base model."
-    )
-    price_per_hour: float | None = Field(
-        None, ge=0, allow_inf_nan=False, description="What an hour of this machine costs; plans then show money."
-    )
-    recipes: dict[Literal["head", "top", "full"], dict[str, float | int]] = Field(
-        default_factory=dict, description="Fields of a recipe that differ from its defaults: learning_rate, lora_rank, ..."
-    )
-    compute: Literal["inline", "process"] = Field(
-        "process", description="Where training jobs run: in the run's own process, or in one of their own; verbs train inline."
-    )
-
-    baseline: Literal["auto", "openai", "local"] = Field(
-        "auto", description="auto: the API if its vectors are cached or a key is set, else the local baseline."
-    )
-    baseline_model: str = Field("text-embedding-3-small", min_length=1)
-    baseline_dimensions: int = Field(1536, gt=0)
-    baseline_url: str = Field("https://api.openai.com/v1", description="Any OpenAI-compatible endpoint.")
-    baseline_price: float = Field(
-        0.02, ge=0, allow_inf_nan=False, description="US dollars for a million tokens of that endpoint's model."
-    )
-    corpus_texts: int = Field(1_000_000, gt=0, description="Texts of the corpus whose embedding the page of evidence prices.")
-    baseline_local: str = Field("all-MiniLM-L6-v2@384", description="Variant that stands in, untuned, without the API.")
-
-    max_broken_share: float = Field(0.1, gt=0, le=1, description="Most of the champion's right pairs a challenger may break.")
-    shown_flips: int = Field(10, ge=0, description="Broken and mended pairs that the page of evidence shows, of each.")
-    max_retrieval_loss: float = Field(0.005, ge=0, le=1, description="Most MRR@10 or recall@10 a challenger may lose.")
-    worth_of_doubling: float = Field(
-        0.0025, gt=0, lt=1, description="Least fall of the error rate for which twice the training pairs are worth collecting."
-    )
-    retrain_after: int = Field(2_000, gt=0, description="New training pairs that start a retraining run.")
-    retrain_variant: str = Field("all-MiniLM-L6-v2@384", description="What a retrain trains while there is no champion.")
-    retrain_cron: str = Field("0 3 * * 1", description="When the weekly retraining runs (UTC).")
-    gpu_slots: int = Field(1, gt=0, description="Training steps that may run at once, each on a device of its own.")
-
-    @field_validator("home", "quora_path")
-    @classmethod
-    def _expand(cls, value: Path | None) -> Path | None:
-        return value.expanduser().resolve() if value is not None else None
-
-    @model_validator(mode="after")
-    def _shares(self) -> "Settings":
-        for test, calibration in (
-            (self.test_share, self.calibration_share),
-            (self.interaction_test_share, self.interaction_calibration_share),
-        ):
-            if test + calibration >= 1:
-                raise ValueError("test and calibration shares leave nothing to train on")
-        return self
+    home: Path = DEFAULT_HOME
+    pairs: PairOptions = PairOptions()
+    splits: SplitOptions = SplitOptions()
+    storage: StorageOptions = StorageOptions()
+    models: ModelOptions = ModelOptions()
+    training: TrainingOptions = TrainingOptions()
+    compute: ComputeOptions = ComputeOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
+    baseline: BaselineOptions = BaselineOptions()
+    promotion: PromotionOptions = PromotionOptions()
+    retraining: RetrainingOptions = RetrainingOptions()
+    evidence: EvidenceOptions = EvidenceOptions()
 
     @classmethod
     def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Explicit arguments win over the environment, the environment over flywheel.toml."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        """The environment wins over what is passed in, which is what the file holds."""
+        return env_settings, init_settings
 
     @property
     def openai_api_key(self) -> str | None:
         """The API key, from the environment only, so that no settings dump can show it."""
         return os.environ.get("OPENAI_API_KEY") or None
 
-    @property
-    def database(self) -> Path:
-        return self.home / "flywheel.duckdb"
 
-    @property
-    def inbox(self) -> Path:
-        return self.home / "inbox"
+def groups() -> dict[str, type[BaseModel]]:
+    """The class of each group, by its name in the file."""
+    fields = Settings.model_fields.items()
+    return {name: type(field.default) for name, field in fields if isinstance(field.default, BaseModel)}
 
-    @property
-    def snapshots(self) -> Path:
-        return self.home / "snapshots"
 
-    @property
-    def models(self) -> Path:
-        return self.home / "models"
-
-    @property
-    def cache(self) -> Path:
-        return self.home / "cache"
-
-    @property
-    def evaluations(self) -> Path:
-        return self.home / "evaluations"
-
-    @property
-    def registry(self) -> Path:
-        return self.home / "registry"
+def find_home(home: Path | None = None) -> Home:
+    """The home that was named, else that of FLYWHEEL_HOME, else `data/` in the working directory."""
+    root = home or Path(os.environ.get(_HOME_VARIABLE) or DEFAULT_HOME)
+    return Home(root.expanduser().resolve())
 
 
 def load_settings(home: Path | None = None) -> Settings:
-    """Read the settings; `home` overrides flywheel.toml and the environment.
+    """Read the settings of a home (see `find_home`).
 
-    Raises FlywheelError naming every setting that is wrong.
+    Raises FlywheelError naming every setting that is unknown or invalid.
     """
-    known = {f"FLYWHEEL_{name.upper()}" for name in Settings.model_fields}
-    if unknown := sorted(name for name in os.environ if name.startswith("FLYWHEEL_") and name not in known):
-        raise FlywheelError(f"{', '.join(unknown)} is no setting; `flywheel config` lists them all.")
+    place = find_home(home)
+    _warn_of_a_file_elsewhere(place.settings_file)
+    in_file, in_environment = _read_file(place.settings_file), _read_environment()
+    for group, options in in_file.items():  # without this a table in the environment would be merged with that of the file
+        in_file[group] = {name: value for name, value in options.items() if name not in in_environment.get(group, {})}
     try:
-        return Settings() if home is None else Settings(home=home)
+        settings = Settings(**in_file)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise FlywheelError(f"Settings are wrong: {wrong}. Mend flywheel.toml or the FLYWHEEL_* variables.") from error
-    except ValueError as error:
-        raise FlywheelError(f"flywheel.toml or a FLYWHEEL_* variable cannot be read: {error}.") from error
+        raise FlywheelError(
+            f"Invalid settings: {_listed(error, in_environment)}. Fix {place.settings_file} or the FLYWHEEL_* variables; "
+            "`flywheel config` lists every setting."
+        ) from error
+    return settings.model_copy(update={"home": place.root})
+
+
+def origins(home: Path | None = None) -> dict[tuple[str, str], Origin]:
+    """Where the value of each setting comes from, by group and name."""
+    in_file, in_environment = _read_file(find_home(home).settings_file), _read_environment()
+
+    def origin(group: str, name: str) -> Origin:
+        if name in in_environment.get(group, {}):
+            return "environment"
+        return "file" if name in in_file.get(group, {}) else "default"
+
+    return {(group, name): origin(group, name) for group, options in groups().items() for name in options.model_fields}
+
+
+def settings_template() -> str:
+    """A `flywheel.toml` that explains every setting, each commented out at its default."""
+    lines = ["# Settings of this home. Remove the # before a line to change it; `flywheel config` shows what is in force."]
+    for group, options in groups().items():
+        lines += ["", f"# {(options.__doc__ or '').splitlines()[0]}", f"[{group}]"]
+        defaults = options()
+        for name, field in options.model_fields.items():
+            value = getattr(defaults, name)
+            shown = "" if value is None else to_toml(value)
+            lines += [f"# {field.description}", f"# {name} = {shown}".rstrip()]
+    return "\n".join(lines) + "\n"
+
+
+def without_secrets(value: Any) -> Any:
+    """A setting's value with passwords inside an address replaced, for showing it."""
+    if not isinstance(value, str):
+        return value
+    value = re.sub(r"(://[^:/@\s]+:)[^@\s]+@", r"\1***@", value)
+    return re.sub(r"(?i)(password\s*=\s*)('[^']*'|\S+)", r"\1***", value)
+
+
+def to_toml(value: Any) -> str:
+    """A setting's value as TOML writes it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(str(key))} = {to_toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(to_toml, value)) + "]"
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except NotADirectoryError as error:
+        raise FlywheelError(f"{file.parent} is not a folder. Choose another home with --home or FLYWHEEL_HOME.") from error
+    except (OSError, ValueError) as error:
+        raise FlywheelError(f"{file} cannot be read: {error}. Fix it, or move it away to use the defaults.") from error
+    known = groups()
+    loose = sorted(name for name, value in content.items() if name not in known or not isinstance(value, dict))
+    if loose:
+        raise FlywheelError(
+            f"Unknown setting in {file}: {', '.join(loose)}. Settings come in groups ({', '.join(known)}), such as [baseline] "
+            'with url = "..." below it; `flywheel config` lists them all.'
+        )
+    return content
+
+
+def _read_environment() -> dict[str, Any]:
+    """What FLYWHEEL_* variables say, in groups. Raises FlywheelError for one that names no setting, or is not JSON."""
+    fields = {
+        f"FLYWHEEL_{group}__{name}".upper(): field
+        for group, options in groups().items()
+        for name, field in options.model_fields.items()
+    }
+    unknown = sorted(n for n in os.environ if n.startswith("FLYWHEEL_") and n.upper() not in {*fields, _HOME_VARIABLE})
+    if unknown:
+        raise FlywheelError(
+            f"Unknown setting {', '.join(unknown)}. Variables are named FLYWHEEL_<GROUP>__<SETTING>, such as "
+            "FLYWHEEL_BASELINE__URL; `flywheel config` lists every setting."
+        )
+    for name, value in os.environ.items():
+        field = fields.get(name.upper())
+        if field is not None and get_origin(field.annotation) in (dict, tuple) and not _is_json(value):
+            raise FlywheelError(f'{name} is not JSON: {value}. Write a list as ["a", "b"] and a table as {{"name": "value"}}.')
+    return EnvSettingsSource(Settings)()
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(error: ValidationError, in_environment: Mapping[str, Any]) -> str:
+    """Every wrong setting by the name under which it was given, and what is wrong with it."""
+
+    def line(loc: tuple[int | str, ...], message: str) -> str:
+        given = in_environment.get(str(loc[0]), {})
+        from_environment = len(loc) > 1 and isinstance(given, Mapping) and loc[1] in given
+        name = f"FLYWHEEL_{loc[0]}__{loc[1]}".upper() if from_environment else ".".join(map(str, loc))
+        return f"{name}: {message.removeprefix('Value error, ')}"
+
+    return "; ".join(line(each["loc"], each["msg"]) for each in error.errors())
+
+
+@cache
+def _warn_of_a_file_elsewhere(file: Path) -> None:
+    """Settings once were read from the working directory, and a file there looks as if it counted."""
+    here = Path(file.name)
+    if here.exists() and not file.exists():
+        move = f"mv {here} {shlex.quote(str(file))}"
+        if not file.parent.exists():
+            move = f"mkdir -p {shlex.quote(str(file.parent))} && {move}"
+        log.warning("%s is not read, since settings belong to a home. To use it: %s", here.resolve(), move)

@@ -1,10 +1,9 @@
-"""Snapshots and model folders on shared storage, through fsspec: a folder of files, one of which is written last.
+"""Files at a path or a URI, through fsspec: read one, copy a folder there or back.
 
-A snapshot's folder without a manifest is no snapshot, nor is a model's without its record a model: an upload that was
-killed leaves one, and the next upload completes it.
+A folder counts as whole only when the one file that is written last is there, so an upload that was killed leaves
+nothing that is taken for a snapshot or a model; the next upload completes it.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +11,28 @@ from typing import Any
 
 from flywheel.errors import FlywheelError
 
-LATEST = "latest.json"
+
+def is_uri(place: str) -> bool:
+    """Whether a place is a URI (s3://bucket/path) and not a local path."""
+    return "://" in place
 
 
-_MANIFEST = "manifest.json"
+def read(place: str) -> bytes | None:
+    """The content of the file at a URI or path, or None when there is none. Raises FlywheelError when it cannot be read."""
+    with _explained(place, "read"):
+        storage, path = _open(place)
+        return bytes(storage.cat_file(path)) if storage.exists(path) else None
 
 
-def upload(folder: Path, uri: str, last: str = _MANIFEST) -> None:
+def write(place: str, content: bytes) -> None:
+    """Write a file. Raises FlywheelError when the storage cannot be written."""
+    with _explained(place, "written"):
+        storage, path = _open(place)
+        storage.makedirs(path.rpartition("/")[0], exist_ok=True)
+        storage.pipe_file(path, content)
+
+
+def upload(folder: Path, uri: str, last: str) -> None:
     """Copy a folder to `uri`, its file `last` last, unless that is there already.
 
     Raises FlywheelError when the storage cannot be written.
@@ -34,66 +48,54 @@ def upload(folder: Path, uri: str, last: str = _MANIFEST) -> None:
             storage.put_file(str(folder / name), target)
 
 
-def read(uri: str) -> bytes | None:
-    """The content of the file at `uri`, a URI or a path, or None when there is none."""
-    with _explained(uri, "read"):
-        storage, path = _open(uri)
-        return bytes(storage.cat_file(path)) if storage.exists(path) else None
+def download(uri: str, folder: Path, last: str) -> None:
+    """Copy the folder at `uri` into an empty folder.
 
-
-def download(uri: str, folder: Path) -> None:
-    """Copy the snapshot at `uri` into an empty folder. Raises FlywheelError when there is none, or it cannot be read."""
+    Raises FlywheelError when its file `last` is not there, or it cannot be read.
+    """
     with _explained(uri, "read"):
         storage, root = _open(uri)
-        if not storage.exists(f"{root}/{_MANIFEST}"):
-            raise FlywheelError(f"{uri} holds no whole snapshot.")
-        for path in storage.ls(root, detail=False):
-            storage.get_file(path, str(folder / path.rpartition("/")[2]))
+        if not storage.exists(f"{root}/{last}"):
+            raise FlywheelError(f"{uri} is not complete: it has no {last}. Upload it again.")
+        for path in storage.find(root):
+            target = folder / path.removeprefix(f"{root}/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            storage.get_file(path, str(target))
 
 
-def remove(store: str, snapshot_id: str) -> None:
-    """Delete a snapshot from the storage `store`, if it is there; its manifest first."""
-    newest, uri = latest_id(store), f"{store}/{snapshot_id}"
+def delete_file(place: str) -> None:
+    """Delete a file, if it is there. Raises FlywheelError when the storage cannot be written."""
+    with _explained(place, "written"):
+        storage, path = _open(place)
+        if storage.exists(path):
+            storage.rm_file(path)
+
+
+def delete_folder(uri: str, last: str) -> None:
+    """Delete a folder, if it is there, its file `last` first. Raises FlywheelError when the storage cannot be written."""
+    delete_file(f"{uri}/{last}")
     with _explained(uri, "written"):
         storage, root = _open(uri)
-        if newest == snapshot_id:
-            storage.rm_file(f"{root.rpartition('/')[0]}/{LATEST}")
-        if storage.exists(f"{root}/{_MANIFEST}"):
-            storage.rm_file(f"{root}/{_MANIFEST}")
         if storage.exists(root):
             storage.rm(root, recursive=True)
 
 
-def latest_id(store: str) -> str | None:
-    """The id of the snapshot written last to the storage `store`, or None."""
-    with _explained(store, "read"):
-        found = read(f"{store}/{LATEST}")
-        return None if found is None else str(json.loads(found))
-
-
-def write_latest(store: str, snapshot_id: str) -> None:
-    """Let `latest_id` answer `snapshot_id` from now on."""
-    with _explained(store, "written"):
-        storage, root = _open(store)
-        storage.pipe_file(f"{root}/{LATEST}", json.dumps(snapshot_id).encode())
-
-
-def _open(uri: str) -> tuple[Any, str]:
+def _open(place: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs
 
-    storage, root = url_to_fs(uri)
+    storage, root = url_to_fs(place)
     storage.invalidate_cache()  # other machines write there too
     return storage, root.rstrip("/")
 
 
 @contextmanager
-def _explained(uri: str, done: str) -> Iterator[None]:
+def _explained(place: str, done: str) -> Iterator[None]:
     try:
         yield
     except FlywheelError:
         raise
     except Exception as error:  # every storage library raises kinds of its own
         raise FlywheelError(
-            f"{uri} cannot be {done} ({type(error).__name__}: {error}). Look at the address (of snapshots: the setting "
-            "snapshot_store), at the credentials and at the network; nothing is lost, run the same command again."
+            f"{place} cannot be {done} ({type(error).__name__}: {error}). Check the address (of snapshots: the setting "
+            "storage.snapshot_uri), the credentials and the network; nothing is lost, run the same command again."
         ) from error

@@ -8,14 +8,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from flywheel.cli import baseline, models, pairs, verdict
-from flywheel.cli.common import Home, Json, open_home, print_json, read_settings
+from flywheel.cli import baseline, demo, grid, models, pairs, results
+from flywheel.cli.common import Home, Json, open_home, print_json
 from flywheel.errors import FlywheelError, disk_is_full
+from flywheel.files import write_bytes
 from flywheel.processes import stoppable
 
 
 class _Stoppable(TyperGroup):
-    """Verbs that end with one sentence and exit code 130 when they are told to stop."""
+    """Verbs that end with one sentence and exit code 130 on Ctrl-C."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
@@ -53,16 +54,7 @@ def _fail(sentence: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-@app.command()
-def demo(home: Home = None, as_json: Json = False) -> None:
-    """Turn the whole loop once on the starter set: ingest, train, evaluate, promote."""
-    from flywheel import demo as demonstration
-
-    with open_home(home) as session:
-        demonstration.run(session, as_json)
-
-
-for verbs in (pairs, models, baseline, verdict):
+for verbs in (demo, pairs, models, grid, baseline, results):
     app.add_typer(verbs.app)
 
 
@@ -72,16 +64,35 @@ def up(home: Home = None, port: Annotated[int, typer.Option(min=1, max=65535, he
     from flywheel.orchestration.server import serve_ui
 
     with open_home(home) as session:
-        settings = session.settings
-    sys.exit(serve_ui(settings, port))
+        place = session.workspace.home
+    sys.exit(serve_ui(place, port))
 
 
 @app.command()
-def config(home: Home = None, as_json: Json = False) -> None:
-    """Every setting with its value; secrets never stand among them."""
-    settings = read_settings(home)
-    values = settings.model_dump(mode="json")
+def config(init: Annotated[bool, typer.Option("--init", help="Write a flywheel.toml that explains every setting.")] = False,
+           home: Home = None, as_json: Json = False) -> None:  # fmt: skip
+    """Every setting with its value and where that came from; secrets are never shown."""
+    from flywheel.settings import find_home, load_settings, origins, settings_template, to_toml, without_secrets
+
+    file = find_home(home).settings_file
+    if init:
+        if file.exists():
+            raise FlywheelError(f"{file} exists already and was left as it is. Edit it, or move it away first.")
+        write_bytes(file, settings_template().encode())
+    settings, sources = load_settings(home), origins(home)
+    groups: dict[str, dict[str, Any]] = {}
+    for group, name in sources:
+        groups.setdefault(group, {})[name] = without_secrets(getattr(getattr(settings, group), name))
     if as_json:
-        return print_json(values)
-    for name, value in values.items():
-        print(f"{name} = {value!r}    # {type(settings).model_fields[name].description or ''}".rstrip(" #"))
+        listed = {
+            group: {name: {"value": value, "origin": sources[group, name]} for name, value in options.items()}
+            for group, options in groups.items()
+        }
+        return print_json({"home": settings.home, "file": file if file.exists() else None, **listed})
+    print(f"# home {settings.home}, settings in {file}" + ("" if file.exists() else " (not there: flywheel config --init)"))
+    for group, options in groups.items():
+        print(f"\n[{group}]")
+        for name, value in options.items():
+            shown = "not set" if value is None else to_toml(value)
+            print(f"{name} = {shown}  # {sources[group, name]}")
+    return None

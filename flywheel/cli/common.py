@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from flywheel.orchestration.instance import Session
+    from flywheel.pipeline.workspace import Workspace
     from flywheel.settings import Settings
 
 Home = Annotated[Path | None, typer.Option("--home", help="Folder that holds all state (default: data/).")]
@@ -17,10 +18,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 
 def read_settings(home: Path | None) -> "Settings":
-    """The settings, with the home that was named."""
+    """The settings of the home that was named."""
     from flywheel.settings import load_settings
 
     return load_settings(home)
+
+
+def open_workspace(home: Path | None) -> "Workspace":
+    """The home without Dagster, for verbs that read or that no run records."""
+    from flywheel.pipeline.workspace import Workspace
+
+    return Workspace(read_settings(home))
 
 
 @contextmanager

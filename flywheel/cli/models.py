@@ -1,16 +1,21 @@
-"""Verbs for models: train, grid, and the cache of what encoders made of texts."""
+"""Verbs for models: train, and the cache of what encoders made of texts."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flywheel.cli.common import Home, Json, open_home, print_json, read_settings
+from flywheel.cli.common import Home, Json, open_home, open_workspace, print_json
 from flywheel.errors import FlywheelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flywheel.pipeline.cleanup import CachedItem
 
 Recipe = Annotated[str, typer.Option("--recipe", help="How weights move: head, top or full.")]
 
 app = typer.Typer()
-cache_app = typer.Typer(no_args_is_help=False, help="What encoders made of texts: size, prune.")
+cache_app = typer.Typer(no_args_is_help=False, help="Cached vectors and trained layers: what there is, prune.")
 app.add_typer(cache_app, name="cache")
 
 
@@ -21,31 +26,31 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
     """Train and evaluate one model."""
     from functools import partial
 
+    from flywheel.cli.console import ENCODING, bars, training_listener
+    from flywheel.evidence.words import percent
     from flywheel.models.catalogue import Variant
-    from flywheel.orchestration import grid, steps
-    from flywheel.report import ENCODING, bars, training_listener
-    from flywheel.training.job import check_recipe, check_size
-    from flywheel.training.model import TrainedModel
+    from flywheel.orchestration import grid
+    from flywheel.pipeline.training import encode_ahead
+    from flywheel.training.job import Cell, check_recipe, check_size
 
-    parsed, size, recipe = Variant.parse(variant), check_size(size), check_recipe(recipe)
+    cell, recipe = Cell(Variant.parse(variant), check_size(size)), check_recipe(recipe)
     with open_home(home) as session:
-        grid.ensure_snapshot(session)
-        settings = session.settings
-        with bars(as_json) as shown, steps.watched(training_listener(shown)):
-            grid.train_one(session, parsed, size, recipe, partial(shown.report, ENCODING))
-        taken = steps.current_snapshot(settings)
-        job = steps.training_job(settings, taken, parsed, size, recipe)
-        model = TrainedModel.load(settings.models / job.job_id)
-        record = steps.evaluate_cell(settings, parsed, size, recipe)
+        snapshot = grid.ensure_snapshot(session)
+        with bars(as_json) as shown:
+            _, failures = encode_ahead(session.workspace, snapshot, [cell], partial(shown.report, ENCODING))
+            for reason in failures.values():
+                raise FlywheelError(reason)
+            model, record = grid.train_one(session.with_listener(training_listener(shown)), snapshot, cell, recipe)
+        grid.measure_references(session)
     result = {
         "model": str(model.folder),
-        "snapshot_id": job.snapshot_id,
+        "snapshot_id": model.job.snapshot_id,
         "variant": variant,
-        "size": size,
+        "size": cell.size,
         "recipe": recipe,
         "train_pairs": model.train_pairs,
-        "calibration_error": model.calibration_error,
-        "threshold": model.fit.threshold,
+        "calibration_set_error": model.calibration_set_error,
+        "threshold": model.rule.threshold,
         "error": record.error,
         "seconds": model.seconds,
         "kept_start": model.kept_start,
@@ -53,59 +58,49 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
     if as_json:
         return print_json(result)
     if model.kept_start:
-        print(f"Training brought no proven gain, so the untrained start ships: {model.kept_start}.")
-    print(f"{variant} | {size}: error {record.error:.1%} on {record.metrics.n:,} test pairs, model in {model.folder}")
-    if taken.on_quora and record.contamination:
+        print(f"Training did not help, so the untrained model is used: {model.kept_start}.")
+    print(f"{cell}: error {percent(record.error)} on {record.metrics.n:,} test pairs, model in {model.folder}")
+    if snapshot.on_quora and record.contamination:
         print(record.contamination)
     print("Next: flywheel leaderboard")
 
 
-@app.command(name="grid")
-def grid_command(variant: Annotated[list[str] | None, typer.Option(help="A variant; may be given several times.")] = None,
-                 size: Annotated[list[str] | None, typer.Option(help="A size; may be given several times.")] = None,
-                 recipe: Recipe = "head", home: Home = None, as_json: Json = False) -> None:  # fmt: skip
-    """Train and evaluate many cells: the whole grid, or the variants and sizes given."""
-    from flywheel.models.catalogue import Variant
-    from flywheel.orchestration import grid
-    from flywheel.orchestration.partitions import GRID_VARIANTS, cell_key
-    from flywheel.report import run_grid
-    from flywheel.training.job import SIZES, check_recipe
-
-    variants, sizes = [Variant.parse(text) for text in variant or GRID_VARIANTS], size or list(SIZES)
-    for each in ((v, s) for v in variants for s in sizes):
-        cell_key(*each)
-    with open_home(home) as session:
-        grid.ensure_snapshot(session)
-        cells = run_grid(session, variants, sizes, check_recipe(recipe), as_json)
-    if as_json:
-        print_json(cells)
-    if any(cell["outcome"] == "failed" for cell in cells):
-        raise FlywheelError("Some cells failed; the reasons stand above. The others are finished.")
-
-
 @cache_app.callback(invoke_without_command=True)
 def cache_show(context: typer.Context, home: Home = None, as_json: Json = False) -> None:
-    """What encoders made of texts, layers that were trained, and how much disk it takes."""
+    """Cached vectors and trained layers, and how much disk they take."""
     if context.invoked_subcommand is not None:
         return
     from dataclasses import asdict
 
-    from flywheel.orchestration import tidying
-    from flywheel.report import print_kept
+    from flywheel.pipeline.cleanup import list_cached
 
-    entries = tidying.list_kept(read_settings(home))
+    items = list_cached(open_workspace(home))
     if as_json:
-        return print_json([asdict(entry) for entry in entries])
-    print_kept(entries)
+        return print_json([asdict(item) for item in items])
+    _print_cached(items)
 
 
 @cache_app.command("prune")
-def cache_prune(states: Annotated[bool, typer.Option("--states", help="Remove all token states too.")] = False,
+def cache_prune(states: Annotated[bool, typer.Option("--states", help="Delete all token states too.")] = False,
                 home: Home = None, as_json: Json = False) -> None:  # fmt: skip
-    """Remove what no snapshot and no model needs any more. Vectors of an API stay: they were paid for."""
-    from flywheel.orchestration import tidying
+    """Delete what no snapshot and no model needs any more. Vectors of an API stay: they were paid for."""
+    from flywheel.pipeline.cleanup import prune
 
-    freed = tidying.prune(read_settings(home), states)
+    freed = prune(open_workspace(home), states)
     if as_json:
         return print_json({"freed_bytes": freed})
     print(f"{freed / 1e6:,.1f} MB freed. What is needed again will be encoded again.")
+
+
+def _print_cached(items: "Sequence[CachedItem]") -> None:
+    """What is cached, as a table."""
+    from flywheel.cli.console import console, new_table
+
+    if not items:
+        print("Nothing is cached yet. Next: flywheel grid")
+        return
+    table = new_table("What encoders made of texts, and trained layers", ["encoder"], ("texts", "MB"))
+    for item in items:
+        table.add_row(item.name, "" if item.texts is None else f"{item.texts:,}", f"{item.bytes / 1e6:,.1f}")
+    console(False).print(table)
+    print(f"{sum(item.bytes for item in items) / 1e6:,.1f} MB in all. Next: flywheel cache prune")

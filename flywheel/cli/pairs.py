@@ -1,12 +1,18 @@
 """Verbs for pairs: ingest, snapshot, pairs, forget."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flywheel.cli.common import Home, Json, open_home, print_json, read_settings
+from flywheel.cli.common import Home, Json, open_home, open_workspace, print_json
 from flywheel.errors import FlywheelError
+
+if TYPE_CHECKING:
+    from flywheel.pairs.store.contradictions import Contradictions
+    from flywheel.pairs.store.overview import Overview, PairEvent
+    from flywheel.pipeline.forgetting import ForgetReport
+    from flywheel.pipeline.workspace import Workspace
 
 app = typer.Typer()
 pairs_app = typer.Typer(no_args_is_help=False, help="What the store holds, where it came from, what contradicts itself.")
@@ -19,21 +25,21 @@ def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of events: .j
     """Store files of what users left behind; doing it twice changes nothing."""
     from dataclasses import asdict
 
-    from flywheel.orchestration import steps
+    from flywheel.cli.console import counter
     from flywheel.pairs.ingest import quarantine_reasons
-    from flywheel.pairs.store.ducklake import open_store
-    from flywheel.report import counter
+    from flywheel.pipeline.ingest import ingest_paths
 
-    settings = read_settings(home)
+    workspace = open_workspace(home)
     with counter("lines read", as_json) as progress:
-        summary = steps.ingest_paths(settings, paths, progress)
+        summary = ingest_paths(workspace, paths, progress)
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int)}
-    if not (settings.redact or settings.redact_hook):
+    options = workspace.settings.pairs
+    if not (options.redact or options.redact_hook):
         del counts["redacted"]
     if as_json:
         return print_json(counts)
     print(", ".join(f"{value:,} {name}" for name, value in counts.items()))
-    bad = quarantine_reasons(open_store(settings), [report.batch_id for report in summary.files], 11)
+    bad = quarantine_reasons(workspace.store, [report.batch_id for report in summary.files], 11)
     for file, line, reason in bad[:10]:
         print(f"  quarantined {file}:{line}: {reason}")
     if len(bad) > 10:
@@ -44,16 +50,16 @@ def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of events: .j
 @app.command()
 def snapshot(new_test: Annotated[bool, typer.Option("--new-test", help="Draw new calibration and test splits.")] = False,
              home: Home = None, as_json: Json = False) -> None:  # fmt: skip
-    """Export the pairs as they stand, split and frozen, for training and evaluation."""
-    from flywheel.orchestration import steps
+    """Export the pairs as they are, split and frozen, for training and evaluation."""
     from flywheel.orchestration.materialise import materialise
+    from flywheel.pipeline.ingest import take_snapshot
 
     with open_home(home) as session:
         materialise(session, ["seed_pairs", "interaction_pairs", "pairs"])
         if new_test:
-            steps.snapshot(session.settings, new_test=True)
-        materialise(session, ["snapshot"])
-        taken = steps.current_snapshot(session.settings)
+            take_snapshot(session.workspace, new_test=True)
+        made = materialise(session, ["snapshot"])["snapshot"]
+        taken = session.workspace.snapshots.load(made["snapshot_id"])
     sizes = {"train": taken.train.pairs, "calibration": taken.calibration.pairs, "test": taken.test.pairs}
     if as_json:
         return print_json({"snapshot_id": taken.snapshot_id, **sizes})
@@ -68,30 +74,26 @@ def pairs_show(context: typer.Context, home: Home = None, as_json: Json = False)
         return
     from dataclasses import asdict
 
-    from flywheel.pairs.store.ducklake import open_store
     from flywheel.pairs.store.overview import overview
-    from flywheel.report import print_overview
 
-    found = overview(open_store(read_settings(home)))
+    summary = overview(open_workspace(home).store)
     if as_json:
-        return print_json(asdict(found))
-    print_overview(found)
+        return print_json(asdict(summary))
+    _print_overview(summary)
 
 
 @pairs_app.command("origin")
 def pairs_origin(wanted: Annotated[str, typer.Argument(help="A pair's id, or the whole text of a question.")],
                  home: Home = None, as_json: Json = False) -> None:  # fmt: skip
-    """Where a pair came from: every event that said something of it."""
+    """Every event about a pair: where it came from and which label it gave."""
     from dataclasses import asdict
 
-    from flywheel.pairs.store.ducklake import open_store
     from flywheel.pairs.store.overview import origins
-    from flywheel.report import print_origins
 
-    found = origins(open_store(read_settings(home)), wanted)
+    events = origins(open_workspace(home).store, wanted)
     if as_json:
-        return print_json([asdict(origin) for origin in found])
-    print_origins(found)
+        return print_json([asdict(event) for event in events])
+    _print_origins(events)
 
 
 @pairs_app.command("contradictions")
@@ -100,47 +102,109 @@ def pairs_contradictions(home: Home = None, as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from flywheel.pairs.store.contradictions import find_contradictions
-    from flywheel.pairs.store.ducklake import open_store
-    from flywheel.report import print_contradictions
 
-    found = find_contradictions(open_store(read_settings(home)))
+    contradictions = find_contradictions(open_workspace(home).store)
     if as_json:
-        return print_json(asdict(found))
-    print_contradictions(found)
+        return print_json(asdict(contradictions))
+    _print_contradictions(contradictions)
 
 
 @app.command()
 def forget(user: Annotated[str | None, typer.Option("--user", help="Everything this user left.")] = None,
-           batch: Annotated[str | None, typer.Option("--batch", help="Everything a delivery brought: its id.")] = None,
+           batch: Annotated[str | None, typer.Option("--batch", help="Everything one file brought: its batch id.")] = None,
            text: Annotated[str | None, typer.Option("--text-contains", help="Every pair whose text holds these words.")] = None,
            yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
            home: Home = None, as_json: Json = False) -> None:  # fmt: skip
-    """Make pairs go away for good, and name the models that were trained on them."""
+    """Delete pairs for good, and name the models that were trained on them."""
     from dataclasses import asdict
 
-    from flywheel.orchestration import steps
     from flywheel.pairs.forget import Selection, find
-    from flywheel.pairs.store.ducklake import open_store
+    from flywheel.pipeline.forgetting import forget as forget_everywhere
 
-    settings, selection = read_settings(home), Selection(user, batch, text)
-    found = find(open_store(settings), selection)
-    if found.observations + found.quarantined == 0 and not found.unfinished:
+    workspace, selection = open_workspace(home), Selection(user, batch, text)
+    match = find(workspace.store, selection)
+    if match.observations + match.quarantined == 0 and not match.unfinished:
         raise FlywheelError("Nothing in the store matches; nothing was forgotten.")
-    said = f"{found.observations:,} observations of {found.pairs:,} pairs and {found.quarantined:,} quarantined lines"
-    if not yes and not typer.confirm(f"{said} will be gone for good, and the snapshots that hold them. Go on?", err=True):
+    what = f"{match.observations:,} observations of {match.pairs:,} pairs and {match.quarantined:,} quarantined lines"
+    if not yes and not typer.confirm(f"Delete {what} for good, and the snapshots that hold them?", err=True):
         raise FlywheelError("Nothing was forgotten.")
-    report = steps.forget(settings, selection)
+    report = forget_everywhere(workspace, selection)
     if as_json:
         return print_json(asdict(report))
+    _print_forgotten(report, workspace)
+
+
+def _print_forgotten(report: "ForgetReport", workspace: "Workspace") -> None:
+    place = workspace.home
     print(
         f"Forgotten: {report.observations:,} observations of {report.pairs:,} pairs, {report.quarantined:,} quarantined lines;"
     )
-    print(f"removed: {len(report.snapshots)} snapshots, {len(report.deliveries)} delivered files in {settings.inbox / 'done'}.")
+    print(f"deleted: {len(report.snapshots)} snapshots, {len(report.deliveries)} delivered files in {place.inbox / 'done'}.")
     print(
         f"{len(report.models)} models were trained or calibrated on them" + (", the champion too:" if report.champion else ":")
     )
     for model in report.models:
-        print(f"  {settings.models / model}")
+        print(f"  {place.models / model}")
     if report.unknown:
-        print(f"{len(report.unknown)} more cannot be read or were trained on snapshots that are gone: nobody can tell.")
-    print("Files outside the home are yours to delete. Next: flywheel snapshot, then flywheel grid trains the models anew.")
+        print(f"{len(report.unknown)} more cannot be checked (their snapshot is deleted, or they cannot be read).")
+    print("Files outside the home are yours to delete. Next: flywheel snapshot, then flywheel grid trains the models again.")
+
+
+def _print_overview(store: "Overview") -> None:
+    """The store as tables."""
+    from flywheel.cli.console import console, new_table
+    from flywheel.evidence.words import percent
+
+    out = console(False)
+    if not store.days:
+        out.print("The store is empty. Next: flywheel ingest PATH, or flywheel snapshot, which brings the seed pairs.")
+        return
+    counted = ["lines", "accepted", "duplicates", "quarantined", "conflicts", "embargoed"]
+    counted += ["redacted"] if any(day.redacted for day in store.days) else []
+    table = new_table("What came in", [], ["day", *counted])
+    for day in store.days:
+        table.add_row(f"{day.day} {day.source}", *(f"{getattr(day, name):,}" for name in counted))
+    out.print(table)
+    table = new_table("Where the pairs are", ["split", "source"], ("pairs", "duplicates"))
+    for split in store.splits:
+        table.add_row(split.split, split.source, f"{split.pairs:,}", percent(split.prior))
+    out.print(table)
+    if store.reasons:
+        table = new_table("Why lines were quarantined", ["reason"], ("lines",))
+        for reason, lines in store.reasons:
+            table.add_row(reason, f"{lines:,}")
+        out.print(table)
+    if embargo := store.embargo:
+        out.print(
+            f"Embargo: {percent(embargo.newest)} of the newest interactions are linked to test or calibration questions, "
+            f"{percent(embargo.first)} were at first ({embargo.batches} batches since the draw)."
+        )
+        if embargo.advice:
+            out.print(embargo.advice)
+    out.print("Next: flywheel pairs origin TEXT, flywheel pairs contradictions, flywheel snapshot", style="dim")
+
+
+def _print_origins(events: "list[PairEvent]") -> None:
+    """The events behind a pair."""
+    for event in events:
+        label = "same" if event.label else "different"
+        print(f"{event.pair_id}  {label} ({event.kind}, weight {event.weight:g})  {event.text_a!r} | {event.text_b!r}")
+        more = {"user": event.user, "time": event.time, "position": event.position, "model": event.model}
+        given = ", ".join(f"{name} {value}" for name, value in more.items() if value is not None)
+        print(f"  {event.type} in {event.file}:{event.line}, batch {event.batch_id}" + (f", {given}" if given else ""))
+
+
+def _print_contradictions(contradictions: "Contradictions") -> None:
+    """The worst contradictory triangles as a table."""
+    from flywheel.cli.console import console, new_table
+    from flywheel.evidence.words import percent
+
+    share = percent(contradictions.share)
+    print(f"{contradictions.pairs:,} pairs ({share}) are in a triangle whose labels contradict each other.")
+    if not contradictions.worst:
+        return
+    table = new_table("Called different, though both mean the same as a third", ["a", "b", "through"], ("pairs",))
+    for worst in contradictions.worst:
+        table.add_row(worst.text_a, worst.text_b, worst.through, f"{worst.pairs:,}")
+    console(False).print(table)
+    print("Next: flywheel pairs origin TEXT shows who said what")

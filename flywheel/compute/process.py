@@ -15,29 +15,38 @@ from typing import IO
 
 from flywheel.compute.devices import candidates, lease
 from flywheel.compute.environment import training_environment
+from flywheel.compute.places import Places
 from flywheel.errors import FlywheelError
-from flywheel.settings import Settings
+from flywheel.models.options import ModelOptions
 from flywheel.training.job import TrainingJob
-from flywheel.training.model import TrainedModel
+from flywheel.training.model import TrainedModel, finished
 from flywheel.training.progress import LESS_MEMORY, Failure, Listener, Result, from_line
 
 _TAIL_BYTES = 2_000
 _END_SECONDS = 10
 
 
-def run(job: TrainingJob, settings: Settings, listener: Listener) -> TrainedModel:
+def run(job: TrainingJob, places: Places, models: ModelOptions, listener: Listener) -> TrainedModel:
     """Run `job` in a process of its own (see `Compute`)."""
-    target = settings.models / job.job_id
-    if (target / "flywheel.json").exists():
-        return TrainedModel.load(target).as_reused()
-    with lease(candidates(settings.device), listener) as device, tempfile.TemporaryDirectory() as folder:
+    if model := finished(places.models, job):
+        return model
+    with lease(candidates(models.device), listener) as leased, tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "job.json"
         spec.write_text(job.to_json())
-        where = [spec, settings.snapshots / job.snapshot_id, settings.models, settings.cache]
-        command = [sys.executable, "-m", "flywheel.training", *map(str, where), "--until-eof"]
-        result = _watch(command, training_environment(os.environ, settings, device or settings.device), listener)
+        device = leased or models.device
+        # The leased card is the only one that the process sees.
+        options = models.model_copy(update={"device": "cuda:0" if device.startswith("cuda:") else device})
+        command = training_command(str(spec), str(places.snapshot), str(places.models), str(places.cache), options)
+        result = _watch([*command, "--until-eof"], training_environment(os.environ, device), listener)
     model = TrainedModel.load(Path(result.model))
     return model.as_reused() if result.reused else model
+
+
+def training_command(spec: str, snapshot: str, output: str, cache: str, models: ModelOptions) -> list[str]:
+    """The command that trains a job on any machine; the first three are paths or URIs."""
+    paths = [word for name, folder in models.paths.items() for word in ("--model-path", f"{name}={folder}")]
+    more = ["--device", models.device, "--state-cache-gb", str(models.state_cache_gb), *paths]
+    return [sys.executable, "-m", "flywheel.training", spec, snapshot, output, cache, *more]
 
 
 def _watch(command: list[str], environment: dict[str, str], listener: Listener) -> Result:

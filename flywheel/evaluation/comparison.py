@@ -47,7 +47,7 @@ class SliceDifference:
 class Comparison:
     """`ours` against `theirs`. `test` is None where the splits carry no verdict.
 
-    `broken` of the pairs that theirs had right ours gets wrong, `mended` the other way round; of both the ones that ours is
+    `broken` pairs are right by theirs and wrong by ours, `fixed` ones the other way round; of both, those that ours is
     surest of are given, surest first. `broken_share` is of the pairs that theirs had right.
     """
 
@@ -57,9 +57,9 @@ class Comparison:
     difference: float
     broken: int
     broken_share: float
-    mended: int
+    fixed: int
     worst_broken: tuple[FlippedPair, ...]
-    best_mended: tuple[FlippedPair, ...]
+    best_fixed: tuple[FlippedPair, ...]
     slices: tuple[SliceDifference, ...]
 
 
@@ -71,12 +71,12 @@ def check_same_test(ours: Evaluation, theirs: Evaluation) -> None:
         )
     if ours.terms != theirs.terms:
         raise FlywheelError(
-            f"{ours.name} was evaluated with {_said(ours.terms)} and {theirs.name} with {_said(theirs.terms)}: run "
-            "`flywheel grid`, which evaluates both again."
+            f"{ours.name} was evaluated with {_terms_text(ours.terms)} and {theirs.name} with {_terms_text(theirs.terms)}. "
+            "Run `flywheel grid`, which evaluates both again."
         )
 
 
-def _said(terms: Terms) -> str:
+def _terms_text(terms: Terms) -> str:
     return f"min_components {terms.min_components} and target_prior {terms.target_prior}"
 
 
@@ -97,7 +97,7 @@ def compare(ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluation
         ours=left["probability"], theirs=right["probability"], ours_wrong=left["wrong"], theirs_wrong=right["wrong"]
     )
     broken = table[table["ours_wrong"] & ~table["theirs_wrong"]]
-    mended = table[~table["ours_wrong"] & table["theirs_wrong"]]
+    fixed = table[~table["ours_wrong"] & table["theirs_wrong"]]
     kinds = {name: table[mask] for name, mask in slices_of(table).items() if mask.any()}
     return Comparison(
         ours=ours,
@@ -106,9 +106,9 @@ def compare(ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluation
         difference=float(table["ours_wrong"].mean() - table["theirs_wrong"].mean()),
         broken=len(broken),
         broken_share=len(broken) / max(1, int((~table["theirs_wrong"]).sum())),
-        mended=len(mended),
+        fixed=len(fixed),
         worst_broken=_surest(broken, shown),
-        best_mended=_surest(mended, shown),
+        best_fixed=_surest(fixed, shown),
         slices=tuple(_slice(name, rows, minimum) for name, rows in kinds.items()),
     )
 

@@ -63,7 +63,7 @@ class LearningCurve:
 
     `band` runs evenly on a log axis from the smallest to four times the largest size measured. Its intervals, and that
     of `next_doubling`, say what other test pairs would have changed. What another random seed of training would have
-    changed is not in them, nor that the truth may be no power law. Floor and exponent are poorly told apart by a few
+    changed is not in them, nor that the truth may be no power law. Floor and exponent are hard to separate by a few
     sizes: read the band, not them.
     """
 
@@ -198,7 +198,7 @@ def _fit(parts: NDArray, errors: NDArray, deviations: NDArray, warm: NDArray | N
 
     logs = np.log(parts)
     lowest, highest = float(errors.min()), float(errors.max())
-    # The floor may stand above the lowest error: a flat line runs through the middle of the errors, not below them.
+    # The floor may be above the lowest error: a flat line runs through the middle of the errors, not below them.
     bounds = (0.0, 0.0, _EXPONENTS[0]), (max(highest, 1e-9), 1.0, _EXPONENTS[1])
 
     def residuals(law: NDArray) -> NDArray:

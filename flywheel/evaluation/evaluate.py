@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from flywheel.errors import FlywheelError, explain_disk_errors
+from flywheel.errors import FlywheelError, explain_disk_errors, one_line
 from flywheel.evaluation.metrics import pair_metrics
-from flywheel.evaluation.records import EVALUATE_AGAIN, Evaluation, Slice, Terms, evaluation_folder, load_evaluation
+from flywheel.evaluation.records import EVALUATE_AGAIN, Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
 from flywheel.evaluation.retrieval import Retrieval, retrieval
 from flywheel.evaluation.slices import slices_of
 from flywheel.evaluation.statistics import (
@@ -29,11 +30,11 @@ from flywheel.models.folder import read_head
 from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
-from flywheel.scoring.thresholds import ScoreFit, check_both_labels, check_pairs, fit_by_source
+from flywheel.scoring.decision_rule import DecisionRule
+from flywheel.scoring.thresholds import check_both_labels, check_pairs
 from flywheel.training.job import VERSION
-from flywheel.training.model import TrainedModel
+from flywheel.training.model import OutOfFold, TrainedModel
 from flywheel.training.starts import untuned_start
-from flywheel.training.train import OWN_SCORES, OWN_THRESHOLD_PAIRS
 
 SCORES = "scores.parquet"
 _STORED = ["pair_id", "label", "component", "score", "probability", "same", "split"]
@@ -43,7 +44,7 @@ Embed = Callable[[list[str]], np.ndarray]
 @dataclass(frozen=True)
 class Training:
     """How a subject was trained: on `pairs` pairs of a snapshot in `seconds`. `kept_start` says why it is the untrained start
-    where training brought no proven gain. `own` are the scores of those pairs out of fold and the threshold from them.
+    where training brought no proven gain. `own` are its scores of those pairs out of fold, if they were made.
     """
 
     size: str
@@ -53,17 +54,20 @@ class Training:
     pairs: int
     seconds: float
     kept_start: str | None
-    own: tuple[LabelledScores, float] | None
+    own: OutOfFold | None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: unit vectors for texts, and how it was trained if it was."""
+    """What is evaluated: unit vectors for texts, its decision rule (None: made here, from calibration pairs), and how it was
+    trained if it was.
+    """
 
     record_id: str
     kind: Literal["tuned", "untuned", "baseline"]
     variant: str
     embed: Embed
+    rule: DecisionRule | None = None
     contamination: str | None = None
     training: Training | None = None
 
@@ -75,12 +79,18 @@ def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
     variant = Variant.parse(job.variant)
     if model.tuned_encoder:
         vectors = replace(vectors, tuned=model.folder)
-    own = (_labelled(pd.read_parquet(model.folder / OWN_SCORES)), model.own_fit.threshold) if model.own_fit else None
     training = Training(
-        job.size, job.recipe, job.random_seed, job.snapshot_id, model.train_pairs, model.seconds, model.kept_start, own
-    )
+        job.size, job.recipe, job.random_seed, job.snapshot_id, model.train_pairs, model.seconds, model.kept_start,
+        model.out_of_fold(),
+    )  # fmt: skip
     return Subject(
-        job.job_id, "tuned", str(variant), lambda t: head.apply(vectors.features(t)), variant.model.contamination, training
+        record_id=job.job_id,
+        kind="tuned",
+        variant=str(variant),
+        embed=lambda texts: head.apply(vectors.features(texts)),
+        rule=model.rule,
+        contamination=variant.model.contamination,
+        training=training,
     )
 
 
@@ -88,9 +98,14 @@ def untuned_subject(
     variant: Variant, snapshot: Snapshot, vectors: Vectors, kind: Literal["untuned", "baseline"] = "untuned"
 ) -> Subject:
     """The same base model at the same dimension without training."""
-    head = untuned_start(snapshot, vectors, variant.dim)
     record_id = digest(f"{kind}|{variant}|{vectors.weights_id}|{vectors.dtype}|{snapshot.snapshot_id}|{VERSION}")
-    return Subject(record_id, kind, str(variant), lambda t: head.apply(vectors.get(t)), variant.model.contamination)
+
+    @cache
+    def head() -> Head:
+        return untuned_start(snapshot, vectors, variant.dim)
+
+    contamination = variant.model.contamination
+    return Subject(record_id, kind, str(variant), lambda texts: head().apply(vectors.get(texts)), contamination=contamination)
 
 
 def api_subject(vectors: ApiVectors) -> Subject:
@@ -98,17 +113,17 @@ def api_subject(vectors: ApiVectors) -> Subject:
     return Subject(digest(vectors.weights_id), "baseline", f"{vectors.model}@{vectors.dimensions}", vectors.get)
 
 
-def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Terms) -> tuple[Evaluation, bool]:
-    """The record of `subject` on the snapshot's `test_id`, and whether it was there already.
+def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Terms) -> Evaluation:
+    """The record of `subject` on the snapshot's `test_id`, made if it is not there.
 
     Scores of every calibration and test pair are stored beside it. A record made on other terms, or by an older version, is
-    made anew. Raises FlywheelError when there is no test split.
+    made again. Raises FlywheelError when there is no test split.
     """
     target = evaluation_folder(evaluations, snapshot.test_id, subject.record_id)
     with explain_disk_errors(evaluations), locked(evaluations, f"{snapshot.test_id}-{subject.record_id}"):
         if found := load_evaluation(target, terms):
-            return found, True
-        return _evaluate(subject, snapshot, target, terms), False
+            return found
+        return _evaluate(subject, snapshot, target, terms)
 
 
 def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) -> Evaluation:
@@ -119,9 +134,9 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
     calibration, test = (_both_labels(snapshot.pairs(split), split) for split in ("calibration", "test"))
     calibration, test = _score(subject.embed, calibration), _score(subject.embed, test)
     scores, labels, sources = (calibration[name].to_numpy() for name in ("score", "label", "source"))
-    fits = fit_by_source(scores, labels, sources, terms.target_prior)
-    calibration, test = _decided(calibration, fits), _decided(test, fits)
-    record = _record(subject, snapshot, calibration, test, fits, terms)
+    rule = subject.rule or DecisionRule.fit(scores, labels, sources, terms.target_prior)
+    calibration, test = _decided(calibration, rule), _decided(test, rule)
+    record = _record(subject, snapshot, calibration, test, rule, terms)
     with scratch_folder(target.parent) as folder:
         both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")])
         both[_STORED].to_parquet(folder / SCORES)
@@ -140,13 +155,10 @@ def _score(embed: Embed, pairs: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(score=scores.astype(np.float64))
 
 
-def _decided(pairs: pd.DataFrame, fits: dict[str, ScoreFit]) -> pd.DataFrame:
-    """The pairs with the probability that they are the same, and the decision, by the fit of each one's source."""
-    by_source = {source: (fit.probability(pairs["score"]), fit.threshold) for source, fit in fits.items()}
-    seed = (pairs["source"] == "seed").to_numpy()
-    probability = np.where(seed, by_source["seed"][0], by_source["interaction"][0])
-    threshold = np.where(seed, by_source["seed"][1], by_source["interaction"][1])
-    return pairs.assign(probability=probability, same=pairs["score"].to_numpy() >= threshold)
+def _decided(pairs: pd.DataFrame, rule: DecisionRule) -> pd.DataFrame:
+    """The pairs with the probability that they mean the same, and the decision, by the rule."""
+    scores, sources = pairs["score"].to_numpy(), pairs["source"].to_numpy()
+    return pairs.assign(probability=rule.probability(scores, sources), same=rule.decide(scores, sources))
 
 
 def _labelled(pairs: pd.DataFrame) -> LabelledScores:
@@ -159,24 +171,18 @@ def _record(
     snapshot: Snapshot,
     calibration: pd.DataFrame,
     test: pd.DataFrame,
-    fits: dict[str, ScoreFit],
+    rule: DecisionRule,
     terms: Terms,
 ) -> Evaluation:
-    minimum, target_prior = terms.min_components, terms.target_prior
+    minimum, target_prior = terms.min_components, rule.moved_to  # a trained model's may be older than the terms
     shared, tested = _labelled(calibration), _labelled(test)
     wrong = (test["same"] != test["label"]).to_numpy()
     kinds = {name: mask for name, mask in slices_of(test).items() if mask.any()}
     everything = np.ones(len(test), dtype=bool)
-    intervals = error_intervals(shared, tested, {"": everything, **kinds}, target_prior=target_prior, minimum=minimum)
-    error, interval, threshold, own_note = float(wrong.mean()), intervals[""], fits["interaction"].threshold, None
+    thresholds = {source: fit.threshold for source, fit in rule.by_source.items()}
+    groups = {"": everything, **kinds}
+    intervals = error_intervals(shared, tested, groups, thresholds=thresholds, target_prior=target_prior, minimum=minimum)
     training = subject.training
-    if training is not None and training.own is not None:
-        own, threshold = training.own
-        error = error_rate(tested.scores, tested.labels, threshold)
-        interval = error_interval(own, replace(tested, sources=None), minimum=minimum)
-        own_note = reason_no_verdict(own.components, minimum)
-    elif training is not None and training.recipe == "head" and training.pairs <= OWN_THRESHOLD_PAIRS:
-        interval, own_note = None, "its own pairs are too few for a threshold; the shared one is shown"
     return Evaluation(
         record_id=subject.record_id,
         kind=subject.kind,
@@ -186,29 +192,37 @@ def _record(
         random_seed=training.random_seed if training else None,
         snapshot_id=training.snapshot_id if training else snapshot.snapshot_id,
         test_id=snapshot.test_id,
-        error=error,
-        interval=interval,
-        threshold=threshold,
-        calibrated_error=float(wrong.mean()),
-        calibrated_interval=intervals[""],
-        fits=fits,
+        error=float(wrong.mean()),
+        interval=intervals[""],
+        rule=rule,
         terms=terms,
-        calibration_error=float((calibration["same"] != calibration["label"]).mean()),
+        own_labels=_own_labels(training.own, tested, minimum) if training and training.own else None,
+        calibration_set_error=float((calibration["same"] != calibration["label"]).mean()),
         metrics=pair_metrics(tested.scores, tested.labels, test["same"].to_numpy(), test["probability"].to_numpy()),
         retrieval=_retrieval(subject.embed, test),
         slices=tuple(
             Slice(name, float(wrong[mask].mean()), intervals[name], int(mask.sum()), test["component"][mask].nunique())
             for name, mask in kinds.items()
         ),
-        parts=error_parts(shared, tested, target_prior),
+        parts=error_parts(shared, tested, target_prior, thresholds),
         components=test["component"].nunique(),
         rough=is_rough(tested.components),
         no_verdict=reason_no_verdict(tested.components, minimum) or reason_no_verdict(shared.components, minimum),
-        own_note=own_note,
         contamination=subject.contamination,
         train_pairs=training.pairs if training else None,
         train_seconds=training.seconds if training else None,
         kept_start=training.kept_start if training else None,
+    )
+
+
+def _own_labels(own: OutOfFold, test: LabelledScores, minimum: int) -> OwnLabels:
+    """What the model's own pairs alone give: every test pair at the threshold that is theirs."""
+    scores, threshold = _labelled(own.pairs), own.fit.threshold
+    return OwnLabels(
+        error=error_rate(test.scores, test.labels, threshold),
+        interval=error_interval(scores, replace(test, sources=None), minimum=minimum),
+        threshold=threshold,
+        note=reason_no_verdict(scores.components, minimum),
     )
 
 
@@ -240,8 +254,7 @@ def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
         check_pairs(scores["score"], scores["label"])
         check_pairs(scores["probability"], scores["label"])
     except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(". ")
-        raise FlywheelError(f"{file} cannot be read ({reason}). {EVALUATE_AGAIN}") from error
+        raise FlywheelError(f"{file} cannot be read ({one_line(error)}). {EVALUATE_AGAIN}") from error
     except FlywheelError as error:
         raise FlywheelError(f"{file} is damaged ({error.args[0].partition(':')[0]}). {EVALUATE_AGAIN}") from error
     test = scores[scores["split"] == "test"].sort_values("pair_id").set_index("pair_id")

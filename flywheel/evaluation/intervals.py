@@ -28,7 +28,7 @@ class Clusters:
 
     @property
     def effective(self) -> float:
-        """How many components of equal size would tell as much: Kish's effective number."""
+        """How many components of equal size would carry as much information: Kish's effective number."""
         return float(self.sizes.sum() ** 2 / (self.sizes**2).sum())
 
     def sums(self, values: NDArray[np.generic]) -> Floats:

@@ -1,4 +1,4 @@
-"""How well scores decide pairs, in the usual figures, as scikit-learn and torchmetrics define them."""
+"""How well scores decide pairs, in the usual figures, as scikit-learn defines them."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class PairMetrics:
     (Matthews' correlation) from -1 to 1.
 
     `error`, `precision`, `recall`, `f1` and `mcc` are those of its decisions, `average_precision` and `roc_auc` those of its
-    scores. `expected_calibration_error` is how far its probability of "same" lies from the share that is, on average over
+    scores. `ece` is how far its probability of "same" lies from the share that is, on average over
     fifteen bins of probability (expected calibration error: Guo et al., 2017).
     """
 
@@ -27,7 +27,7 @@ class PairMetrics:
     mcc: float
     average_precision: float
     roc_auc: float
-    expected_calibration_error: float
+    ece: float
     n: int
     positives: int
 
@@ -40,20 +40,17 @@ def pair_metrics(
     Precision is 0 where nothing is called same. Raises FlywheelError for scores that are not finite, lengths that
     differ, or one label only.
     """
-    import torch
     from sklearn.metrics import (
         average_precision_score,
         matthews_corrcoef,
         precision_recall_fscore_support,
         roc_auc_score,
     )
-    from torchmetrics.functional.classification import binary_calibration_error
 
     values, given = check_pairs(scores, labels)
     check_both_labels(given)
     check_pairs(probabilities, given)
     precision, recall, f1, _ = precision_recall_fscore_support(given, same, average="binary", zero_division=0)
-    expected_calibration_error = binary_calibration_error(torch.tensor(probabilities), torch.tensor(given), n_bins=_BINS)
     return PairMetrics(
         error=float((same != given).mean()),
         precision=float(precision),
@@ -62,7 +59,14 @@ def pair_metrics(
         mcc=float(matthews_corrcoef(given, same)),
         average_precision=float(average_precision_score(given, values)),
         roc_auc=float(roc_auc_score(given, values)),
-        expected_calibration_error=float(expected_calibration_error),
+        ece=_expected_calibration_error(np.asarray(probabilities, dtype=np.float64), given),
         n=len(given),
         positives=int(given.sum()),
     )
+
+
+def _expected_calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Mean distance, weighted by pairs, of probability and share of label 1 in bins of equal width (Guo et al., 2017)."""
+    bins = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(bins, weights=probabilities - labels, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(labels))

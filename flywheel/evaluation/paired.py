@@ -21,8 +21,8 @@ class PairedTest:
     `difference` is the challenger's error rate minus the champion's (below 0: the challenger is better), `standard_error` its
     standard error by component and `interval` its 95 % interval, `p_value` that of the one-sided test that the challenger
     makes fewer errors. `interval` takes both models' thresholds as given, where the `error_intervals` of each alone allow for
-    others. `effective_components` of equal size would tell as much as the components do, and `effective_pairs` independent
-    pairs as much as the pairs.
+    others. `effective_components` of equal size would carry as much information as the components do, and
+    `effective_pairs` independent pairs as much as the pairs.
     """
 
     difference: float

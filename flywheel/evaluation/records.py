@@ -1,21 +1,21 @@
-"""The record of one evaluation: every figure of one model on one test split, and where it lies on disk."""
+"""The record of one evaluation: every figure of one model on one test split, and its folder."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, validation_fault
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import PairMetrics
 from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.statistics import ErrorParts
-from flywheel.scoring.thresholds import ScoreFit
+from flywheel.scoring.decision_rule import DecisionRule
 
-# Raised when a record says more than one of before: an older one counts as not there, and is made anew from what is cached.
-FORMAT = 3
+# Raised when a record holds more than before: an older one counts as missing and is made again from what is cached.
+FORMAT = 4
 EVALUATE_AGAIN = "Remove its folder and evaluate again, a cell with `flywheel train`, anything else with `flywheel evidence`."
 
 
@@ -43,16 +43,26 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class OwnLabels:
+    """Error rate on test pairs at the threshold that a model's own training pairs give, out of fold: no calibration label is
+    spent. `note` says why there is no interval, if there is none.
+    """
+
+    error: float
+    interval: Interval | None
+    threshold: float
+    note: str | None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """One model on the test pairs of one `test_id`; error rates and their intervals are shares from 0 to 1.
 
-    `error` spends only the labels the model was given: its threshold comes out of fold from the model's own pairs up to
-    1,600 of them, beyond that (and for models without training) from `calibration`. `calibrated_error` always has the
-    thresholds from `calibration`, those of `fits`, one a source. `calibrated_threshold` is the one for what users do, which
-    ships; until there are enough of their labels it is that of seed pairs, moved to the `target_prior` of its `terms` if one
-    is set. `no_verdict` says why the test split carries no verdict, `own_note` what kept the model's own pairs from giving a
-    threshold or an interval. `snapshot_id` is the one it was trained on, `kept_start` why it is
-    the untrained start where training brought no proven gain.
+    `error` is the share of wrong decisions by `rule`, the model's decision rule: a trained model's is stored with it, others
+    get theirs from the calibration pairs of the snapshot. `calibration_set_error` is the same on calibration pairs, which
+    chose the rule. `own_labels` is what a small training set can do alone, where that was measured. `no_verdict` says why the
+    test split carries no verdict. `snapshot_id` is the one the model was trained on, `kept_start` why it is the untrained
+    start where training brought no proven gain.
     """
 
     record_id: str
@@ -65,12 +75,10 @@ class Evaluation:
     test_id: str
     error: float
     interval: Interval | None
-    threshold: float
-    calibrated_error: float
-    calibrated_interval: Interval | None
-    fits: dict[str, ScoreFit]
+    rule: DecisionRule
     terms: Terms
-    calibration_error: float
+    calibration_set_error: float
+    own_labels: OwnLabels | None
     metrics: PairMetrics
     retrieval: Retrieval
     slices: tuple[Slice, ...]
@@ -78,16 +86,10 @@ class Evaluation:
     components: int
     rough: bool
     no_verdict: str | None
-    own_note: str | None
     contamination: str | None
     train_pairs: int | None
     train_seconds: float | None
     kept_start: str | None
-
-    @property
-    def calibrated_threshold(self) -> float:
-        """The threshold that ships."""
-        return self.fits["interaction"].threshold
 
     @property
     def name(self) -> str:
@@ -110,16 +112,8 @@ class Evaluation:
 _RECORD = TypeAdapter(tuple[Evaluation], config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
-def fault(error: Exception) -> str:
-    """What is wrong with a file, in a line: of what pydantic found the first, with the field's place in the file."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}".removeprefix(": ")
-
-
 def evaluation_folder(evaluations: Path, test_id: str, record_id: str) -> Path:
-    """Where a record and its scores lie."""
+    """The folder of a record and its scores."""
     return evaluations / test_id / record_id
 
 
@@ -137,7 +131,7 @@ def load_evaluation(folder: Path, terms: Terms | None = None) -> Evaluation | No
             return None
         found = Evaluation.from_json(record)
     except (ValueError, AttributeError) as error:
-        raise FlywheelError(f"{file} is damaged ({fault(error)}). {EVALUATE_AGAIN}") from error
+        raise FlywheelError(f"{file} is damaged ({validation_fault(error)}). {EVALUATE_AGAIN}") from error
     return found if terms in (None, found.terms) else None
 
 

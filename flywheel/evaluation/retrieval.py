@@ -58,7 +58,7 @@ def _check(vectors: NDArray[np.float32], duplicates: Sequence[tuple[int, int]]) 
         raise FlywheelError(f"{wrong} of {len(vectors)} vectors are not of unit length: normalise them before retrieval.")
     outside = [pair for pair in duplicates if not all(0 <= row < len(vectors) for row in pair)]
     if outside:
-        raise FlywheelError(f"The duplicate pair {outside[0]} names a row beyond {len(vectors)} vectors: mend the pairs.")
+        raise FlywheelError(f"The duplicate pair {outside[0]} names a row beyond {len(vectors)} vectors. Fix the pairs.")
 
 
 def _groups(questions: int, duplicates: Sequence[tuple[int, int]]) -> list[NDArray[np.intp]]:

@@ -1,4 +1,4 @@
-"""Kinds of test pairs that are told apart on the page, by cheap rules: where they came from and what stands in them."""
+"""Kinds of test pairs that the page shows separately, by simple rules: where they came from and what their texts hold."""
 
 import re
 

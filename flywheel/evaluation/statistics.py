@@ -22,14 +22,8 @@ from flywheel.scoring.thresholds import (
 )
 
 MIN_COMPONENTS = 40
-
-
 ROUGH_BELOW_COMPONENTS = 100
-
-
 MAX_COMPONENT_SHARE = 0.05
-
-
 # How many numbers the bootstrap holds at a time.
 _CHUNK_ELEMENTS = 2_000_000
 
@@ -129,6 +123,7 @@ def error_intervals(
     test: LabelledScores,
     groups: Mapping[str, NDArray[np.bool_]],
     *,
+    thresholds: Mapping[str, float] | None = None,
     target_prior: float | None = None,
     replicates: int = 1_000,
     seed: int = 0,
@@ -147,7 +142,8 @@ def error_intervals(
 
     (To resample both at once counts the second twice: drawing other test components also shakes their error between nearby
     thresholds, which its spread over thresholds holds already.) The interval is Wilson's around the measured rate, its sample
-    size that which gives this variance. A group whose own pairs carry no verdict has None, and all have where `calibration`
+    size that which gives this variance. `thresholds` are those in use, by source; without them, those that `calibration`
+    chooses. A group whose own pairs carry no verdict has None, and all have where `calibration`
     carries none. Raises FlywheelError where `calibration` cannot carry a threshold or a mask does not fit.
     """
     for name, mask in groups.items():
@@ -156,7 +152,7 @@ def error_intervals(
     carried = {name: not reason_no_verdict(test.components[mask], minimum) for name, mask in groups.items()}
     if reason_no_verdict(calibration.components, minimum) or not any(carried.values()):
         return dict.fromkeys(groups)
-    wrong = _decided_wrong(test, _thresholds(calibration, target_prior))
+    wrong = _decided_wrong(test, thresholds or _thresholds(calibration, target_prior))
     drawn = _resampled_thresholds(calibration, target_prior, replicates, seed)
     often = _how_often_wrong(test, drawn)
     return {
@@ -167,14 +163,19 @@ def error_intervals(
     }
 
 
-def error_parts(calibration: LabelledScores, test: LabelledScores, target_prior: float | None = None) -> ErrorParts:
-    """Split the error rate on `test`, at the thresholds chosen on `calibration`, into what scores, fits and priors cost.
+def error_parts(
+    calibration: LabelledScores,
+    test: LabelledScores,
+    target_prior: float | None = None,
+    thresholds: Mapping[str, float] | None = None,
+) -> ErrorParts:
+    """Split the error rate on `test` into what scores, fits and priors cost, at `thresholds` or those `calibration` chooses.
 
     Raises FlywheelError where `calibration` cannot carry a threshold or `test` holds one label alone.
     """
     scores, labels = check_pairs(test.scores, test.labels)
     check_both_labels(labels)
-    used = int(_decided_wrong(test, _thresholds(calibration, target_prior)).sum())
+    used = int(_decided_wrong(test, thresholds or _thresholds(calibration, target_prior)).sum())
     bases = bases_by_source(calibration.labels.astype(np.int64), calibration.source_of_each, target_prior)
     best = moved = 0
     for source, basis in bases.items():
@@ -257,5 +258,6 @@ def _fewest_errors(scores: Floats, labels: NDArray[np.int64]) -> int:
 
 
 def check_components(components: NDArray[np.generic], pairs: int) -> None:
+    """Raise FlywheelError unless there is one component id for each of so many pairs."""
     if len(components) != pairs:
         raise FlywheelError(f"There are {len(components)} component ids for {pairs} pairs: give one per pair.")

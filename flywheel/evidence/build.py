@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from flywheel.evaluation.paired import alpha_for, detectable_difference
 from flywheel.evaluation.records import Evaluation
-from flywheel.evidence import sections
+from flywheel.evidence import cost_sections, sections
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Page, Picture, Section, Text, Tone
 from flywheel.evidence.words import difference_text, interval_text, model_name, percent, points
@@ -22,11 +22,11 @@ def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture |
         sections.board_section(evidence.board, evidence.champion_id, evidence.better, evidence.baseline.evaluation),
         Section("The decision", sections.decision(decided, evidence.board.snapshot.on_quora)),
         Section("Kinds of pairs", sections.kinds(evidence)),
-        Section("What breaks and what is mended", sections.flips(evidence)),
+        Section("What breaks and what is fixed", sections.flips(evidence)),
         Section("Where the errors come from", sections.parts(evidence, reliability)),
-        Section("Cost", sections.costs(evidence)),
-        Section("What each training took", sections.trainings(evidence), folded=True),
-        Section("On whose data", sections.data(evidence)),
+        Section("Cost", cost_sections.costs(evidence)),
+        Section("Each training", cost_sections.trainings(evidence), folded=True),
+        Section("On whose data", cost_sections.data(evidence)),
     ]
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, snapshot {evidence.board.snapshot.snapshot_id[:12]}"
     shown = tuple(section for section in found if section.blocks)
@@ -43,18 +43,18 @@ def _answer(evidence: Evidence) -> tuple[str, Tone]:
     if versus.test is None:
         reason = versus.ours.no_verdict or versus.theirs.no_verdict
         return f"No verdict is possible on these pairs: {reason}.", "open"
-    reigns = model.record_id == evidence.champion_id
-    said = (
-        f"{'The champion' if reigns else 'The best candidate'}, {evidence.name(model)} trained on {model.train_pairs or 0:,} "
-        f"pairs, is wrong on {percent(model.calibrated_error)} of unseen pairs, {_baseline(evidence)} on "
-        f"{percent(versus.theirs.calibrated_error)}: {points(versus.difference)} points "
+    is_champion = model.record_id == evidence.champion_id
+    subject = "The champion" if is_champion else "The best candidate"
+    text = (
+        f"{subject}, {evidence.name(model)} trained on {model.train_pairs or 0:,} pairs, is wrong on {percent(model.error)} of "
+        f"unseen pairs, {_baseline(evidence)} on {percent(versus.theirs.error)}: {points(versus.difference)} points "
         f"({difference_text(versus.test.interval)})."
     )
     if not evidence.baseline.is_api:
-        said += f" Whether it beats {evidence.api_model} has not been measured."
+        text += f" Whether it beats {evidence.api_model} has not been measured."
     if evidence.champion_id is None and evidence.challenger:
-        return said, "not decided"
-    return said, "proven" if reigns and versus.test.p_value <= evidence.level else "not proven"
+        return text, "not decided"
+    return text, "proven" if is_champion and versus.test.p_value <= evidence.level else "not proven"
 
 
 def _baseline(evidence: Evidence) -> str:
@@ -99,8 +99,8 @@ def _glance(evidence: Evidence) -> tuple[Block, ...]:
     ours, theirs = versus.ours, versus.theirs
     facts = [_error_fact(f"{evidence.name(row)} is wrong on", row) for row in (ours, theirs)]
     if versus.test:
-        said = f"{difference_text(versus.test.interval)}, p = {versus.test.p_value:.2g}, needed {evidence.level:.2g}"
-        facts.append(Fact("Difference", f"{points(versus.difference)} points", said))
+        text = f"{difference_text(versus.test.interval)}, p = {versus.test.p_value:.2g}, needed {evidence.level:.2g}"
+        facts.append(Fact("Difference", f"{points(versus.difference)} points", text))
         smallest = detectable_difference(versus.test, evidence.level)
         if smallest is not None:
             found = Fact("Smallest difference", f"{100 * smallest:.1f} points", "that would be found four times in five")
@@ -108,31 +108,31 @@ def _glance(evidence: Evidence) -> tuple[Block, ...]:
     mrr = ours.retrieval.mrr_at_10 - theirs.retrieval.mrr_at_10
     searched = f"{mrr:+.3f} against the baseline, {ours.retrieval.queries:,} questions, no interval"
     facts.append(Fact("Search, MRR@10", f"{ours.retrieval.mrr_at_10:.3f}", searched))
-    said_of_all = [sections.SEEN] if evidence.board.seen(ours) or evidence.board.seen(theirs) else []
+    notes = [sections.SEEN] if evidence.board.seen(ours) or evidence.board.seen(theirs) else []
     if versus.test:
-        said_of_all.append(
+        notes.append(
             "The difference takes each pair at its source's threshold; the intervals of the error rates also allow for what "
             "other calibration pairs would have chosen."
         )
     if ours.rough:
-        said_of_all.append(f"Rough: {ours.components} components are fewer than the 100 that make intervals firm.")
-    return (Facts(tuple(facts)), *([Text(" ".join(said_of_all))] if said_of_all else []))
+        notes.append(f"Rough: {ours.components} components are fewer than the 100 that make intervals firm.")
+    return (Facts(tuple(facts)), *([Text(" ".join(notes))] if notes else []))
 
 
 def _error_fact(label: str, row: Evaluation) -> Fact:
-    interval = f"95 % {interval_text(row.calibrated_interval)}, " if row.calibrated_interval else "no interval, "
-    return Fact(label, percent(row.calibrated_error), f"{interval}{row.metrics.n:,} pairs, {row.components:,} components")
+    interval = f"95 % {interval_text(row.interval)}, " if row.interval else "no interval, "
+    return Fact(label, percent(row.error), f"{interval}{row.metrics.n:,} pairs, {row.components:,} components")
 
 
 def _curve(evidence: Evidence, picture: Picture | None) -> tuple[Block, ...]:
     if evidence.model is None:
         return ()
-    said = f"No power law is fitted: {evidence.curve}."
+    text = f"No power law is fitted: {evidence.curve}."
     if evidence.advice:
-        said = (
+        text = (
             f"{evidence.advice.sentence} By a power law through the sizes of {evidence.name(evidence.model)}; its band "
             "says what other test pairs would have changed, not whether the law goes on to hold."
         )
         if evidence.board.snapshot.train.interaction:
-            said += " The size all is left out of the law: it holds interaction pairs too."
-    return (*([picture] if picture else []), Text(said))
+            text += " The size all is left out of the law: it holds interaction pairs too."
+    return (*([picture] if picture else []), Text(text))

@@ -1,14 +1,7 @@
 """What models cost beside the API: training, embedding, a whole corpus, and from which traffic on they pay."""
 
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flywheel.errors import FlywheelError
-from flywheel.models.features import pooled
-from flywheel.models.vectors import Vectors
-
-_WARM_UP, _TIMED = 32, 256
 _HOURS_A_MONTH = 730
 
 
@@ -38,21 +31,6 @@ class ModelCost:
     million: float | None
     corpus: float | None
     break_even: float | None
-
-
-def texts_a_second(vectors: Vectors, texts: Sequence[str]) -> float | None:
-    """How many of some of `texts` the base model embeds in a second on this machine; None where it cannot be loaded."""
-    import torch
-
-    try:
-        encoder = vectors.load().to(getattr(torch, vectors.dtype))
-    except FlywheelError:
-        return None
-    sample = list(texts[:: max(1, len(texts) // _TIMED)])[:_TIMED]
-    pooled(encoder, sample[:_WARM_UP])
-    started = time.perf_counter()
-    pooled(encoder, sample)
-    return len(sample) / (time.perf_counter() - started)
 
 
 def api_corpus(prices: Prices) -> float:

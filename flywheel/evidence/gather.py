@@ -1,4 +1,4 @@
-"""Everything the page says, from what evaluations, decisions and settings hold; nothing is trained or decided here."""
+"""Everything the page says, from records of evaluations and decisions; nothing is trained or decided here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,12 @@ from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.paired import alpha_for, holm, quick_p_value
 from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder, load_evaluation
 from flywheel.evidence.cost import ModelCost, Prices
+from flywheel.evidence.options import EvidenceOptions
 from flywheel.evidence.words import marked_name
 from flywheel.pairs.snapshots.snapshot import ALL
 from flywheel.registry.champions import Entry, Registry
-from flywheel.settings import Settings
+from flywheel.registry.decisions import count_decisions
+from flywheel.registry.options import PromotionOptions
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Evidence:
     """
 
     board: Leaderboard
-    reigning: Entry | None
+    present: Entry | None
     model: Evaluation | None
     challenger: Evaluation | None
     baseline: Baseline
@@ -55,7 +57,7 @@ class Evidence:
     @property
     def champion_id(self) -> str | None:
         """The champion's record, or None."""
-        return self.reigning.champion.model if self.reigning and self.reigning.champion else None
+        return self.present.champion.model if self.present and self.present.champion else None
 
     @property
     def level(self) -> float:
@@ -68,20 +70,24 @@ class Evidence:
 
 
 def gather(
-    settings: Settings,
+    registry: Registry,
+    evaluations: Path,
     board: Leaderboard,
     baseline: Baseline,
     model: Evaluation | None,
     challenger: Evaluation | None,
     costs: Sequence[ModelCost],
     prices: Prices,
+    options: EvidenceOptions,
+    rules: PromotionOptions,
+    api_model: str,
 ) -> Evidence:
     """Read and compare; every comparison is on the board's test pairs. `model` is the champion evaluated on them, or the best
-    candidate while there is none; `challenger` is to be judged next.
+    candidate while there is none; `challenger` is to be judged next; `api_model` is what the API's model is called.
     """
-    registry = Registry(settings.registry)
+    compared = _Compared(board, evaluations, options.flipped_pairs)
     decided = [entry for entry in registry.history() if entry.verdict and entry.verdict.test_id == board.snapshot.test_id]
-    lines = _curves(settings.evaluations, board)
+    lines = _curves(evaluations, board)
     own = (
         lines.get(_line(model), "its line has no cells on this snapshot under the present settings")
         if model
@@ -89,40 +95,48 @@ def gather(
     )
     return Evidence(
         board=board,
-        reigning=registry.current(),
+        present=registry.current(),
         model=model,
         challenger=challenger,
         baseline=baseline,
-        versus_baseline=_compare(settings, board, model, baseline.evaluation),
+        versus_baseline=compared.compare(model, baseline.evaluation),
         decided=tuple(decided),
-        decisions=registry.spent(board.snapshot.test_id, settings.evaluations),
-        versus_reference=_latest_match(settings, board, decided, baseline.evaluation.terms),
-        better=_better(settings.evaluations, board, baseline.evaluation),
+        decisions=count_decisions(registry, board.snapshot.test_id, evaluations),
+        versus_reference=compared.latest_match(decided, baseline.evaluation.terms),
+        better=_better(evaluations, board, baseline.evaluation),
         curves=tuple(curve for curve in lines.values() if isinstance(curve, LearningCurve)),
         curve=own,
-        advice=advice(own, settings.worth_of_doubling) if isinstance(own, LearningCurve) else None,
+        advice=advice(own, options.worth_of_doubling) if isinstance(own, LearningCurve) else None,
         costs=tuple(costs),
         prices=prices,
-        api_model=settings.baseline_model,
-        max_broken_share=settings.max_broken_share,
+        api_model=api_model,
+        max_broken_share=rules.max_broken_share,
     )
 
 
-def _compare(settings: Settings, board: Leaderboard, ours: Evaluation | None, theirs: Evaluation | None) -> Comparison | None:
-    if ours is None or theirs is None:
-        return None
-    return compare(ours, theirs, board.snapshot, settings.evaluations, settings.shown_flips)
+@dataclass(frozen=True)
+class _Compared:
+    """Comparisons on a board's test pairs, each with so many flipped pairs shown."""
 
+    board: Leaderboard
+    evaluations: Path
+    flipped_pairs: int
 
-def _latest_match(settings: Settings, board: Leaderboard, decided: Sequence[Entry], terms: Terms) -> Comparison | None:
-    """The latest decision's challenger against whom it met, where both are evaluated on these terms."""
-    if not decided or decided[-1].verdict is None:
-        return None
-    both = (
-        load_evaluation(evaluation_folder(settings.evaluations, board.snapshot.test_id, record_id), terms)
-        for record_id in (decided[-1].verdict.challenger, decided[-1].verdict.reference)
-    )
-    return _compare(settings, board, *both)
+    def compare(self, ours: Evaluation | None, theirs: Evaluation | None) -> Comparison | None:
+        """The two side by side, or None where one is missing."""
+        if ours is None or theirs is None:
+            return None
+        return compare(ours, theirs, self.board.snapshot, self.evaluations, self.flipped_pairs)
+
+    def latest_match(self, decided: Sequence[Entry], terms: Terms) -> Comparison | None:
+        """The latest decision's challenger against whom it met, where both are evaluated on these terms."""
+        if not decided or decided[-1].verdict is None:
+            return None
+        both = (
+            load_evaluation(evaluation_folder(self.evaluations, self.board.snapshot.test_id, record_id), terms)
+            for record_id in (decided[-1].verdict.challenger, decided[-1].verdict.reference)
+        )
+        return self.compare(*both)
 
 
 def _line(record: Evaluation) -> tuple[str, str | None]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Tone = Literal["proven", "not proven", "not decided", "open"]
-# How the answer is, in a sign and in words: no reader has to tell colours apart.
+# How the answer is, in a sign and in words: no reader has to see colours.
 SIGNS: Mapping[Tone, str] = {
     "proven": "✓ Proven better",
     "not proven": "✗ Not proven better",
@@ -45,7 +45,7 @@ class Text:
 class Table:
     """Rows of texts under `columns`; those named in `words` are read from the left, the others are figures.
 
-    Rows numbered in `strong` stand out, rows in `quiet` step back. A table without rows is not shown.
+    Rows numbered in `strong` are emphasised, rows in `quiet` are greyed. A table without rows is not shown.
     """
 
     columns: tuple[str, ...]
@@ -81,7 +81,7 @@ class Section:
 class Page:
     """The page: what it answers in one sentence, what to do next (and by which command), then the sections.
 
-    `tone` says how the answer is: proven, not proven, or that nobody has decided or can say yet; `against` what it is about.
+    `tone` says how the answer is: proven, not proven, or not decided yet; `against` what it is about.
     """
 
     title: str

@@ -47,7 +47,7 @@ def pairs_text(row: Evaluation) -> str:
 
 
 def money(dollars: float) -> str:
-    """US dollars, with as many digits as tell anything."""
+    """US dollars, with as many digits as matter."""
     return f"${dollars:,.2f}" if dollars >= 0.1 else f"${dollars:.2g}"
 
 

@@ -1,1 +1,1 @@
-"""Base models: which there are, where their weights lie, how texts become vectors, and the cache of those vectors."""
+"""Base models: which there are, where their weights are found, how texts become vectors, and the cache of those vectors."""

@@ -83,7 +83,7 @@ class EmbeddingCache:
 
     @classmethod
     def open(cls, folder: Path) -> "EmbeddingCache | None":
-        """The cache that lies in `folder`, whatever its width; None when nothing does. Raises FlywheelError if damaged."""
+        """The cache in `folder`, whatever its width; None when there is none. Raises FlywheelError if damaged."""
         for shard in folder.glob(f"*{_KEYS}"):
             vectors = shard.with_name(shard.name.removesuffix(_KEYS) + _VECTORS)
             try:
@@ -105,7 +105,7 @@ class EmbeddingCache:
         return [text for text, there in zip(texts, known, strict=True) if not there]
 
     def get(self, texts: Sequence[str], encode: Encode) -> np.ndarray:
-        """Give the vectors of `texts`, (n, width), in their order; a text may stand there more than once.
+        """Give the vectors of `texts`, (n, width), in their order; a text may appear more than once.
 
         Texts without a vector go through `encode`, k texts to (k, width), each once, in chunks that are stored as they
         come. A lock on the folder lets one process encode at a time, and the next finds what that one stored. Raises
@@ -122,7 +122,7 @@ class EmbeddingCache:
         return [index.vectors[shard][a:b] for shard, a, b in zip(shards, first, last, strict=True)]
 
     def size(self) -> int:
-        """How many bytes lie in the folder."""
+        """How many bytes the folder takes."""
         return sum(path.stat().st_size for path in self.folder.glob("*.npy"))
 
     def texts(self) -> int:
@@ -164,7 +164,7 @@ class EmbeddingCache:
         return self._rewrite(lambda keys: ~np.isin(keys, unwanted))
 
     def _rewrite(self, keep: Callable[[np.ndarray], np.ndarray]) -> int:
-        """Write the shards anew with those texts that `keep` says, by their keys; returns how many went."""
+        """Rewrite the shards with those texts that `keep` says, by their keys; returns how many went."""
         gone = 0
         with self._locked():
             for name in self._refresh().names:
@@ -268,7 +268,7 @@ class EmbeddingCache:
         if broken:
             raise FlywheelError(
                 f"The encoder gave NaN or infinity for {broken} of {count} texts; they were not stored. "
-                "Set device to cpu, or replace the model's weights."
+                "Set models.device to cpu, or replace the model's weights."
             )
         return Ragged(rows, lengths)
 
@@ -299,7 +299,7 @@ class EmbeddingCache:
     def _refresh(self) -> _Index:
         """Bring the index up to date with the folder and give it."""
         present = sorted(path.name.removesuffix(_KEYS) for path in self.folder.glob(f"*{_KEYS}"))
-        # Shards are never changed; when some are gone, the cache was deleted and its index starts anew.
+        # Shards are never changed; when some are gone, the cache was deleted and its index starts again.
         index = self._index if set(self._index.names) <= set(present) else _EMPTY
         known = set(index.names)
         read = {name: shard for name in present if name not in known and (shard := self._read_shard(name)) is not None}
@@ -309,7 +309,7 @@ class EmbeddingCache:
         return index
 
     def _read_shard(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Give the keys (k,), their lengths (k,) and the memory-mapped rows (total, width) of a shard; None if it is gone."""
+        """Give a shard's keys (k,), their lengths (k,) and the memory-mapped rows (total, width); None if it was deleted."""
         try:
             keys = np.load(self.folder / f"{name}{_KEYS}", allow_pickle=False)
             vectors = np.load(self.folder / f"{name}{_VECTORS}", mmap_mode="r", allow_pickle=False)

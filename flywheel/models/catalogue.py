@@ -1,6 +1,6 @@
 """The base models that can be fine-tuned, pinned to a hub commit, and the variants (base model at a dimension) of them.
 
-A commit of the hub repository and the hash of its `model.safetensors` together say which weights a name stands for.
+A commit of the hub repository and the hash of its `model.safetensors` together say which weights a name means.
 """
 
 import json

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, one_line
 from flywheel.models.catalogue import BaseModel
 from flywheel.models.weights import hash_weights, locate_weights
 
@@ -41,9 +41,8 @@ def load_encoder(model: BaseModel, model_paths: Mapping[str, Path], device: str)
             encoder = open_pipeline(folder, place)
         # Damaged files make the library raise nearly anything.
         except Exception as error:
-            first_line = str(error).split("\n", 1)[0].rstrip(". ")
             raise FlywheelError(
-                f"{model.name} does not load from {folder} on {place} ({type(error).__name__}: {first_line}). "
+                f"{model.name} does not load from {folder} on {place} ({type(error).__name__}: {one_line(error)}). "
                 "Replace the folder with the hub's files, or choose another device if this one lacks memory."
             ) from error
     _check_modules(encoder, model, folder)
@@ -87,12 +86,12 @@ def resolve_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     match = re.fullmatch(r"cpu|mps|cuda(?::(\d{1,4}))?", device)
     if match is None:
-        raise FlywheelError(f"There is no device {device!r}. Set device to auto, cpu, cuda, cuda:N or mps.")
+        raise FlywheelError(f"There is no device {device!r}. Set models.device to auto, cpu, cuda, cuda:N or mps.")
     cards = torch.cuda.device_count()
     if device.startswith("cuda") and int(match[1] or 0) >= cards:
-        raise FlywheelError(f"Device {device} is not here: torch finds {cards} CUDA devices. Set device to auto.")
+        raise FlywheelError(f"Device {device} is not here: torch finds {cards} CUDA devices. Set models.device to auto.")
     if device == "mps" and not torch.backends.mps.is_available():
-        raise FlywheelError("Device mps is not here: torch finds no Apple GPU. Set device to auto.")
+        raise FlywheelError("Device mps is not here: torch finds no Apple GPU. Set models.device to auto.")
     return device
 
 

@@ -16,17 +16,11 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-# The order in which poolings of the token states stand in a text's features, `width` numbers each.
+# The order of the poolings of the token states in a text's features, `width` numbers each.
 PARTS = ("mean", "max", "cls")
-
-
 OnProgress = Callable[[int, int], None]
-
-
 # Tokens in a batch, padding included: enough for the processor, little enough for its caches.
 _BATCH_TOKENS = 4096
-
-
 _MAX_BATCH = 256
 
 

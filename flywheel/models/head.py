@@ -39,10 +39,12 @@ def untuned_head(vectors: np.ndarray, dim: int) -> Head:
     the full width unchanged.
     """
     from scipy.linalg import eigh
+    from threadpoolctl import threadpool_limits
 
     width = vectors.shape[1]
     vectors = vectors.astype(np.float64)
-    _, directions = eigh(vectors.T @ vectors, subset_by_index=[width - dim, width - 1])
+    with threadpool_limits(1):  # more threads gain little, and wait for each other many times as long on a busy machine
+        _, directions = eigh(vectors.T @ vectors, subset_by_index=[width - dim, width - 1])
     leading = directions[:, ::-1].T
     leading *= np.sign(leading[np.arange(dim), np.abs(leading).argmax(axis=1)])[:, None]  # eigenvectors have no sign
     return Head(leading.astype(np.float32), np.zeros(dim, np.float32))

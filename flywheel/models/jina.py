@@ -102,7 +102,7 @@ class JinaLayer(nn.Module):
 
 
 class JinaEncoder(nn.Module):
-    """The layers, under the bias that stands for positions and padding."""
+    """The layers, under the bias that represents positions and padding."""
 
     def __init__(self, config: JinaConfig) -> None:
         super().__init__()

@@ -15,8 +15,8 @@ from flywheel.models.catalogue import BaseModel
 from flywheel.models.encoder import encoder_id, load_encoder, resolve_device
 from flywheel.models.features import PARTS, OnProgress, pooled, token_states, tokenise, working_dtype
 from flywheel.models.folder import open_model
+from flywheel.models.options import ModelOptions
 from flywheel.models.weights import locate_weights
-from flywheel.settings import Settings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -41,6 +41,12 @@ class Vectors:
     device: str
     tuned: Path | None = None
     state_bytes: int = 20 * 10**9
+
+    @classmethod
+    def of(cls, model: BaseModel, cache_folder: Path, options: ModelOptions) -> "Vectors":
+        """The vectors of a base model, cached in a folder."""
+        budget = int(options.state_cache_gb * 10**9)
+        return cls(model, cache_folder, options.paths, options.device, state_bytes=budget)
 
     @cached_property
     def weights(self) -> Path:
@@ -74,7 +80,7 @@ class Vectors:
     def features(self, texts: Sequence[str], progress: OnProgress | None = None) -> np.ndarray:
         """Mean, max and CLS of the token states, float16 (n, 3 * width); `progress` hears (encoded, to encode)."""
         total = self.missing(texts) if progress else 0
-        return self.cache.get(texts, _chunks(lambda chunk, report: pooled(self._encoder, chunk, report), total, progress))
+        return self.cache.get(texts, _chunks(lambda chunk, report: pooled(self.loaded, chunk, report), total, progress))
 
     def get(self, texts: Sequence[str], progress: OnProgress | None = None) -> np.ndarray:
         """Unit vectors of `texts` as the untouched model gives them, float32 (n, width)."""
@@ -95,7 +101,7 @@ class Vectors:
             if needed > self.state_bytes:
                 raise FlywheelError(
                     f"The token states of {self.model.name} would take about {needed / 1e9:.1f} GB in {cache.folder}, and "
-                    f"state_cache_gb allows {self.state_bytes / 1e9:g}. Raise it, choose a smaller size, or run "
+                    f"models.state_cache_gb allows {self.state_bytes / 1e9:g}. Raise it, choose a smaller size, or run "
                     "`flywheel cache prune --states`."
                 )
 
@@ -107,7 +113,7 @@ class Vectors:
     def new_state_bytes(self, texts: Sequence[str], layers: int) -> int:
         """About how much disk the token states take that are missing, from the lengths of some of the texts."""
         unknown = self.state_cache(layers).unknown(texts)
-        tokens = [len(ids) for ids in tokenise(self._encoder, unknown[:: max(1, len(unknown) // _SAMPLE)])]
+        tokens = [len(ids) for ids in tokenise(self.loaded, unknown[:: max(1, len(unknown) // _SAMPLE)])]
         return int(len(unknown) * np.mean(tokens)) * self.model.width * 2 if tokens else 0
 
     def load(self) -> "SentenceTransformer":
@@ -117,7 +123,8 @@ class Vectors:
         return load_encoder(self.model, self.model_paths, self.device)
 
     @cached_property
-    def _encoder(self) -> "SentenceTransformer":
+    def loaded(self) -> "SentenceTransformer":
+        """The encoder in what it computes in, loaded once."""
         import torch
 
         return self.load().to(getattr(torch, self.dtype))
@@ -136,12 +143,6 @@ class Vectors:
             transformer.auto_model.encoder.layer = transformer.auto_model.encoder.layer[:layers]
             self._lowers[layers] = lower
         return self._lowers[layers]
-
-
-def vectors_of(model: BaseModel, settings: Settings) -> Vectors:
-    """The vectors of a base model in the home of `settings`."""
-    budget = int(settings.state_cache_gb * 10**9)
-    return Vectors(model, settings.cache, settings.model_paths, settings.device, state_bytes=budget)
 
 
 def _chunks(

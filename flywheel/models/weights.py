@@ -1,4 +1,4 @@
-"""Where a base model's weights lie: a local folder, an installed package or the hub, checked against their hash."""
+"""Where a base model's weights are found: a local folder, an installed package or the hub, checked against their hash."""
 
 import importlib.util
 import logging
@@ -7,7 +7,7 @@ from functools import cache
 from hashlib import file_digest
 from pathlib import Path
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, one_line
 from flywheel.models.catalogue import BaseModel
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def hash_weights(folder: Path) -> str:
 
 @cache
 def _hash_file(path: Path, mtime_ns: int, size: int) -> str:
-    """Hash `path`; time and size stand in the signature so that a changed file is hashed again."""
+    """Hash `path`; time and size are in the signature so that a changed file is hashed again."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()
 
@@ -62,7 +62,7 @@ def _local_folder(model: BaseModel, model_paths: Mapping[str, Path]) -> Path | N
     if missing := _missing_files(folder):
         what = f"holds no {' and no '.join(missing)}" if folder.is_dir() else "is not a folder"
         raise FlywheelError(
-            f"The setting model_paths sends {model.name} to {folder}, which {what}. "
+            f"The setting models.paths sends {model.name} to {folder}, which {what}. "
             "Point it at a complete Sentence Transformers folder or remove it."
         )
     return folder
@@ -88,8 +88,7 @@ def _hub_folder(model: BaseModel) -> Path:
         )
     # The client's errors (offline, no such host, proxy, HTTP status, broken transfer, disk) have no common base.
     except Exception as error:
-        first_line = str(error).split("\n", 1)[0].rstrip(". ")
-        raise _unavailable(model, f"{type(error).__name__}: {first_line}") from error
+        raise _unavailable(model, f"{type(error).__name__}: {one_line(error)}") from error
     if missing := _missing_files(folder):
         raise _unavailable(model, f"its folder {folder} lacks {' and '.join(missing)}")
     return folder
@@ -99,5 +98,6 @@ def _unavailable(model: BaseModel, reason: str) -> FlywheelError:
     package = "run pip install 'flywheel[demo]', " if model.package else ""
     return FlywheelError(
         f"{model.name} is not on this machine and the hub did not give it ({reason}). "
-        f"Set model_paths to a folder that holds it, {package}or use a machine that reaches the hub."
+        f"Set models.paths in the home's flywheel.toml to a folder that holds it, {package}or use a machine that reaches the "
+        "hub."
     )

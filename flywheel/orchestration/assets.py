@@ -1,65 +1,86 @@
-"""The assets. Each calls one step and says in metadata what a person would look at."""
+"""The assets. Each calls one function of the pipeline and says in metadata what a person would look at."""
 
-import base64
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from flywheel.evaluation.records import Evaluation, Slice
 from flywheel.evidence.figures.images import loss_curve
 from flywheel.evidence.render.markdown import render_markdown, render_section
 from flywheel.evidence.sections import board_section, decision_section
-from flywheel.evidence.words import interval_text
-from flywheel.orchestration import checks, findings, steps
+from flywheel.orchestration import checks
 from flywheel.orchestration.instance import POOL
+from flywheel.orchestration.lineage import MODEL, snapshot_of_run, trained_model
+from flywheel.orchestration.metadata import figures, image, table
 from flywheel.orchestration.partitions import CELLS, parse_cell
 from flywheel.orchestration.pipes import training_pipes
-from flywheel.orchestration.resources import Workbench, explained
+from flywheel.orchestration.resources import explained
 from flywheel.pairs.snapshots.leak_probe import probe_leaks
+from flywheel.pairs.store.contradictions import find_contradictions
+from flywheel.pairs.store.labels import count_pairs
+from flywheel.pairs.store.overview import overview
+from flywheel.pipeline import evaluation as measuring
+from flywheel.pipeline.api_heads import evaluate_api_heads
+from flywheel.pipeline.ingest import ingest_inbox, ingest_seed, take_snapshot, unaccounted_lines
+from flywheel.pipeline.promotion import decide_champion
+from flywheel.pipeline.publish import save_figure, save_page
+from flywheel.pipeline.training import train_cell
+from flywheel.pipeline.workspace import Workspace
 
 OWNERS = ["team:ml"]
 
 
 class RecipeConfig(dg.Config):
-    """Run configuration of a cell."""
+    """Run configuration of a training."""
 
     recipe: str = Field("head", description="How weights move: head, top or full.")
 
 
+class BaselineConfig(dg.Config):
+    """Run configuration of the baseline."""
+
+    pay: bool = Field(True, description="Whether vectors of the API that are missing are bought, where a key is set.")
+
+
+def run_config(assets: Sequence[str], recipe: str = "head", pay: bool = True) -> dict[str, Any]:
+    """Run configuration for a run of `assets`."""
+    configs = {"finetuned_model": {"recipe": recipe}, "baseline_scores": {"pay": pay}}
+    return {"ops": {name: {"config": config} for name, config in configs.items() if name in assets}}
+
+
 @dg.asset(group_name="ingest", kinds={"duckdb"}, owners=OWNERS)
-def seed_pairs(workbench: Workbench) -> dg.MaterializeResult:
+def seed_pairs(workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
     """Seed pairs (the starter set or Quora duplicate questions), ingested into DuckDB once."""
     with explained():
-        report = steps.ingest_seed(workbench.settings())
+        report = ingest_seed(workspace)
     if report is None:
-        return dg.MaterializeResult(metadata={"source": "none (setting `seed`)"})
+        return dg.MaterializeResult(metadata={"source": "none (setting `pairs.seed_pairs`)"})
     return dg.MaterializeResult(metadata={**asdict(report), "dagster/row_count": report.lines - report.quarantined})
 
 
 @dg.asset(
     group_name="ingest", kinds={"duckdb"}, owners=OWNERS, check_specs=[checks.ALL_LINES_KEPT, checks.EMBARGO_SHARE],
 )  # fmt: skip
-def interaction_pairs(context: dg.AssetExecutionContext, workbench: Workbench) -> dg.MaterializeResult:
+def interaction_pairs(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
     """What users left behind: the finished files of the inbox, ingested into DuckDB."""
-    settings = workbench.settings()
     with explained():
-        summary = steps.ingest_inbox(settings)
-        wrong = steps.unaccounted_lines(settings, summary)
-        found = steps.store_overview(settings)
+        summary = ingest_inbox(workspace)
+        wrong = unaccounted_lines(workspace, summary)
+        overall = overview(workspace.store)
     for sentence in summary.rejected:
         context.log.warning(sentence)
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int)}
     return dg.MaterializeResult(
         metadata={
             **counts,
-            "files": _table([{k: v for k, v in asdict(f).items() if k != "batch_id"} for f in summary.files]),
-            "rejected_files": _table([{"file": sentence} for sentence in summary.rejected]),
-            "by_source_and_day": _table([{**asdict(day), "day": str(day.day)} for day in found.days]),
-            "quarantine_reasons": _table([{"reason": reason, "lines": lines} for reason, lines in found.reasons]),
+            "files": table([{k: v for k, v in asdict(f).items() if k != "batch_id"} for f in summary.files]),
+            "rejected_files": table([{"file": sentence} for sentence in summary.rejected]),
+            "by_source_and_day": table([{**asdict(day), "day": str(day.day)} for day in overall.days]),
+            "quarantine_reasons": table([{"reason": reason, "lines": lines} for reason, lines in overall.reasons]),
         },
-        check_results=[checks.all_lines_kept(wrong, len(summary.files)), checks.embargo_share(found.embargo)],
+        check_results=[checks.all_lines_kept(wrong, len(summary.files)), checks.embargo_share(overall.embargo)],
     )
 
 
@@ -67,22 +88,21 @@ def interaction_pairs(context: dg.AssetExecutionContext, workbench: Workbench) -
     group_name="ingest", kinds={"duckdb"}, owners=OWNERS, deps=[seed_pairs, interaction_pairs],
     check_specs=[checks.LABEL_CONFLICTS, checks.CONTRADICTIONS],
 )  # fmt: skip
-def pairs(workbench: Workbench) -> dg.MaterializeResult:
+def pairs(workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
     """Observations added up to labelled pairs, each with its split."""
-    settings = workbench.settings()
     with explained():
-        counts = steps.count(settings)
-        found = steps.contradictions(settings)
-        splits = steps.store_overview(settings).splits
+        counts = count_pairs(workspace.store)
+        contradictions = find_contradictions(workspace.store)
+        splits = overview(workspace.store).splits
     return dg.MaterializeResult(
         metadata={
             **asdict(counts),
             "dagster/row_count": counts.pairs,
-            "splits": _table([asdict(split) for split in splits]),
-            "contradictions": _table([asdict(worst) for worst in found.worst]),
-            "contradictory_share": found.share,
+            "splits": table([asdict(split) for split in splits]),
+            "contradictions": table([asdict(worst) for worst in contradictions.worst]),
+            "contradictory_share": contradictions.share,
         },
-        check_results=[checks.label_conflicts(counts), checks.contradictory_triangles(found)],
+        check_results=[checks.label_conflicts(counts), checks.contradictory_triangles(contradictions)],
     )
 
 
@@ -90,12 +110,11 @@ def pairs(workbench: Workbench) -> dg.MaterializeResult:
     group_name="ingest", kinds={"parquet"}, owners=OWNERS, deps=[pairs],
     check_specs=[checks.NO_LEAKAGE, checks.PRIOR_SHIFT, checks.LEAK_PROBE],
 )  # fmt: skip
-def snapshot(workbench: Workbench) -> dg.MaterializeResult:
+def snapshot(workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
     """An immutable export of train, calibration and test; what training and evaluation read."""
-    settings = workbench.settings()
     with explained():
-        taken = steps.snapshot(settings)
-        probe = probe_leaks(taken, settings.memory_limit)
+        taken = take_snapshot(workspace)
+        probe = probe_leaks(taken, workspace.settings.storage.memory_limit)
     return dg.MaterializeResult(
         metadata={
             "snapshot_id": taken.snapshot_id,
@@ -116,25 +135,28 @@ def snapshot(workbench: Workbench) -> dg.MaterializeResult:
     group_name="train", kinds={"pytorch", "huggingface"}, owners=OWNERS, deps=[snapshot], partitions_def=CELLS, pool=POOL,
     check_specs=[checks.SERVED_VECTORS],
 )  # fmt: skip
-def finetuned_model(context: dg.AssetExecutionContext, workbench: Workbench, config: RecipeConfig) -> dg.MaterializeResult:
+def finetuned_model(
+    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: RecipeConfig
+) -> dg.MaterializeResult:
     """One cell of the experiment: a base model at a dimension, fine-tuned on so many pairs."""
-    settings = workbench.settings()
-    variant, size = parse_cell(context)
+    cell = parse_cell(context)
     with training_pipes(context) as pipes, explained():
-        model = steps.train_cell(settings, variant, size, config.recipe, pipes.listener)
-        difference = steps.served_vectors_difference(settings, model)
+        snapshot = snapshot_of_run(context, workspace)
+        model = train_cell(workspace.with_listener(pipes.listener), snapshot, cell, config.recipe)
+        difference = measuring.served_vectors_difference(workspace, model, snapshot)
         result = pipes.report(
             {
-                "calibration_error": model.calibration_error,
-                "threshold": model.fit.threshold,
+                MODEL: model.name,
+                "calibration_set_error": model.calibration_set_error,
+                "threshold": model.rule.threshold,
                 "train_pairs": model.train_pairs,
                 "training_seconds": model.seconds,
                 "reused": model.reused,
                 "snapshot_id": model.job.snapshot_id,
                 "recipe": model.job.recipe,
-                "shipped": f"the untrained start: {model.kept_start}" if model.kept_start else "the trained model",
+                "ships": f"the untrained start: {model.kept_start}" if model.kept_start else "the trained model",
                 "dagster/uri": str(model.folder),
-                **({"loss": _image("loss by training step", loss_curve(model.losses))} if model.losses else {}),
+                **({"loss": image("loss by training step", loss_curve(model.losses))} if model.losses else {}),
             }
         )
     return result._replace(check_results=[checks.served_vectors(difference)])
@@ -143,17 +165,24 @@ def finetuned_model(context: dg.AssetExecutionContext, workbench: Workbench, con
 @dg.asset(
     group_name="evaluate", kinds={"openai"}, owners=OWNERS, deps=[snapshot], check_specs=[checks.BASELINE_IS_API],
 )  # fmt: skip
-def baseline_scores(workbench: Workbench) -> dg.MaterializeResult:
-    """What the fine-tunes have to beat: text-embedding-3-small from its cache or the API, else a local untuned model."""
-    settings = workbench.settings()
+def baseline_scores(
+    context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: BaselineConfig
+) -> dg.MaterializeResult:
+    """What cells have to beat on this snapshot: text-embedding-3-small from its cache or the API, else a local untuned model;
+    and the champion, if there is one.
+    """
     with explained():
-        result = steps.measure_baseline(settings)
+        snapshot = snapshot_of_run(context, workspace)
+        result = measuring.measure_baseline(workspace, snapshot, config.pay)
+        champion = measuring.measure_champion(workspace, snapshot)
     return dg.MaterializeResult(
         metadata={
-            **_figures(result.evaluation),
+            **figures(result.evaluation),
+            "snapshot_id": snapshot.snapshot_id,
             "advice": result.advice or "measured on the API",
+            "champion": f"{champion.name}: error {champion.error:.4f}" if champion else "none yet",
             "paid_tokens": result.paid.tokens,
-            "paid_dollars": result.paid.money(settings.baseline_price),
+            "paid_dollars": result.paid.money(workspace.settings.baseline.price),
         },
         check_results=[checks.baseline_is_api(result)],
     )
@@ -163,26 +192,37 @@ def baseline_scores(workbench: Workbench) -> dg.MaterializeResult:
     group_name="evaluate", kinds={"scikitlearn"}, owners=OWNERS, deps=[finetuned_model, baseline_scores],
     partitions_def=CELLS, check_specs=[checks.ENOUGH_COMPONENTS],
 )  # fmt: skip
-def evaluation(context: dg.AssetExecutionContext, workbench: Workbench, config: RecipeConfig) -> dg.MaterializeResult:
+def evaluation(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
     """The cell's error rate on unseen test pairs, with its interval, beside the same model untuned."""
-    variant, size = parse_cell(context)
     with explained():
-        record = steps.evaluate_cell(workbench.settings(), variant, size, config.recipe)
-    return dg.MaterializeResult(metadata=_figures(record), check_results=[checks.enough_components(record)])
+        model = trained_model(context, workspace)
+        record = measuring.evaluate_cell(workspace, model, measuring.snapshot_of(workspace, model))
+    return dg.MaterializeResult(metadata=figures(record), check_results=[checks.enough_components(record)])
 
 
-@dg.asset(group_name="evaluate", kinds={"table", "matplotlib"}, owners=OWNERS, deps=[evaluation, baseline_scores])
-def leaderboard(workbench: Workbench) -> dg.MaterializeResult:
-    """Every evaluated cell of the current snapshot against the baseline: the table and the figure."""
-    settings = workbench.settings()
+@dg.asset(group_name="evaluate", kinds={"openai", "pytorch"}, owners=OWNERS, deps=[evaluation, baseline_scores])
+def api_heads(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
+    """A head of ours on the API's cached vectors at each size of the board: what training buys without an own encoder."""
     with explained():
-        steps.evaluate_opponents(settings)
-        board = steps.leaderboard(settings)
-        figure = findings.save_figure(settings, board)
+        records = evaluate_api_heads(workspace, snapshot_of_run(context, workspace))
     return dg.MaterializeResult(
         metadata={
-            "error_versus_size": _image("error rate against training pairs", figure.read_bytes()),
-            "board": dg.MetadataValue.md(render_section(board_section(board, steps.champion_id(settings)))),
+            "heads": table([{"size": str(record.size), "error": record.error, "variant": record.variant} for record in records])
+        }
+    )
+
+
+@dg.asset(group_name="evaluate", kinds={"table", "matplotlib"}, owners=OWNERS, deps=[evaluation, baseline_scores, api_heads])
+def leaderboard(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
+    """Every evaluated cell of the current snapshot against the baseline: the table and the figure."""
+    with explained():
+        board = measuring.leaderboard(workspace, snapshot_of_run(context, workspace))
+        figure = save_figure(workspace, board)
+    champion = workspace.registry.champion()
+    return dg.MaterializeResult(
+        metadata={
+            "error_versus_size": image("error rate against training pairs", figure.read_bytes()),
+            "board": dg.MetadataValue.md(render_section(board_section(board, champion.model if champion else None))),
             "cells": len(board.tuned),
             "stale_cells": len(board.stale),
             "snapshot_id": board.snapshot.snapshot_id,
@@ -192,18 +232,17 @@ def leaderboard(workbench: Workbench) -> dg.MaterializeResult:
 
 
 @dg.asset(group_name="promote", kinds={"report"}, owners=OWNERS, deps=[leaderboard])
-def champion(workbench: Workbench) -> dg.MaterializeResult:
+def champion(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
     """The promoted model. A challenger takes its place only if it is provably better on the same test pairs."""
-    settings = workbench.settings()
     with explained():
-        entry, new = steps.decide_champion(settings)
-        board = steps.leaderboard(settings)
-        figure = findings.save_figure(settings, board)
-    present = steps.registry(settings).current()
+        snapshot = snapshot_of_run(context, workspace)
+        entry, new = decide_champion(workspace, snapshot)
+        figure = save_figure(workspace, measuring.leaderboard(workspace, snapshot))
+    present = workspace.registry.current()
     return dg.MaterializeResult(
         metadata={
-            "decision": dg.MetadataValue.md(render_section(decision_section(entry, present, board.snapshot.on_quora))),
-            "error_versus_size": _image("error rate against training pairs", figure.read_bytes()),
+            "decision": dg.MetadataValue.md(render_section(decision_section(entry, present, snapshot.on_quora))),
+            "error_versus_size": image("error rate against training pairs", figure.read_bytes()),
             "outcome": entry.action if new else "no new decision",
             "entry": entry.number,
             "judged": new,
@@ -213,11 +252,10 @@ def champion(workbench: Workbench) -> dg.MaterializeResult:
 
 
 @dg.asset(group_name="promote", kinds={"report"}, owners=OWNERS, deps=[champion])
-def evidence(workbench: Workbench) -> dg.MaterializeResult:
+def evidence(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
     """One page for a sceptic: which model, how much better, how sure, on whose data, at what cost, what breaks, what next."""
-    settings = workbench.settings()
     with explained():
-        page, file = findings.save_page(settings)
+        page, file = save_page(workspace, snapshot_of_run(context, workspace))
     return dg.MaterializeResult(
         metadata={
             "answer": page.answer,
@@ -228,40 +266,7 @@ def evidence(workbench: Workbench) -> dg.MaterializeResult:
     )
 
 
-def _table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue | str:
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows]) if rows else "none"
-
-
-def _image(title: str, png: bytes) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
-
-
-def _slice(each: Slice) -> dict[str, Any]:
-    return {
-        "pairs of kind": each.name, "pairs": each.n, "components": each.components, "error": each.error,
-        "interval_95": interval_text(each.interval),
-    }  # fmt: skip
-
-
-def _figures(record: Evaluation) -> dict[str, Any]:
-    return {
-        "error": record.error,
-        "interval_95": interval_text(record.interval) if record.interval else f"none: {record.no_verdict or record.own_note}",
-        "calibrated_error": record.calibrated_error,
-        "slices": _table([_slice(each) for each in record.slices]),
-        "errors_by_part": {"ranking": record.parts.ranking, "threshold": record.parts.threshold, "prior": record.parts.prior},
-        **{name: value for name, value in asdict(record.metrics).items() if name not in ("error", "n", "positives")},
-        "mrr_at_10": record.retrieval.mrr_at_10,
-        "recall_at_10": record.retrieval.recall_at_10,
-        "test_pairs": record.metrics.n,
-        "components": record.components,
-        "test_id": record.test_id,
-        "snapshot_id": record.snapshot_id,
-        "contamination": record.contamination or "unknown",
-    }
-
-
 ALL_ASSETS = [
-    seed_pairs, interaction_pairs, pairs, snapshot, finetuned_model, baseline_scores, evaluation, leaderboard, champion,
-    evidence,
+    seed_pairs, interaction_pairs, pairs, snapshot, finetuned_model, baseline_scores, evaluation, api_heads, leaderboard,
+    champion, evidence,
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from flywheel.pairs.store.overview import Embargo
 
 _MAX_CONFLICTS = 0.05
 _MAX_PRIOR_SHIFT = 0.10
-# Cached features are bfloat16's where the processor can, a served folder's float32; heads spread what they tell apart.
+# Cached features may be bfloat16's and a served folder's are float32; heads widen the difference.
 _MAX_COSINE_DIFFERENCE = 0.01
 
 _MAX_CONTRADICTIONS = 0.05
@@ -24,17 +24,17 @@ ALL_LINES_KEPT = dg.AssetCheckSpec(
     description="Accepted, duplicate and quarantined lines add up to the lines read, and all of them are in the store.",
 )  # fmt: skip
 EMBARGO_SHARE = dg.AssetCheckSpec(
-    "embargo_share", asset="interaction_pairs", description="Little of what comes in hangs on frozen questions."
+    "embargo_share", asset="interaction_pairs", description="Few new interactions are linked to test or calibration questions."
 )
 CONTRADICTIONS = dg.AssetCheckSpec(
-    "contradictory_triangles", asset="pairs", description="Few pairs stand in a triangle A = B, B = C, A unlike C."
+    "contradictory_triangles", asset="pairs", description="Few pairs are in a triangle A = B, B = C, A unlike C."
 )
 LEAK_PROBE = dg.AssetCheckSpec(
     "leak_probe", asset="snapshot",
     description="A classifier that sees no text, only graph position and lengths, does little better than chance.",
 )  # fmt: skip
 LABEL_CONFLICTS = dg.AssetCheckSpec("label_conflicts", asset="pairs", description="Few pairs have both labels.")
-NO_LEAKAGE = dg.AssetCheckSpec("no_leakage", asset="snapshot", blocking=True, description="No question stands in two splits.")
+NO_LEAKAGE = dg.AssetCheckSpec("no_leakage", asset="snapshot", blocking=True, description="No question is in two splits.")
 PRIOR_SHIFT = dg.AssetCheckSpec(
     "prior_shift", asset="snapshot", description="Calibration and test hold the same share of duplicates as train."
 )
@@ -67,42 +67,41 @@ def embargo_share(embargo: Embargo | None) -> dg.AssetCheckResult:
     """Warn when so much is embargoed that a new test version is due."""
     if embargo is None:
         return _warning("embargo_share", True, "nothing has come in since the draw")
-    said = f"{percent(embargo.newest)} of the newest interactions, {percent(embargo.first)} at first"
-    return _warning("embargo_share", embargo.advice is None, embargo.advice or said)
+    share = f"{percent(embargo.newest)} of the newest interactions, {percent(embargo.first)} at first"
+    return _warning("embargo_share", embargo.advice is None, embargo.advice or share)
 
 
-def contradictory_triangles(found: Contradictions) -> dg.AssetCheckResult:
-    """Warn when more than 5 % of the pairs stand in a contradictory triangle."""
-    said = f"{found.pairs:,} pairs, {percent(found.share)} of all; `flywheel pairs contradictions` names the worst"
-    return _warning("contradictory_triangles", found.share <= _MAX_CONTRADICTIONS, said)
+def contradictory_triangles(contradictions: Contradictions) -> dg.AssetCheckResult:
+    """Warn when more than 5 % of the pairs are in a contradictory triangle."""
+    share = percent(contradictions.share)
+    description = f"{contradictions.pairs:,} pairs, {share} of all; `flywheel pairs contradictions` names the worst"
+    return _warning("contradictory_triangles", contradictions.share <= _MAX_CONTRADICTIONS, description)
 
 
 def leak_probe(probe: LeakProbe) -> dg.AssetCheckResult:
     """Warn when graph and lengths alone decide more than 5 points better than always giving the commoner label."""
     if probe.advantage is None or probe.auc is None or probe.accuracy is None:
         return _warning("leak_probe", True, f"no figure: {probe.why_not}")
-    said = (
+    description = (
         f"right on {percent(probe.accuracy)} of {probe.test_pairs:,} test pairs without reading them, "
         f"{100 * probe.advantage:+.1f} points against the commoner label; area under the ROC curve {probe.auc:.3f}"
     )
-    return _warning("leak_probe", probe.advantage <= _MAX_LEAK, said)
+    return _warning("leak_probe", probe.advantage <= _MAX_LEAK, description)
 
 
 def no_leakage(snapshot: Snapshot) -> dg.AssetCheckResult:
-    """Fail when a question stands in two splits of the files that were written."""
+    """Fail when a question is in two splits of the files that were written."""
     shared = snapshot.shared_questions()
-    return dg.AssetCheckResult(
-        check_name="no_leakage", passed=not shared, description=f"{shared} questions stand in two splits"
-    )
+    return dg.AssetCheckResult(check_name="no_leakage", passed=not shared, description=f"{shared} questions are in two splits")
 
 
 def prior_shift(snapshot: Snapshot) -> dg.AssetCheckResult:
     """Warn when the share of duplicates differs by more than 10 points between splits."""
     splits = {"train": snapshot.train, "calibration": snapshot.calibration, "test": snapshot.test}
     priors = [split.prior for split in splits.values() if split.prior is not None]
-    said = ", ".join(f"{name} {_priors(split)}" for name, split in splits.items() if split.prior is not None)
+    description = ", ".join(f"{name} {_priors(split)}" for name, split in splits.items() if split.prior is not None)
     near = max(priors, default=0.0) - min(priors, default=0.0) <= _MAX_PRIOR_SHIFT
-    return _warning("prior_shift", near, f"share of duplicates: {said}")
+    return _warning("prior_shift", near, f"share of duplicates: {description}")
 
 
 def _priors(split: SplitSummary) -> str:
@@ -124,14 +123,14 @@ def served_vectors(difference: float) -> dg.AssetCheckResult:
 
 
 def baseline_is_api(result: Baseline) -> dg.AssetCheckResult:
-    """Warn when a local model stands in for the API."""
+    """Warn when a local model takes the API's place."""
     return _warning("baseline_is_api", result.is_api, result.advice or f"{result.evaluation.variant}, measured")
 
 
 def enough_components(record: Evaluation) -> dg.AssetCheckResult:
     """Warn when the test split carries no interval."""
-    said = record.no_verdict or f"{record.components} components" + (", rough below 100" if record.rough else "")
-    return _warning("enough_components", record.no_verdict is None, said)
+    description = record.no_verdict or f"{record.components} components" + (", rough below 100" if record.rough else "")
+    return _warning("enough_components", record.no_verdict is None, description)
 
 
 def _warning(name: str, passed: bool, description: str) -> dg.AssetCheckResult:

@@ -1,11 +1,11 @@
-"""The Dagster instance of a home, and runs whose process is gone."""
+"""The Dagster instance of a home, and runs whose process has ended. The one file that uses Dagster's private modules."""
 
 import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,22 @@ import dagster as dg
 import psutil
 import yaml
 from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
+from dagster._core.storage.dagster_run import FINISHED_STATUSES, IN_PROGRESS_RUN_STATUSES
+from dagster._utils.schedules import is_valid_cron_string
 
 from flywheel.errors import FlywheelError, explain_disk_errors
+from flywheel.files import write_bytes
+from flywheel.home import Home
+from flywheel.pipeline.workspace import Workspace
 from flywheel.settings import Settings
+from flywheel.training.progress import Listener
 
 log = logging.getLogger(__name__)
 
 PROCESS_TAG = "flywheel/process"
 POOL = "gpu"
+ENDED = frozenset(FINISHED_STATUSES)
+DAEMON_MODULE = "dagster._daemon"
 _CLOCK_STEP_SECONDS = 60.0
 _OUTPUT_STAYS_HERE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
@@ -50,51 +57,52 @@ def instance_config(state: Path) -> dict[str, Any]:
     }
 
 
-def prepare_home(settings: Settings) -> None:
+def prepare_home(home: Home) -> None:
     """Write `<home>/dagster.yaml` with absolute paths and make Dagster in this process and its children use it."""
-    home = settings.home
-    with explain_disk_errors(home):
-        for folder in (home / "dagster", settings.inbox):
+    with explain_disk_errors(home.root):
+        for folder in (home.dagster, home.inbox):
             folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(instance_config(home / "dagster"), sort_keys=False)
-        target = home / "dagster.yaml"
-        if not target.exists() or target.read_text() != text:
-            aside = home / f".dagster.yaml.{os.getpid()}"
-            aside.write_text(text)
-            aside.replace(target)
-    os.environ["DAGSTER_HOME"] = str(home)
-    os.environ["FLYWHEEL_HOME"] = str(home)
+        text = yaml.safe_dump(instance_config(home.dagster), sort_keys=False)
+        if not home.dagster_file.exists() or home.dagster_file.read_text() != text:
+            write_bytes(home.dagster_file, text.encode())
+    os.environ["DAGSTER_HOME"] = str(home.root)
+    os.environ["FLYWHEEL_HOME"] = str(home.root)
 
 
 @dataclass(frozen=True)
 class Session:
-    """A home at work: its settings and its Dagster instance."""
+    """A home at work: the workspace that runs of this process use, and its Dagster instance."""
 
-    settings: Settings
+    workspace: Workspace
     instance: dg.DagsterInstance
-    overrides: dict[str, str] = field(default_factory=dict)
 
-    def with_settings(self, **overrides: str) -> "Session":
-        """The same home with some settings changed, for what runs in this process."""
-        return Session(self.settings.model_copy(update=overrides), self.instance, {**self.overrides, **overrides})
+    def with_listener(self, listener: Listener) -> "Session":
+        """The same, with one more who hears of progress."""
+        return replace(self, workspace=self.workspace.with_listener(listener))
 
 
 @contextmanager
 def open_session(settings: Settings) -> Iterator[Session]:
     """The home's instance, with dead runs reaped and the pool's slots set.
 
-    What a verb materialises trains in its own process, cell after cell, unless someone has set `compute`. What that process
-    prints goes to its terminal and to no run's log: Dagster would have it take the way through a file, four processes a run.
+    What a verb materialises trains in its own process, cell after cell, unless someone has set `compute.run_in`. What that
+    process prints goes to its terminal and to no run's log: Dagster would write it to files with four processes a run.
     """
-    prepare_home(settings)
+    workspace = Workspace(settings)
+    prepare_home(workspace.home)
     with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(settings.home), overrides=_OUTPUT_STAYS_HERE)) as instance:
         reap_dead_runs(instance)
-        instance.event_log_storage.set_concurrency_slots(POOL, settings.gpu_slots)
-        session = Session(settings, instance)
-        yield session if "compute" in settings.model_fields_set else session.with_settings(compute="inline")
+        instance.event_log_storage.set_concurrency_slots(POOL, settings.compute.gpu_slots)
+        chosen = "run_in" in settings.compute.model_fields_set
+        yield Session(workspace if chosen else workspace.with_options("compute", run_in="inline"), instance)
 
 
-def check_home(settings: Settings) -> None:
+def is_valid_cron(text: str) -> bool:
+    """Whether Dagster's scheduler understands a cron schedule."""
+    return is_valid_cron_string(text)
+
+
+def check_home(home: Home) -> None:
     """Refuse a Dagster that keeps its state elsewhere than flywheel does.
 
     Raises FlywheelError when `DAGSTER_HOME` (or, without it, the working directory's `dagster.yaml`) and the home differ.
@@ -106,9 +114,9 @@ def check_home(settings: Settings) -> None:
             "Start with `flywheel up`, or run `dagster dev` in flywheel's own folder."
         )
     used = Path(dagster_home).resolve() if dagster_home else Path("data").resolve()
-    if used != settings.home:
+    if used != home.root:
         raise FlywheelError(
-            f"Dagster keeps its state in {used}, but flywheel's home is {settings.home}: one would not see what the other "
+            f"Dagster keeps its state in {used}, but flywheel's home is {home.root}: one would not see what the other "
             "did. Start with `flywheel up`, or set DAGSTER_HOME and FLYWHEEL_HOME to the same folder."
         )
 
@@ -125,7 +133,7 @@ def _boot_id() -> str:
 
 
 def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Report runs whose process is gone as failed and free the pool slots of dead runs; returns whom it reported.
+    """Report runs whose process has ended as failed and free the pool slots of dead runs; returns whom it reported.
 
     Dagster notices a killed process only while the code server that launched it lives: any other run would stay started for
     ever. And the slots of a dead run, reported or not, it frees late or never.
@@ -134,9 +142,9 @@ def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     for run in instance.get_runs(dg.RunsFilter(statuses=list(IN_PROGRESS_RUN_STATUSES))):
         tag = run.tags.get(PROCESS_TAG)
         if tag and not _alive(tag):
-            log.warning("run %s: its process is gone; it is reported as failed", run.run_id)
+            log.warning("run %s: its process has ended; it is reported as failed", run.run_id)
             instance.report_run_failed(
-                run, message="The run's process is gone: killed, out of memory, or the machine restarted. Launch it anew."
+                run, message="The run's process has ended: killed, out of memory, or the machine restarted. Launch it again."
             )
             dead.append(run.run_id)
     for run_id in _slot_holders(instance):
@@ -165,7 +173,7 @@ def _alive(tag: str | None) -> bool:
         return False
     try:
         process = psutil.Process(int(pid))
-        # Start times are told relative to the wall clock, which may have been set since.
+        # Start times are relative to the wall clock, which may have been set since.
         same = abs(process.create_time() - float(started)) < _CLOCK_STEP_SECONDS
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
+
+from flywheel.orchestration.instance import ENDED
 
 LAUNCHED_FOR_TAG = "flywheel/launched_for"
-
-
 MAX_ATTEMPTS = 3
 
 
@@ -31,7 +30,7 @@ def decide_launch(state: str, statuses: Sequence[dg.DagsterRunStatus]) -> Launch
 
     One in flight or a success means wait; failures are tried again, three times in all.
     """
-    if any(status not in FINISHED_STATUSES for status in statuses):
+    if any(status not in ENDED for status in statuses):
         return Wait("a run for this is in flight")
     if dg.DagsterRunStatus.SUCCESS in statuses:
         return Wait("a run for this has succeeded")
@@ -48,5 +47,5 @@ def decide_from_runs(instance: dg.DagsterInstance, job: str, state: str) -> Laun
 
 def in_flight(instance: dg.DagsterInstance, job: str) -> bool:
     """Whether a run of `job` has not ended yet."""
-    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED_STATUSES]
+    unfinished = [status for status in dg.DagsterRunStatus if status not in ENDED]
     return bool(instance.get_runs(dg.RunsFilter(job_name=job, statuses=unfinished), limit=1))

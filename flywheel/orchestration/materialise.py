@@ -8,26 +8,22 @@ from typing import Any
 import dagster as dg
 
 from flywheel.errors import FlywheelError
-from flywheel.models.catalogue import Variant
-from flywheel.orchestration.assets import ALL_ASSETS
+from flywheel.orchestration.assets import ALL_ASSETS, run_config
 from flywheel.orchestration.instance import PROCESS_TAG, Session, process_tag
-from flywheel.orchestration.jobs import recipe_config
 from flywheel.orchestration.partitions import cell_key
-from flywheel.orchestration.resources import Workbench
 from flywheel.processes import stoppable
+from flywheel.training.job import Cell
 
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 def materialise(
-    session: Session,
-    assets: Sequence[str],
-    cell: tuple[Variant, str] | None = None,
-    recipe: str = "head",
+    session: Session, assets: Sequence[str], cell: Cell | None = None, recipe: str = "head"
 ) -> dict[str, dict[str, Any]]:
     """Materialise `assets`, of one cell if they are partitioned, in one run; returns by name what each said of itself.
 
-    Raises FlywheelError with the one sentence of the step that failed, or with the name of a blocking check.
+    Nothing is paid for: only the asset in the UI and `flywheel baseline embed` may do that. Raises FlywheelError with the one
+    sentence of the step that failed, or with the name of a blocking check.
     """
     with stoppable(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -35,9 +31,9 @@ def materialise(
             ALL_ASSETS,
             selection=list(assets),
             instance=session.instance,
-            resources={"workbench": Workbench(home=str(session.settings.home), overrides=session.overrides)},
-            partition_key=cell_key(*cell) if cell else None,
-            run_config={**_QUIET, **recipe_config(recipe, assets)},
+            resources={"workspace": session.workspace},
+            partition_key=cell_key(cell) if cell else None,
+            run_config={**_QUIET, **run_config(assets, recipe, pay=False)},
             tags={PROCESS_TAG: process_tag()},
             raise_on_error=False,
         )

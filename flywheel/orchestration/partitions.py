@@ -4,7 +4,7 @@ import dagster as dg
 
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
-from flywheel.training.job import GRID_DIMENSIONS, SIZES
+from flywheel.training.job import GRID_DIMENSIONS, SIZES, Cell
 
 GRID_VARIANTS = tuple(str(Variant(base, dim)) for base, dims in GRID_DIMENSIONS.items() for dim in dims)
 
@@ -13,21 +13,22 @@ CELLS = dg.MultiPartitionsDefinition(
 )
 
 
-def cell_key(variant: Variant, size: str) -> dg.MultiPartitionKey:
+def cell_key(cell: Cell) -> dg.MultiPartitionKey:
     """The partition key of a cell, `100|all-MiniLM-L6-v2@256`. Raises FlywheelError for a cell outside the grid."""
-    if not in_grid(variant, size):
+    if not in_grid(cell):
         raise FlywheelError(
-            f"{variant} at size {size} is no cell of the grid. Variants: {', '.join(GRID_VARIANTS)}; sizes: {', '.join(SIZES)}."
+            f"{cell.variant} at size {cell.size} is not in the grid. Choose a variant of {', '.join(GRID_VARIANTS)} and a size "
+            f"of {', '.join(SIZES)}."
         )
-    return dg.MultiPartitionKey({"size": size, "variant": str(variant)})
+    return dg.MultiPartitionKey({"size": cell.size, "variant": str(cell.variant)})
 
 
-def in_grid(variant: Variant, size: str) -> bool:
+def in_grid(cell: Cell) -> bool:
     """Whether the UI's matrix has this cell."""
-    return str(variant) in GRID_VARIANTS and size in SIZES
+    return str(cell.variant) in GRID_VARIANTS and cell.size in SIZES
 
 
-def parse_cell(context: dg.AssetExecutionContext) -> tuple[Variant, str]:
-    """The variant and the size of a run's partition, which a run launched through the API may name by the joint key alone."""
+def parse_cell(context: dg.AssetExecutionContext) -> Cell:
+    """The cell of a run's partition, which a run launched through the API may name by the joint key alone."""
     key = CELLS.get_partition_key_from_str(context.partition_key)
-    return Variant.parse(key.keys_by_dimension["variant"]), key.keys_by_dimension["size"]
+    return Cell(Variant.parse(key.keys_by_dimension["variant"]), key.keys_by_dimension["size"])

@@ -1,31 +1,27 @@
-"""The one resource: which home the assets work on."""
+"""The one resource: the opened home that assets and sensors work on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
-from pydantic import Field
 
 from flywheel.errors import FlywheelError
 from flywheel.orchestration.instance import PROCESS_TAG, process_tag
-from flywheel.settings import Settings, load_settings
+from flywheel.pipeline.workspace import Workspace
+from flywheel.settings import load_settings
 
 
-class Workbench(dg.ConfigurableResource):
-    """The home whose settings the assets follow; read anew by every run."""
+class WorkspaceResource(dg.ConfigurableResource[Workspace]):
+    """Opens a home; its settings are read again by every run."""
 
     home: str
-    overrides: dict[str, str] = Field(default={}, description="Settings that differ from flywheel.toml and environment.")
 
-    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Say in the run's tags which process it is, so that a killed one can be told from a slow one."""
+    def create_resource(self, context: dg.InitResourceContext) -> Workspace:
+        """The workspace. The run's tags then say which process it is, so that a killed run is not taken for a slow one."""
         if context.run is not None and context.instance is not None:
             context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: process_tag()})
-
-    def settings(self) -> Settings:
-        """The settings of the home."""
-        return load_settings(Path(self.home)).model_copy(update=self.overrides)
+        return Workspace(load_settings(Path(self.home)))
 
 
 @contextmanager

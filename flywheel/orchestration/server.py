@@ -13,13 +13,14 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from flywheel.errors import FlywheelError
-from flywheel.orchestration.tether import SECONDS_TO_STOP
-from flywheel.settings import Settings
+from flywheel.home import Home
+from flywheel.orchestration.instance import DAEMON_MODULE
+from flywheel.processes import SECONDS_TO_STOP
 
 _HOST = "127.0.0.1"
 
 
-def serve_ui(settings: Settings, port: int) -> int:
+def serve_ui(home: Home, port: int) -> int:
     """Serve until interrupted; returns the exit code.
 
     Raises FlywheelError when the port is taken or the home is served already (two daemons would corrupt its runs).
@@ -27,19 +28,19 @@ def serve_ui(settings: Settings, port: int) -> int:
     with socket.socket() as probe:
         if probe.connect_ex((_HOST, port)) == 0:
             raise FlywheelError(f"Port {port} is taken; choose another with `flywheel up --port N`.")
-    lock = FileLock(settings.home / "dagster" / "up.lock", timeout=0)
+    lock = FileLock(home.up_lock, timeout=0)
     try:
         with lock:
-            return _serve(settings, port)
+            return _serve(home, port)
     except Timeout:
-        raise FlywheelError(f"`flywheel up` is running on {settings.home} already; stop it first.") from None
+        raise FlywheelError(f"`flywheel up` is running on {home.root} already. Stop it first.") from None
 
 
-def _serve(settings: Settings, port: int) -> int:
+def _serve(home: Home, port: int) -> int:
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     target = ["-m", "flywheel.definitions"]
     web = ["dagster_webserver", "-h", _HOST, "-p", str(port), *target, "--dagster-log-level", "warning"]
-    daemon = ["dagster._daemon", "run", *target, "--log-level", "warning"]
+    daemon = [DAEMON_MODULE, "run", *target, "--log-level", "warning"]
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -47,7 +48,7 @@ def _serve(settings: Settings, port: int) -> int:
     # Handlers before children: a background shell ignores SIGINT, and children would inherit that and never stop.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
-    tethered = [sys.executable, "-m", "flywheel.orchestration.tether"]  # so that they end even when this process is killed
+    tethered = [sys.executable, "-m", "flywheel.processes"]  # so that they end even when this process is killed
     children = [
         subprocess.Popen([*tethered, *command], env=environment, start_new_session=True,
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -56,7 +57,7 @@ def _serve(settings: Settings, port: int) -> int:
     stopping = threading.Event()
     for child in children:
         threading.Thread(target=_pass_on, args=(child, stopping), daemon=True).start()
-    print(f"Dagster UI on http://{_HOST}:{port}, home {settings.home}; stop with Ctrl-C", flush=True)
+    print(f"Dagster UI on http://{_HOST}:{port}, home {home.root}; stop with Ctrl-C", flush=True)
     try:
         while all(child.poll() is None for child in children):
             time.sleep(0.5)
@@ -77,10 +78,10 @@ def _serve(settings: Settings, port: int) -> int:
 
 
 def _pass_on(child: "subprocess.Popen[bytes]", stopping: threading.Event) -> None:
-    """Print what a child says until it is told to stop: a code server that loads just then ends with a traceback."""
+    """Print what a child prints until it has to stop: a code server that is loading then ends with a traceback."""
     assert child.stdout is not None
     for line in child.stdout:
         if not stopping.is_set():
-            with suppress(OSError):  # nobody reads on; the child must not wait for them
+            with suppress(OSError):  # stdout is closed; keep draining the child
                 sys.stdout.buffer.write(line)
                 sys.stdout.buffer.flush()

@@ -47,7 +47,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Found:
-    """What a selection holds now. `unfinished`: an earlier `forget` was cut off before everything that held it was gone."""
+    """What a selection holds now. `unfinished`: an earlier `forget` was interrupted before it had deleted everything."""
 
     observations: int
     pairs: int
@@ -79,30 +79,30 @@ def find(store: Store, selection: Selection) -> Found:
 
 
 def forget(store: Store, selection: Selection) -> Forgotten:
-    """Take the observations away, sum their pairs up anew from what is left, and rewrite the file without them.
+    """Delete the observations, sum their pairs up again from what is left, and rewrite the file without them.
 
     The hashes of the events stay, so that a second delivery of the same ones is known as a duplicate. A question that
     trained stays assigned by its hash: a model knows it. Until `finish` is called, a further call returns the ids of this
-    one too, so that a kill before the snapshots are gone loses nothing.
+    one too, so that a kill before the snapshots are deleted loses nothing.
     """
     where, values = selection.where("observations")
     refused, refused_values = selection.where("quarantine")
     with store.transaction() as db:
-        db.execute(f"CREATE OR REPLACE TEMP TABLE gone AS SELECT * FROM observations WHERE {where}", values)
+        db.execute(f"CREATE OR REPLACE TEMP TABLE deleted AS SELECT * FROM observations WHERE {where}", values)
         db.execute(
             f"""CREATE OR REPLACE TEMP TABLE thinned AS
-                SELECT batch_id FROM gone UNION SELECT batch_id FROM quarantine WHERE {refused}""",
+                SELECT batch_id FROM deleted UNION SELECT batch_id FROM quarantine WHERE {refused}""",
             refused_values,
         )
         (quarantined,) = db.execute(f"SELECT count(*) FROM quarantine WHERE {refused}", refused_values).fetchall()[0]
-        (observations,) = db.execute("SELECT count(*) FROM gone").fetchall()[0]
+        (observations,) = db.execute("SELECT count(*) FROM deleted").fetchall()[0]
         db.execute("INSERT INTO unfinished SELECT 'batch', batch_id FROM thinned")
-        db.execute("INSERT INTO unfinished SELECT DISTINCT 'pair', hex_of(pair_id) FROM gone")
-        db.execute("INSERT INTO forgotten SELECT DISTINCT event FROM gone")
+        db.execute("INSERT INTO unfinished SELECT DISTINCT 'pair', hex_of(pair_id) FROM deleted")
+        db.execute("INSERT INTO forgotten SELECT DISTINCT event FROM deleted")
         db.execute(f"DELETE FROM observations WHERE {where}", values)
         db.execute(f"DELETE FROM quarantine WHERE {refused}", refused_values)
         db.execute("UPDATE batches SET thinned = true WHERE batch_id IN (FROM thinned)")
-        _sum_up_anew(db)
+        _sum_up_again(db)
         reassign(db)
         count_trainable(db)
         ids = db.execute("SELECT kind, id FROM unfinished").fetchall()
@@ -112,29 +112,29 @@ def forget(store: Store, selection: Selection) -> Forgotten:
 
 
 def finish(store: Store) -> None:
-    """Everything that held what was forgotten is gone: start with no memory of it next time."""
+    """Clear the list of unfinished deletions."""
     with store.transaction() as db:
         db.execute("DELETE FROM unfinished")
 
 
-def _sum_up_anew(db: duckdb.DuckDBPyConnection) -> None:
+def _sum_up_again(db: duckdb.DuckDBPyConnection) -> None:
     db.execute(
         """CREATE OR REPLACE TEMP TABLE slice AS
-           SELECT * FROM observations WHERE pair_id IN (SELECT pair_id FROM gone)"""
+           SELECT * FROM observations WHERE pair_id IN (SELECT pair_id FROM deleted)"""
     )
     sum_up(db)
     db.execute(
         """CREATE OR REPLACE TEMP TABLE kept AS
            SELECT summed.*, pairs.split FROM summed JOIN pairs ON pairs.pair_id = summed.pair_id"""
     )
-    db.execute("DELETE FROM pairs WHERE pair_id IN (SELECT pair_id FROM gone)")
+    db.execute("DELETE FROM pairs WHERE pair_id IN (SELECT pair_id FROM deleted)")
     db.execute("INSERT INTO pairs BY NAME SELECT * FROM kept")
     for table in ("frozen_pairs", "retired"):
         db.execute(f"DELETE FROM {table} WHERE pair_id NOT IN (SELECT pair_id FROM pairs)")
     db.execute(
         f"""CREATE OR REPLACE TEMP TABLE respelled AS
            SELECT question, min(text) AS text FROM {SPELLINGS}
-           WHERE question IN (SELECT unnest([question_a, question_b]) FROM gone) GROUP BY question"""
+           WHERE question IN (SELECT unnest([question_a, question_b]) FROM deleted) GROUP BY question"""
     )
     for side in ("a", "b"):
         db.execute(

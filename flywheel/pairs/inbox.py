@@ -8,8 +8,8 @@ from filelock import FileLock
 
 from flywheel.errors import UnreadableFileError, explain_disk_errors
 from flywheel.pairs.ingest import IngestReport, ingest_files
+from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
-from flywheel.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ _SETTLED_SECONDS = 2.0
 
 
 def finished_files(inbox: Path) -> list[Path]:
-    """The inbox's files that nobody writes any more: visible, not .tmp or .part, and untouched for two seconds."""
+    """The inbox's finished files: visible, not .tmp or .part, and untouched for two seconds."""
     if not inbox.is_dir():
         return []
     seen = [path for path in sorted(inbox.iterdir()) if path.is_file() and not path.name.startswith(".")]
@@ -30,14 +30,14 @@ def waiting_files(inbox: Path) -> list[Path]:
     return [*finished_files(inbox), *sorted((inbox / "work").glob("*"))]
 
 
-def take_inbox(store: Store, settings: Settings) -> tuple[list[IngestReport], tuple[str, ...]]:
+def take_inbox(store: Store, inbox: Path, options: PairOptions) -> tuple[list[IngestReport], tuple[str, ...]]:
     """Ingest the inbox's finished files, each then moved to inbox/done, or to inbox/rejected when it cannot be read.
 
     A file is claimed first, by a rename into inbox/work: what a producer puts in its place meanwhile is another file, and
     two runs never take the same one. A claim that a killed run left is taken up again; storing a file twice is harmless.
     Returns the reports, and for each rejected file the sentence that says why.
     """
-    reports, rejected, inbox = [], [], settings.inbox
+    reports, rejected = [], []
     with explain_disk_errors(inbox):
         inbox.mkdir(parents=True, exist_ok=True)
         with FileLock(inbox / ".lock"):
@@ -46,7 +46,7 @@ def take_inbox(store: Store, settings: Settings) -> tuple[list[IngestReport], tu
             for path in sorted((inbox / "work").glob("*")):
                 name = path.name.partition("-")[2]
                 try:
-                    report = ingest_files(store, [path], settings, [name])[0]
+                    report = ingest_files(store, [path], options, [name])[0]
                 except UnreadableFileError as error:
                     log.warning("%s", error)
                     rejected.append(str(error))

@@ -17,11 +17,11 @@ from flywheel.pairs.events.lines import Batch
 from flywheel.pairs.events.readers import read_batch, suffixes
 from flywheel.pairs.events.redaction import Redactor
 from flywheel.pairs.events.staging import OnLines, Staged, stage
+from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import Outcome, add_observations
 from flywheel.pairs.store.new_pairs import count_trainable
 from flywheel.pairs.store.sql import quoted
-from flywheel.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class IngestReport:
     """What became of a batch's lines: accepted + duplicates + quarantined = lines.
 
     `observations` is how many the accepted lines hold; `conflicts` and `embargoed` count those whose pair has both labels,
-    and those whose pair hangs on a frozen question; `redacted` counts what was replaced before it was stored.
+    and those whose pair is linked to a test or calibration question; `redacted` counts what was replaced before it was stored.
     """
 
     batch_id: str
@@ -64,21 +64,26 @@ def ingest(store: Store, batch: Batch, redactor: Redactor | None = None, progres
 
 
 def ingest_files(
-    store: Store, paths: Sequence[Path], settings: Settings | None = None, names: Sequence[str] | None = None,
+    store: Store, paths: Sequence[Path], options: PairOptions | None = None, names: Sequence[str] | None = None,
     progress: OnLines | None = None,
 ) -> list[IngestReport]:  # fmt: skip
     """Ingest files, all of them checked to be there and of a known format before the first is stored.
 
-    `names` says what the store calls them, if not by their own names. `settings` names columns and what to redact.
+    `names` says what the store calls them, if not by their own names. `options` name columns and what to redact.
     """
     for path in paths:
         if not _is_file(path):
             raise UnreadableFileError(f"{path} is not a file. Nothing was ingested; give the path of a {suffixes()} file.")
-    columns = settings.columns if settings else {}
+    options = options or PairOptions()
+    columns = options.columns
     if strange := sorted(columns.keys() - field_names()):
-        raise FlywheelError(f"columns names {', '.join(strange)}, which no event has; it maps our field names to your columns.")
+        raise FlywheelError(
+            f"Nothing was ingested: pairs.columns names {', '.join(strange)}, which no event has; it maps our field names "
+            f"({', '.join(sorted(field_names()))}) to your columns."
+        )
     batches = [read_batch(p, n, columns) for p, n in zip(paths, names or [path.name for path in paths], strict=True)]
-    return [ingest(store, batch, _redactor(settings), progress) for batch in batches]
+    redactors = (Redactor(options.redact, options.redact_region, options.redact_hook) for _ in batches)
+    return [ingest(store, batch, redactor, progress) for batch, redactor in zip(batches, redactors, strict=True)]
 
 
 def _is_file(path: Path) -> bool:
@@ -86,10 +91,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name that is too long, or holds a NUL
         return False
-
-
-def _redactor(settings: Settings | None) -> Redactor:
-    return Redactor(settings.redact, settings.redact_region, settings.redact_hook) if settings else Redactor()
 
 
 def _commit(store: Store, batch: Batch, staged: Staged) -> IngestReport:

@@ -1,50 +1,77 @@
-"""The API's vectors with our head on them: what training buys without a model of one's own."""
+"""Our head on the API's vectors: what training buys without a model of one's own."""
 
+import logging
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import Subject, Training, evaluate
-from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder, load_evaluation
-from flywheel.evaluation.statistics import LabelledScores
+from flywheel.evaluation.evaluate import Subject, Training
+from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
 from flywheel.files import digest
 from flywheel.models.api.vectors import ApiVectors
 from flywheel.models.catalogue import Variant
 from flywheel.models.head import Head, untuned_head
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.pipeline.evaluation import leaderboard
+from flywheel.pipeline.training import training_job
+from flywheel.pipeline.workspace import Workspace
 from flywheel.scoring.thresholds import MIN_LABELS, fit_scores
 from flywheel.training.gate import reason_not_better
-from flywheel.training.head import PairFeatures, out_of_fold_scores, pair_arrays, train_head
-from flywheel.training.job import VERSION, TrainingJob
+from flywheel.training.head import PairFeatures, pair_arrays
+from flywheel.training.job import VERSION, Cell, TrainingJob
+from flywheel.training.model import OutOfFold
 from flywheel.training.progress import Listener
 from flywheel.training.starts import direction_pairs
-from flywheel.training.train import OWN_THRESHOLD_PAIRS
+from flywheel.training.train import fit_head
+
+log = logging.getLogger(__name__)
 
 
-def evaluate_head_on_api(
-    api: ApiVectors, job: TrainingJob, snapshot: Snapshot, evaluations: Path, terms: Terms, listener: Listener
-) -> Evaluation | None:
+def evaluate_api_heads(workspace: Workspace, snapshot: Snapshot) -> list[Evaluation]:
+    """Train and evaluate a head on the API's vectors at each size of the board's cells; returns their records.
+
+    At the smallest dimension of the board, and only where every vector that takes is cached: nothing is paid for. What goes
+    wrong with one is logged, and the others are made all the same.
+    """
+    board = leaderboard(workspace, snapshot)
+    if workspace.settings.baseline.source == "local" or not board.tuned:
+        return []
+    variant = min((Variant.parse(row.variant) for row in board.tuned), key=lambda variant: variant.dim)
+    records = []
+    for size, random_seed in dict.fromkeys((str(row.size), row.random_seed or 0) for row in board.tuned):
+        try:
+            job = training_job(workspace, snapshot, Cell(variant, size), "head")
+            record = evaluate_head_on_api(workspace, workspace.api, replace(job, random_seed=random_seed), snapshot)
+        except FlywheelError as error:
+            log.warning("No head on the vectors of %s at size %s: %s", workspace.settings.baseline.model, size, error)
+            continue
+        if record is not None:
+            records.append(record)
+    return records
+
+
+def evaluate_head_on_api(workspace: Workspace, api: ApiVectors, job: TrainingJob, snapshot: Snapshot) -> Evaluation | None:
     """The record of a head trained on the API's vectors: the pairs, the recipe `head`, the redraw and the output dimension of
     `job`, from a start like that of ours.
 
-    None while vectors of these pairs are missing: nothing is asked for here.
+    None while vectors of these pairs are missing: nothing is paid for here.
     """
     dim = min(Variant.parse(job.variant).dim, api.dimensions)
     drawn = f"{job.size}|{job.random_seed}|{job.interaction_share}|{snapshot.snapshot_id}"
     record_id = digest(f"{api.weights_id}|{dim}|{job.head}|{drawn}|{VERSION}")
-    if found := load_evaluation(evaluation_folder(evaluations, snapshot.test_id, record_id), terms):
-        return found
+    if record := load_evaluation(evaluation_folder(workspace.home.evaluations, snapshot.test_id, record_id), workspace.terms):
+        return record
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
     frames = pairs, direction_pairs(snapshot), snapshot.pairs("calibration"), snapshot.pairs("test")
     if len(pairs) < MIN_LABELS or api.missing(unique_texts(*frames)):
         return None
     start = untuned_head(api.get(unique_texts(direction_pairs(snapshot))), dim)
-    head, training = _train(api, job, start, pairs, snapshot.pairs("calibration"), listener)
+    head, training = _train(api, job, start, pairs, snapshot.pairs("calibration"), workspace.listener)
     subject = Subject(record_id, "baseline", f"{api.model}@{dim}", lambda texts: head.apply(api.get(texts)), training=training)
-    return evaluate(subject, snapshot, evaluations, terms)[0]
+    return workspace.evaluate(subject, snapshot)
 
 
 def _train(
@@ -52,24 +79,23 @@ def _train(
 ) -> tuple[Head, Training]:
     """The head that ships by the same rules as ours: its start where training brings no proven gain."""
     started = time.perf_counter()
-    training, judges = (pair_arrays(each, lambda t: api.get(t).astype(np.float16)) for each in (pairs, calibration))
-    head = train_head(start, training, job.head, job.random_seed, listener)
-    own = None
-    if len(pairs) <= OWN_THRESHOLD_PAIRS:
-        own = out_of_fold_scores(start, training, job.head, job.random_seed)
+    training, judging = (pair_arrays(frame, lambda t: api.get(t).astype(np.float16)) for frame in (pairs, calibration))
+    head, own = fit_head(job, start, training, listener)
+    if own is not None:
         kept = reason_not_better(own, training.scores(start), training.labels, training.components)
         own = training.scores(start) if kept else own
     else:
-        kept = reason_not_better(judges.scores(head), judges.scores(start), judges.labels, judges.components)
+        kept = reason_not_better(judging.scores(head), judging.scores(start), judging.labels, judging.components)
     seconds = time.perf_counter() - started
-    how = Training(job.size, "head", job.random_seed, job.snapshot_id, len(pairs), seconds, kept, _own(own, training))
+    how = Training(job.size, "head", job.random_seed, job.snapshot_id, len(pairs), seconds, kept, _out_of_fold(own, training))
     return start if kept else head, how
 
 
-def _own(scores: np.ndarray | None, pairs: PairFeatures) -> tuple[LabelledScores, float] | None:
+def _out_of_fold(scores: np.ndarray | None, pairs: PairFeatures) -> OutOfFold | None:
     if scores is None:
         return None
     try:
-        return LabelledScores(scores, pairs.labels, pairs.components), fit_scores(scores, pairs.labels).threshold
-    except FlywheelError:  # one label only: the shared threshold is used
+        fit = fit_scores(scores, pairs.labels)
+    except FlywheelError:  # one label only
         return None
+    return OutOfFold(pd.DataFrame({"score": scores, "label": pairs.labels, "component": pairs.components}), fit)

@@ -1,7 +1,6 @@
-"""Champions: one challenger a decision, a paired test, one atomic pointer, a history that is only added to."""
+"""Champions on disk: one atomic pointer, and a history that is only added to."""
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,12 +11,10 @@ from typing import Literal
 from filelock import FileLock
 from pydantic import ConfigDict, TypeAdapter
 
-from flywheel.errors import FlywheelError, explain_disk_errors
-from flywheel.evaluation.evaluate import tested_pairs
-from flywheel.evaluation.records import Evaluation, fault
+from flywheel.errors import FlywheelError, explain_disk_errors, validation_fault
 from flywheel.files import write_json
-from flywheel.registry.decisions import Rules, champion_of, judge, same_match
 
+_POINTER = "champion.json"
 Action = Literal["promoted", "kept", "rolled back"]
 
 
@@ -39,7 +36,7 @@ class Champion:
     ci_low: float | None
     ci_high: float | None
     n: int
-    seed_threshold: float | None = None  # histories begun before it was kept have none
+    seed_threshold: float
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Verdict:
     """A challenger against a reference (the champion, or the baseline while there is none) on one `test_id`.
 
     `detectable` is the smallest true difference in error that this decision had an 80 % chance to find, from `components` and
-    `pairs` of the test split; all three are None in entries of earlier versions, and `detectable` where there is none.
+    `pairs` of the test split; None where none can be found.
     """
 
     challenger: str
@@ -66,10 +63,10 @@ class Verdict:
     recall_change: float
     promoted: bool
     reason: str
-    detectable: float | None = None
-    components: int | None = None
-    pairs: int | None = None
-    target_prior: float | None = None
+    detectable: float | None
+    components: int
+    pairs: int
+    target_prior: float | None
 
 
 @dataclass(frozen=True)
@@ -90,9 +87,14 @@ class Registry:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def champion(self) -> Champion | None:
+        """The present champion, or None."""
+        entry = self.current()
+        return entry.champion if entry else None
+
     def current(self) -> Entry | None:
         """The entry that made the present champion, or None. Raises FlywheelError when the registry is damaged."""
-        pointer = self.folder / "champion.json"
+        pointer = self.folder / _POINTER
         if not pointer.exists():
             return None
         try:
@@ -100,58 +102,13 @@ class Registry:
             return next(entry for entry in self.history() if entry.number == number)
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise FlywheelError(
-                f"{pointer} is damaged. Write the number of an entry of the history beside it that has a champion into it, "
+                f"{pointer} is damaged. Write the number of an entry of its history that has a champion into it, "
                 'in the form {"entry": 1}.'
             ) from error
 
     def history(self) -> list[Entry]:
         """Every entry, oldest first. Raises FlywheelError naming the first file that is damaged."""
         return [_entry(file) for file in sorted((self.folder / "history").glob("*.json"))]
-
-    def judged(self, challenger: Evaluation, reference: Evaluation) -> Entry | None:
-        """The entry that judged these two on this test split and for this share of duplicates, if there is one."""
-        return next(
-            (entry for entry in self.history() if entry.verdict and same_match(entry.verdict, challenger, reference)), None
-        )
-
-    def spent(self, test_id: str, evaluations: Path) -> int:
-        """How many decisions have been made on pairs of this test split: on it, or on another that shares pairs with it.
-
-        A draw anew, or a label that joins, gives another `test_id` to much the same pairs; what was spent on them is spent.
-        A split of which no record is left counts as sharing: nobody can tell.
-        """
-        made = Counter(entry.verdict.test_id for entry in self.history() if entry.verdict)
-        ours = tested_pairs(evaluations, test_id) or frozenset()
-        others = {other: tested_pairs(evaluations, other) for other in made if other != test_id}
-        apart = sum(made[other] for other, theirs in others.items() if theirs is not None and ours.isdisjoint(theirs))
-        return made.total() - apart
-
-    def decide(self, challenger: Evaluation, reference: Evaluation, evaluations: Path, rules: Rules) -> tuple[Entry, bool]:
-        """Judge the challenger, add the verdict to the history, and swap the pointer if it won.
-
-        Returns the entry and whether it is new: the same two are judged once a `test_id`, so that asking again spends
-        nothing and promotes nobody twice; it ends a promotion that was killed before the swap. Raises FlywheelError when
-        the test split carries no verdict, or the reference no longer reigns.
-        """
-        with self._locked():
-            history = self.history()
-            if entry := self.judged(challenger, reference):
-                if entry.champion and not any(later.champion for later in history[entry.number :]):
-                    write_json(self.folder / "champion.json", {"entry": entry.number})
-                return entry, False
-            present = self.current()
-            reigning = present.champion.model if present and present.champion else None
-            if reigning != (reference.record_id if reference.kind == "tuned" else None):
-                raise FlywheelError(
-                    f"{challenger.name} was to be compared with {reference.name}, but the champion has changed meanwhile: "
-                    "run `flywheel champion promote` again."
-                )
-            number = 1 + self.spent(challenger.test_id, evaluations)
-            verdict = judge(challenger, reference, evaluations, rules, number, against_champion=reference.kind == "tuned")
-            previous = present.number if present else None
-            if not verdict.promoted:
-                return self._append("kept", None, verdict, previous), True
-            return self._append("promoted", champion_of(challenger), verdict, previous), True
 
     def rollback_target(self, to: int | None = None) -> Entry:
         """The entry whose champion a rollback would restore: the one before the present one, or entry `to`.
@@ -170,21 +127,26 @@ class Registry:
 
     def rollback(self, to: int | None = None) -> Entry:
         """Restore the champion of `rollback_target`; without `to`, each time one further back."""
-        with self._locked():
+        with self.locked():
             target = self.rollback_target(to)
-            return self._append("rolled back", target.champion, None, target.previous)
+            return self.append("rolled back", target.champion, None, target.previous)
 
-    def _append(self, action: Action, champion: Champion | None, verdict: Verdict | None, previous: int | None) -> Entry:
+    def append(self, action: Action, champion: Champion | None, verdict: Verdict | None, previous: int | None) -> Entry:
         """Write the entry, then swap the pointer: a kill between the two leaves the old champion and a full history."""
         number = len(self.history()) + 1
         entry = Entry(number, datetime.now(UTC).isoformat(timespec="seconds"), action, champion, previous, verdict)
         write_json(self.folder / "history" / f"{number:06}.json", asdict(entry))
         if champion:
-            write_json(self.folder / "champion.json", {"entry": number})
+            self.point_to(entry)
         return entry
 
+    def point_to(self, entry: Entry) -> None:
+        """Make the champion of an entry the present one, by one rename."""
+        write_json(self.folder / _POINTER, {"entry": entry.number})
+
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """One process at a time decides."""
         with explain_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / "lock"):
@@ -200,6 +162,7 @@ def _entry(file: Path) -> Entry:
         return _ENTRY.validate_json(b"[%s]" % file.read_bytes())[0]
     except ValueError as error:
         raise FlywheelError(
-            f"{file} is damaged ({fault(error)}). Put a copy of it back; without one, move {file.parent.parent} away and run "
-            "`flywheel champion promote`, which begins a new history with nothing spent on its test sets."
+            f"{file} is damaged, or another version of flywheel wrote it ({validation_fault(error)}). Put a copy of it back. "
+            f"Without one, move {file.parent.parent} away and run `flywheel champion promote`, which begins a new history "
+            "with nothing spent on its test sets."
         ) from error

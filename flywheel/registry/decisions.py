@@ -1,28 +1,21 @@
 """Decide who is champion: the rules, the choice of a challenger, the comparison, and the error budget of a test set."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.comparison import check_same_test
-from flywheel.evaluation.evaluate import decisions
+from flywheel.evaluation.evaluate import decisions, tested_pairs
 from flywheel.evaluation.paired import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
 from flywheel.evaluation.records import Evaluation
-from flywheel.registry.champions import Champion, Verdict
+from flywheel.registry.champions import Champion, Entry, Registry, Verdict
+from flywheel.registry.options import PromotionOptions
 
-# When the next decision may spend less than this, a test set has told nearly all it can.
+# Below this level for the next decision, the test set's error budget is nearly spent.
 SPENT_BELOW = 0.002
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a challenger must keep to beside winning the test."""
-
-    max_broken_share: float
-    max_retrieval_loss: float
 
 
 def choose_challenger(candidates: Sequence[Evaluation]) -> Evaluation:
@@ -36,13 +29,67 @@ def choose_challenger(candidates: Sequence[Evaluation]) -> Evaluation:
             "No cell of this snapshot has been evaluated under the present settings; `flywheel grid` trains what is missing "
             "and evaluates the rest."
         )
-    return min(tuned, key=lambda c: (c.calibration_error, int(c.variant.split("@")[1]), c.train_pairs or 0, c.record_id))
+    return min(tuned, key=lambda c: (c.calibration_set_error, int(c.variant.split("@")[1]), c.train_pairs or 0, c.record_id))
+
+
+def find_decision(registry: Registry, challenger: Evaluation, reference: Evaluation) -> Entry | None:
+    """The entry that judged these two on this test split and for this share of duplicates, if there is one."""
+    entries = registry.history()
+    return next((entry for entry in entries if entry.verdict and same_match(entry.verdict, challenger, reference)), None)
+
+
+def count_decisions(registry: Registry, test_id: str, evaluations: Path) -> int:
+    """How many decisions were made on pairs of this test split: on it, or on another that shares pairs with it.
+
+    Drawing again, or a label that joins, gives another `test_id` to much the same pairs, and what they have decided counts.
+    A split of which no record is left counts as sharing pairs, since nothing shows the opposite.
+    """
+    made = Counter(entry.verdict.test_id for entry in registry.history() if entry.verdict)
+    ours = tested_pairs(evaluations, test_id) or frozenset()
+    others = {other: tested_pairs(evaluations, other) for other in made if other != test_id}
+    separate = sum(made[other] for other, theirs in others.items() if theirs is not None and ours.isdisjoint(theirs))
+    return made.total() - separate
+
+
+def decide(
+    registry: Registry, challenger: Evaluation, reference: Evaluation, evaluations: Path, rules: PromotionOptions
+) -> tuple[Entry, bool]:
+    """Judge the challenger, add the verdict to the history, and swap the pointer if it won.
+
+    Returns the entry and whether it is new: the same two are judged once a `test_id`, so asking again spends nothing and
+    promotes nobody twice; it ends a promotion that was killed before the swap. Raises FlywheelError when the test split
+    carries no verdict, or the reference is no longer the champion.
+    """
+    with registry.locked():
+        history = registry.history()
+        if entry := find_decision(registry, challenger, reference):
+            if entry.champion and not any(later.champion for later in history[entry.number :]):
+                registry.point_to(entry)
+            return entry, False
+        present = registry.current()
+        champion = present.champion.model if present and present.champion else None
+        if champion != (reference.record_id if reference.kind == "tuned" else None):
+            raise FlywheelError(
+                f"{challenger.name} was to be compared with {reference.name}, but the champion has changed meanwhile. "
+                "Run `flywheel champion promote` again."
+            )
+        number = 1 + count_decisions(registry, challenger.test_id, evaluations)
+        verdict = judge(challenger, reference, evaluations, rules, number, against_champion=reference.kind == "tuned")
+        previous = present.number if present else None
+        if not verdict.promoted:
+            return registry.append("kept", None, verdict, previous), True
+        return registry.append("promoted", champion_of(challenger), verdict, previous), True
 
 
 def judge(
-    challenger: Evaluation, reference: Evaluation, evaluations: Path, rules: Rules, decision: int, against_champion: bool
+    challenger: Evaluation,
+    reference: Evaluation,
+    evaluations: Path,
+    rules: PromotionOptions,
+    decision: int,
+    against_champion: bool,
 ) -> Verdict:
-    """Compare the two on the same test pairs, each at its own calibrated threshold; changes nothing.
+    """Compare the two on the same test pairs, each by its own decision rule; changes nothing.
 
     Raises FlywheelError when they were scored on different pairs or the split carries no verdict.
     """
@@ -114,25 +161,27 @@ def _percent(share: float) -> str:
 
 
 def same_match(verdict: Verdict, challenger: Evaluation, reference: Evaluation) -> bool:
+    """Whether a verdict is about these two on this test split and for this share of duplicates."""
     judged = verdict.challenger, verdict.reference, verdict.test_id, verdict.target_prior
     return judged == (challenger.record_id, reference.record_id, challenger.test_id, challenger.terms.target_prior)
 
 
 def champion_of(evaluation: Evaluation) -> Champion:
+    """The champion that a promoted model's evaluation makes."""
     assert evaluation.size is not None
     assert evaluation.recipe is not None
-    interval = evaluation.calibrated_interval
+    interval = evaluation.interval
     return Champion(
         model=evaluation.record_id,
         variant=evaluation.variant,
         size=evaluation.size,
         recipe=evaluation.recipe,
-        threshold=evaluation.calibrated_threshold,
+        threshold=evaluation.rule.threshold,
         snapshot_id=evaluation.snapshot_id,
         test_id=evaluation.test_id,
-        error=evaluation.calibrated_error,
+        error=evaluation.error,
         ci_low=interval.low if interval else None,
         ci_high=interval.high if interval else None,
         n=evaluation.metrics.n,
-        seed_threshold=evaluation.fits["seed"].threshold,
+        seed_threshold=evaluation.rule.seed.threshold,
     )

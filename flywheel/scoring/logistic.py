@@ -10,17 +10,9 @@ from numpy.typing import NDArray
 
 # Against a log-likelihood that sums over pairs this is nothing, yet separable or one-sided data converge under it.
 _RIDGE = 1e-3
-
-
 _TOLERANCE = 1e-8
-
-
 _MAX_STEPS = 200
-
-
 _SMALLEST_STEP = 2.0**-30
-
-
 Floats = NDArray[np.float64]
 
 

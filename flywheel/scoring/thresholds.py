@@ -15,21 +15,11 @@ from flywheel.errors import FlywheelError
 from flywheel.scoring.logistic import Floats, LogisticProblem, solve
 
 MIN_LABELS = 20
-
-
 MIN_LABELS_CUBIC = 500
-
-
 MIN_INTERACTION_LABELS = 500
-
-
 SEED, INTERACTION = "seed", "interaction"
-
-
 # Wide enough to survive a comparison in float32, narrow enough to mean "just outside".
 _MARGIN = 1e-3
-
-
 _CHUNK_ELEMENTS = 500_000
 
 
@@ -76,7 +66,7 @@ def check_pairs(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[n
         raise FlywheelError(f"{bad} of {len(values)} scores are not finite: look for broken vectors and score again.")
     strange = given[~np.isin(given, (0, 1))]
     if strange.size:
-        raise FlywheelError(f"{strange.size} labels are neither 0 nor 1, such as {strange[0]}: mend the labels.")
+        raise FlywheelError(f"{strange.size} labels are neither 0 nor 1, such as {strange[0]}. Fix the labels.")
     return values, given.astype(np.int64)
 
 
@@ -165,7 +155,7 @@ class FitBasis:
 
 
 def bases_by_source(labels: NDArray[np.int64], sources: NDArray[np.generic], target_prior: float | None) -> dict[str, FitBasis]:
-    """What the fits of "seed" and "interaction" are made on, in this order; the rule is told at `fit_by_source`."""
+    """What the fits of "seed" and "interaction" are made on, in this order; for the rule see `fit_by_source`."""
     _check_prior(target_prior)
     check_sources(sources, len(labels))
     seed, interaction = sources == SEED, sources == INTERACTION

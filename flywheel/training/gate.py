@@ -10,15 +10,15 @@ def reason_not_better(tuned: np.ndarray, start: np.ndarray, labels: np.ndarray, 
     """Why the tuned scores are not better than the start's, or None if they are; all (n,), of pairs the tuned has not seen.
 
     The gain is the mean fall of the log loss, each side under a logistic fit of its own; it has to exceed one standard
-    error, with pairs of one component counted as one draw. The log loss is looked at since errors alone are too few to
-    tell.
+    error, with pairs of one component counted as one draw. The log loss is used because errors alone are too few to show
+    it.
     """
     if len(labels) < MIN_LABELS:
-        return f"{len(labels)} pairs are too few to tell whether training helps"
+        return f"{len(labels)} pairs are too few to show whether training helps"
     try:
         falls = log_losses(start, labels) - log_losses(tuned, labels)
     except FlywheelError as error:
-        return f"whether training helps cannot be told: {error}"
+        return f"whether training helps is unknown: {error}"
     _, component = np.unique(components, return_inverse=True)
     sums = np.bincount(component, weights=falls - falls.mean())
     gain, error_of_gain = float(falls.mean()), float(np.sqrt((sums**2).sum())) / len(labels)

@@ -1,8 +1,7 @@
 """The `head` recipe: the encoder stays as it is, a linear head is trained on its cached features."""
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,9 +16,9 @@ from flywheel.training.job import HeadRecipe, count_epochs
 from flywheel.training.progress import Listener, Trained, ignore_progress
 
 FOLDS = 5
-
-
 _EVENTS = 100
+# Questions that are looked at to tell whether all vectors are one point.
+_SAMPLE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +41,9 @@ class PairFeatures:
 
     def scores(self, head: Head) -> np.ndarray:
         """The cosine of each pair under `head`, (n,)."""
-        vectors = head.apply(self.features)
-        return (vectors[self.left] * vectors[self.right]).sum(1)
+        questions, places = np.unique(np.stack([self.left, self.right]), return_inverse=True)
+        left, right = head.apply(self.features[questions])[places.reshape(2, -1)]
+        return (left * right).sum(1)
 
 
 def pair_arrays(pairs: pd.DataFrame, features: Callable[[list[str]], np.ndarray]) -> PairFeatures:
@@ -67,80 +67,131 @@ def train_head(
 
     Raises FlywheelError when the loss is no longer a number or the vectors collapse to one point.
     """
-    with _one_thread():
-        return _train(start, pairs, recipe, random_seed, listener, dims or (len(start.bias),))
+    return train_heads(start, pairs, [np.arange(len(pairs.labels))], recipe, random_seed, listener, dims)[0]
+
+
+def train_with_folds(
+    start: Head, pairs: PairFeatures, recipe: HeadRecipe, random_seed: int, listener: Listener
+) -> tuple[Head, np.ndarray]:
+    """The head that `train_head` gives, and the score of every pair (n,) by a head that has not seen its component."""
+    folds = list(folds_by_component(pairs.components))
+    rows = [np.arange(len(pairs.labels)), *(seen for seen, _ in folds)]
+    head, *others = train_heads(start, pairs, rows, recipe, random_seed, listener)
+    scores = np.empty(len(pairs.labels))
+    for (_, held_out), other in zip(folds, others, strict=True):
+        scores[held_out] = pairs.take(held_out).scores(other)
+    return head, scores
+
+
+def train_heads(
+    start: Head,
+    pairs: PairFeatures,
+    rows: Sequence[np.ndarray],
+    recipe: HeadRecipe,
+    random_seed: int,
+    listener: Listener,
+    dims: tuple[int, ...] = (),
+) -> list[Head]:
+    """Train one head on each of `rows`, arrays of row numbers of `pairs`; the listener hears of the first.
+
+    All take the steps that `recipe` asks for all pairs. Each core trains some of them, in one product a step.
+    """
+    with _one_thread() as threads, ThreadPoolExecutor() as pool:
+        shares = np.array_split(np.arange(len(rows)), min(threads, len(rows)))
+        trained = [
+            pool.submit(_train, start, pairs, [rows[i] for i in share], recipe, random_seed, ignore_progress, dims)
+            for share in shares[1:]
+        ]
+        heads = _train(start, pairs, [rows[i] for i in shares[0]], recipe, random_seed, listener, dims)
+        return heads + [head for share in trained for head in share.result()]
 
 
 def _train(
-    start: Head, pairs: PairFeatures, recipe: HeadRecipe, random_seed: int, listener: Listener, dims: tuple[int, ...]
-) -> Head:
+    start: Head,
+    pairs: PairFeatures,
+    rows: Sequence[np.ndarray],
+    recipe: HeadRecipe,
+    random_seed: int,
+    listener: Listener,
+    dims: tuple[int, ...],
+) -> list[Head]:
     import torch
 
     from flywheel.training.losses import PairLoss, logistic_fit
 
-    features, left, right = (torch.tensor(array) for array in (pairs.features, pairs.left, pairs.right))
-    label = torch.tensor(pairs.labels, dtype=torch.float32)
-    importance = torch.tensor(pairs.weights, dtype=torch.float32)
-    component = torch.as_tensor(pairs.components)
-    weight, bias = torch.tensor(start.weight, requires_grad=True), torch.tensor(start.bias, requires_grad=True)
-    fits = [logistic_fit(pairs.scores(start.truncated(dim)), pairs.labels, pairs.weights) for dim in dims]
+    used = pairs.features.any(axis=0)  # a feature that is 0 everywhere teaches nothing, so its weights stay
+    features = torch.tensor(pairs.features[:, used])
+    nobody = len(pairs.labels)  # the row that fills batches: a pair of weight 0
+    left, right = (torch.tensor(np.append(side, 0)) for side in (pairs.left, pairs.right))
+    label, importance = (torch.tensor(np.append(v, 0), dtype=torch.float32) for v in (pairs.labels, pairs.weights))
+    component = torch.tensor(np.append(pairs.components, -1))
+    dims = dims or (len(start.bias),)
+    scores = [pairs.scores(start.truncated(dim)) for dim in dims]
+    fits = [[logistic_fit(score[some], pairs.labels[some], pairs.weights[some]) for score in scores] for some in rows]
     objective = PairLoss(fits, dims, recipe.ranking_weight, recipe.ranking_scale)
-    epochs = count_epochs(recipe, len(label))
-    steps = epochs * -(-len(label) // recipe.batch_size)
-    optimizer = torch.optim.Adam([weight, bias, *objective.parameters()], lr=recipe.learning_rate)
+    weight = torch.tensor(start.weight[:, used].T).repeat(len(rows), 1, 1).requires_grad_()
+    bias = torch.tensor(start.bias).repeat(len(rows), 1, 1).requires_grad_()
+    steps = count_epochs(recipe, nobody) * -(-nobody // recipe.batch_size)
+    optimizer = torch.optim.Adam([weight, bias, *objective.parameters()], lr=recipe.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (1 - step / steps)
     )
-    generator = torch.Generator().manual_seed(random_seed)
+    batches = [_batches(some, recipe.batch_size, random_seed) for some in rows]
     started, every = time.monotonic(), max(1, steps // _EVENTS)
-    step, losses = 0, []
-    for _ in range(epochs):
-        for batch in torch.randperm(len(label), generator=generator).split(recipe.batch_size):
-            both = features[torch.cat([left[batch], right[batch]])].float() @ weight.T + bias
-            loss = objective(*both.chunk(2), label[batch], importance[batch], component[batch])
-            if not torch.isfinite(loss):
-                raise FlywheelError(f"The loss is {loss.item()} at step {step}: lower the learning rate. No model was saved.")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            step += 1
-            losses.append(loss.item())
-            if step % every == 0 or step == steps:
-                remaining = (time.monotonic() - started) * (steps - step) / step
-                listener(Trained(step, steps, sum(losses) / len(losses), remaining))
-                losses = []
-    head = Head(weight.detach().numpy(), bias.detach().numpy())
-    if len(label) > 1 and head.apply(pairs.features).std(axis=0).max() < 1e-4:
+    losses = []
+    for step in range(1, steps + 1):
+        batch = torch.tensor(_stacked([next(each) for each in batches], nobody))
+        both = torch.baddbmm(bias, features[torch.cat([left[batch], right[batch]], 1)].float(), weight)
+        loss = objective(*both.chunk(2, 1), label[batch], importance[batch], component[batch])
+        if not torch.isfinite(loss).all():
+            value = loss.sum().item()
+            raise FlywheelError(f"The loss is {value} at step {step - 1}: lower the learning rate. No model was saved.")
+        optimizer.zero_grad()
+        loss.sum().backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss[0].item())
+        if step % every == 0 or step == steps:
+            remaining = (time.monotonic() - started) * (steps - step) / step
+            listener(Trained(step, steps, sum(losses) / len(losses), remaining))
+            losses = []
+    heads = []
+    for matrix, vector in zip(weight.detach().numpy(), bias.detach().numpy(), strict=True):
+        whole = start.weight.copy()
+        whole[:, used] = matrix.T
+        heads.append(Head(whole, vector[0]))
+    some_features = pairs.features[:_SAMPLE]
+    if nobody > 1 and any(head.apply(some_features).std(axis=0).max() < 1e-4 for head in heads):
         raise FlywheelError("All vectors collapsed to one point: lower the learning rate. No model was saved.")
-    return head
+    return heads
+
+
+def _batches(rows: np.ndarray, batch_size: int, random_seed: int) -> Iterator[np.ndarray]:
+    """Batches of at most `batch_size` of the rows, all about one size, pass after pass in an order of its own."""
+    random = np.random.default_rng(random_seed)
+    while True:
+        yield from np.array_split(random.permutation(rows), -(-len(rows) // batch_size))
+
+
+def _stacked(batches: Sequence[np.ndarray], filler: int) -> np.ndarray:
+    """Batches as rows of one array, the shorter ones filled up."""
+    stack = np.full((len(batches), max(map(len, batches))), filler)
+    for row, batch in zip(stack, batches, strict=True):
+        row[: len(batch)] = batch
+    return stack
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for torch: the products are small, so threads cost more than they save, and one repeats bit for bit."""
+def _one_thread() -> Iterator[int]:
+    """One thread for torch: the products are small, so threads cost more than they save. Gives how many there were."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        yield threads
     finally:
         torch.set_num_threads(threads)
-
-
-def out_of_fold_scores(start: Head, pairs: PairFeatures, recipe: HeadRecipe, random_seed: int) -> np.ndarray:
-    """The score of every pair (n,) by a head that has not seen its component. Folds train at once, a core each."""
-    scores = np.empty(len(pairs.labels))
-
-    def fold(rows: tuple[np.ndarray, np.ndarray]) -> None:
-        seen, held_out = rows
-        head = _train(start, pairs.take(seen), recipe, random_seed, ignore_progress, (len(start.bias),))
-        scores[held_out] = pairs.take(held_out).scores(head)
-
-    with _one_thread(), ThreadPoolExecutor(min(FOLDS, os.cpu_count() or 1)) as pool:
-        list(pool.map(fold, folds_by_component(pairs.components)))
-    return scores
 
 
 def folds_by_component(components: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -12,16 +12,11 @@ from flywheel.files import digest
 from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.pairs.snapshots.snapshot import ALL
 
-RECIPES = ("head", "top", "full")
-
-
+RecipeName = Literal["head", "top", "full"]
+RECIPES = get_args(RecipeName)
 SIZES = (*(str(100 * 2**k) for k in range(11)), ALL)
-
-
 # Raised when code changes what equal specs give.
-VERSION = 1
-
-
+VERSION = 2
 _AS_DECLARED = ConfigDict(extra="forbid", strict=True)
 
 
@@ -32,14 +27,15 @@ class HeadRecipe:
     Training goes over the pairs `epochs` times, and as often as it takes to make `min_steps` steps.
     `ranking_weight` is the share of the ranking loss beside the pair loss; it keeps retrieval from getting worse while
     pair decisions get better, and is set by judgement: a little of the calibration loss for retrieval. The other
-    defaults are those of the lowest calibration loss in `benchmarks/head_study.py`.
+    defaults reach the lowest calibration loss in `benchmarks/head_study.py`, in two fifths of the steps that smaller ones
+    need: steps times rate decide, not how many there are.
     """
 
     __pydantic_config__ = _AS_DECLARED
 
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-4
-    epochs: Annotated[int, Field(gt=0)] = 10
-    min_steps: Annotated[int, Field(gt=0)] = 200
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1.25e-3
+    epochs: Annotated[int, Field(gt=0)] = 4
+    min_steps: Annotated[int, Field(gt=0)] = 80
     batch_size: Annotated[int, Field(gt=0)] = 64
     ranking_weight: Annotated[float, Field(ge=0)] = 0.03
     ranking_scale: Annotated[float, Field(gt=0)] = 20.0
@@ -73,7 +69,7 @@ def head_recipe(changes: Mapping[str, Any]) -> HeadRecipe:
     return _changed(HEAD, changes, "head")
 
 
-def tuning_recipe(name: str, changes: Mapping[str, Any]) -> TuningRecipe | None:
+def tuning_recipe(name: RecipeName, changes: Mapping[str, Any]) -> TuningRecipe | None:
     """How recipe `name` moves layers, with some fields changed; None for head. Raises as `head_recipe` does."""
     usual = TUNING[name]
     return None if usual is None else _changed(usual, changes, name)
@@ -86,7 +82,9 @@ def _changed(usual: Recipe, changes: Mapping[str, Any], name: str) -> Recipe:
     try:
         return TypeAdapter(type(usual)).validate_json(json.dumps({**asdict(usual), **changes}))
     except ValidationError as error:
-        raise FlywheelError(f"The setting recipes.{name} is wrong: {_listed(error)}.") from error
+        raise FlywheelError(
+            f"The setting training.recipes.{name} is invalid: {_listed(error)}. Fix it in the home's flywheel.toml."
+        ) from error
 
 
 def _listed(error: ValidationError) -> str:
@@ -103,10 +101,20 @@ def count_epochs(recipe: HeadRecipe | TuningRecipe, pairs: int) -> int:
 GRID_DIMENSIONS: dict[str, tuple[int, ...]] = {**dict.fromkeys(CATALOGUE, (256, 512)), "all-MiniLM-L6-v2": (256, 384)}
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the experiment: a variant trained on `size` pairs, a number or `all`."""
+
+    variant: Variant
+    size: str
+
+    def __str__(self) -> str:
+        """`all-MiniLM-L6-v2@256 | 400`."""
+        return f"{self.variant} | {self.size}"
+
+
 HEAD = HeadRecipe()
-
-
-TUNING: dict[str, TuningRecipe | None] = {"head": None, "top": TuningRecipe(layers=2), "full": TuningRecipe(layers=None)}
+TUNING: dict[RecipeName, TuningRecipe | None] = {"head": None, "top": TuningRecipe(layers=2), "full": TuningRecipe(layers=None)}
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,8 @@ class TrainingJob:
     """What decides a training's result, beside the code (`version`) and the machine; two equal jobs are one.
 
     `weights` names the encoder's exact weights. `tuning` says how its layers move, None that they do not. `dims` are the
-    dimensions that one training of the layers serves; the job's model is its view at the variant's own.
+    dimensions that one training of the layers serves; the job's model is its view at the variant's own. `target_prior` is the
+    share of duplicates that the decision rule for interaction pairs is made for.
     """
 
     __pydantic_config__ = _AS_DECLARED
@@ -129,6 +138,7 @@ class TrainingJob:
     head: HeadRecipe
     tuning: TuningRecipe | None = None
     dims: tuple[int, ...] = ()
+    target_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
     version: int = VERSION
 
     @property
@@ -138,8 +148,8 @@ class TrainingJob:
 
     @property
     def tuning_id(self) -> str:
-        """The name of the trained layers: jobs that differ in their output dimension only share it."""
-        return digest(replace(self, variant=self.variant.partition("@")[0]).to_json())
+        """The name of the trained layers: jobs that differ in their output dimension or decision rule only share it."""
+        return digest(replace(self, variant=self.variant.partition("@")[0], target_prior=None).to_json())
 
     def to_json(self) -> str:
         """The spec as JSON, the same text for equal specs."""
@@ -177,8 +187,8 @@ def check_size(size: str) -> str:
     return size if size == ALL else str(int(size))
 
 
-def check_recipe(recipe: str) -> str:
+def check_recipe(recipe: str) -> RecipeName:
     """`recipe` itself. Raises FlywheelError for an unknown one."""
     if recipe not in RECIPES:
-        raise FlywheelError(f"There is no recipe {recipe!r}; this version has {', '.join(RECIPES)}.")
-    return recipe
+        raise FlywheelError(f"Unknown recipe {recipe!r}. Choose one of {', '.join(RECIPES)}.")
+    return cast(RecipeName, recipe)

@@ -1,29 +1,56 @@
-"""A finished model folder and the figures in its `flywheel.json`."""
+"""A finished model folder. The only file that writes or reads `flywheel.json`, the model's own scores and its card."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from flywheel.errors import FlywheelError
+from flywheel.files import publish, scratch_folder, write_json
+from flywheel.models.catalogue import Variant
+from flywheel.models.folder import loading_code, shared_weights, write_model
+from flywheel.models.head import Head
+from flywheel.models.vectors import Vectors
+from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import ScoreFit
 from flywheel.training.job import TrainingJob
+
+RECORD = "flywheel.json"
+_OWN_SCORES = "own_scores.parquet"
+_LIBRARIES = ("torch", "sentence-transformers", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """A model's scores of its own training pairs, out of fold, and the fit from them.
+
+    `pairs` has the columns `score`, `label` and `component`.
+    """
+
+    pairs: pd.DataFrame
+    fit: ScoreFit
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A finished model folder and the figures in its `flywheel.json`.
 
-    `fit` turns scores into probabilities and holds the threshold that ships, from `calibration`; `own_fit` is taken out
-    of fold from the job's own pairs, up to 1,600 of them. `kept_start` says why the model is the untrained start, where
-    training brought no proven gain. `losses` are (step, loss). `reused` says that nothing was trained this time.
+    `rule` is the model's decision rule, made once, from calibration pairs; whatever decides by this model uses it.
+    `out_of_fold_fit` comes from the job's own pairs, where there are few of them. `kept_start` says why the model is the
+    untrained start, where training brought no proven gain. `losses` are (step, loss). `reused` says that nothing was trained
+    this time.
     """
 
     folder: Path
     job: TrainingJob
-    fit: ScoreFit
-    own_fit: ScoreFit | None
-    calibration_error: float
+    rule: DecisionRule
+    out_of_fold_fit: ScoreFit | None
+    calibration_set_error: float
+    calibration_pairs: int
     train_pairs: int
     seconds: float
     kept_start: str | None = None
@@ -34,26 +61,145 @@ class TrainedModel:
     def load(cls, folder: Path) -> "TrainedModel":
         """Read a model folder's `flywheel.json`. Raises FlywheelError when there is none or it is damaged."""
         try:
-            record: dict[str, Any] = json.loads((folder / "flywheel.json").read_text())
+            return cls.from_json(folder, (folder / RECORD).read_bytes())
+        except OSError as error:
+            raise FlywheelError(
+                f"{folder} is not a model folder of flywheel. Train the model with `flywheel train`."
+            ) from error
+
+    @classmethod
+    def from_json(cls, folder: Path, content: bytes) -> "TrainedModel":
+        """The model of a folder whose `flywheel.json` has this content. Raises FlywheelError when it is damaged."""
+        try:
+            record: dict[str, Any] = json.loads(content)
+            fit = record["out_of_fold_fit"]
             return cls(
                 folder=folder,
                 job=TrainingJob.from_json(json.dumps(record["job"])),
-                fit=ScoreFit.from_json(record["fit"]),
-                own_fit=ScoreFit.from_json(record["own_fit"]) if record["own_fit"] else None,
-                calibration_error=record["calibration_error"],
+                rule=DecisionRule.from_json(record["decision_rule"]),
+                out_of_fold_fit=ScoreFit.from_json(fit) if fit else None,
+                calibration_set_error=record["calibration_set_error"],
+                calibration_pairs=record["calibration_pairs"],
                 train_pairs=record["train_pairs"],
                 seconds=record["seconds"],
                 kept_start=record["kept_start"],
                 losses=tuple((step, loss) for step, loss in record["losses"]),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FlywheelError(f"{folder} holds no model of flywheel; train it with `flywheel train`.") from error
+        except (ValueError, KeyError, TypeError, FlywheelError) as error:
+            raise FlywheelError(
+                f"{folder / RECORD} is damaged, or another version of flywheel wrote it ({error!r}). Delete the folder and "
+                "train the model again with `flywheel train`."
+            ) from error
+
+    @property
+    def name(self) -> str:
+        """The folder's name: the id of its job."""
+        return self.job.job_id
 
     @property
     def tuned_encoder(self) -> bool:
         """Whether the folder holds other encoder weights than the base model's."""
         return self.job.tuning is not None and self.kept_start is None
 
+    def out_of_fold(self) -> OutOfFold | None:
+        """The scores out of fold, or None where there are none. Raises FlywheelError when their file is damaged."""
+        if self.out_of_fold_fit is None:
+            return None
+        file = self.folder / _OWN_SCORES
+        try:
+            return OutOfFold(pd.read_parquet(file), self.out_of_fold_fit)
+        except (OSError, ValueError) as error:
+            raise FlywheelError(
+                f"{file} is damaged ({error}). Delete its folder and train the model again with `flywheel train`."
+            ) from error
+
     def as_reused(self) -> "TrainedModel":
         """The same model, marked as found instead of made."""
         return replace(self, reused=True)
+
+
+def finished(models: Path, job: TrainingJob) -> TrainedModel | None:
+    """The finished model of a job in the folder `models`, marked as reused, or None."""
+    folder = models / job.job_id
+    return TrainedModel.load(folder).as_reused() if (folder / RECORD).exists() else None
+
+
+def finished_models(models: Path) -> list[Path]:
+    """The model folders below `models`."""
+    return sorted(record.parent for record in models.glob(f"*/{RECORD}"))
+
+
+def write_trained_model(
+    model: TrainedModel, head: Head, base: Vectors, encoder: Path | None, own: pd.DataFrame | None, more: dict[str, Any]
+) -> TrainedModel:
+    """Write the folder of `model`, whole or not at all.
+
+    `head` goes on raw features; `encoder` is the weights file of trained layers, None for those of `base`. `own` are the
+    scores out of fold (see `OutOfFold`). `more` goes into the record as it is.
+    """
+    models = model.folder.parent
+    with scratch_folder(models) as folder:
+        weights = encoder or shared_weights(base.weights, base.cache_folder / "weights" / base.weights_id)
+        write_model(folder, base.weights, weights, head.weight, head.bias)
+        if own is not None:
+            own.to_parquet(folder / _OWN_SCORES)
+        record = {
+            **more,
+            "job": asdict(model.job),
+            "decision_rule": model.rule.to_json(),
+            "out_of_fold_fit": asdict(model.out_of_fold_fit) if model.out_of_fold_fit else None,
+            "calibration_set_error": model.calibration_set_error,
+            "calibration_pairs": model.calibration_pairs,
+            "train_pairs": model.train_pairs,
+            "seconds": model.seconds,
+            "kept_start": model.kept_start,
+            "losses": model.losses,
+            "computed_in": base.dtype,
+            "versions": {name: version(name) for name in _LIBRARIES},
+        }
+        (folder / "README.md").write_text(_card(model), encoding="utf-8")
+        write_json(folder / RECORD, record)
+        publish(folder, model.folder)
+    return TrainedModel.load(model.folder)
+
+
+def _card(model: TrainedModel) -> str:
+    """The model card: what it is, how to use it, what was measured on calibration pairs."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    job, base = model.job, Variant.parse(model.job.variant).model
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        base_model=base.hub_id,
+        license=base.licence.lower(),
+        pipeline_tag="sentence-similarity",
+    )
+    card = ModelCard.from_template(
+        data,
+        template_str=(files("flywheel.training") / "card.md.jinja").read_text(encoding="utf-8"),
+        variant=job.variant,
+        what_it_is=_what_it_is(model),
+        recipe=job.recipe,
+        size=job.size,
+        random_seed=job.random_seed,
+        snapshot_id=job.snapshot_id,
+        loading_code=loading_code(base),
+        threshold=model.rule.threshold,
+        seed_threshold=model.rule.seed.threshold,
+        moved_to=model.rule.moved_to,
+        calibration_pairs=model.calibration_pairs,
+        calibration_set_error=model.calibration_set_error,
+        contamination=base.contamination,
+    )
+    return str(card)
+
+
+def _what_it_is(model: TrainedModel) -> str:
+    variant = Variant.parse(model.job.variant)
+    if model.kept_start:
+        return f"`{variant.model.hub_id}` at {variant.dim} dimensions, not trained: {model.kept_start}."
+    moved = {"head": "", "top": "its uppermost layers and ", "full": "all its layers and "}[model.job.recipe]
+    return (
+        f"`{variant.model.hub_id}` with {moved}a linear head of {variant.dim} dimensions, trained on {model.train_pairs} "
+        "labelled pairs."
+    )

@@ -37,10 +37,10 @@ class Notice:
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a job that succeeded: where its model folder lies (a path or a URI), and its figures."""
+    """The end of a job that succeeded: its model folder (a path or a URI), and its figures."""
 
     model: str
-    calibration_error: float
+    calibration_set_error: float
     threshold: float
     train_pairs: int
     seconds: float
@@ -55,14 +55,8 @@ class Failure:
 
 
 Progress = Encoded | Trained | Notice
-
-
 Event = Progress | Result | Failure
-
-
 Listener = Callable[[Progress], None]
-
-
 _KINDS: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in (Encoded, Trained, Notice, Result, Failure)}
 
 
@@ -81,7 +75,7 @@ def from_line(line: str) -> Event:
 
 
 def ignore_progress(event: Progress) -> None:
-    """A listener for work that nobody watches."""
+    """A listener that does nothing."""
 
 
 def paced(listener: Listener, seconds: float, clock: Callable[[], float] = time.monotonic) -> Listener:

@@ -1,5 +1,8 @@
 """Where a head starts: the untuned model, or the principal directions of all pooled features."""
 
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
@@ -11,13 +14,7 @@ from flywheel.scoring.thresholds import MIN_LABELS
 from flywheel.training.gate import log_losses
 
 DIRECTION_PAIRS = 4_000
-
-
-# Of many cells in a row, those of a base model share theirs.
-_KEPT_STARTS = 4
-
-
-_STARTS: dict[tuple[str, str, str, int], tuple[Head, np.ndarray]] = {}
+_RECENT_STARTS = 4  # of many cells in a row, those of a base model and dimension share theirs
 
 
 def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Head:
@@ -27,11 +24,31 @@ def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Head:
     return untuned_head(vectors.get(unique_texts(direction_pairs(snapshot))), dim)
 
 
-def choose_start(snapshot: Snapshot, vectors: Vectors, dim: int, calibration: pd.DataFrame) -> tuple[Head, np.ndarray]:
+def choose_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
     """Where heads start, on scaled features, and the scale: the untuned model, or the principal directions of mean, max and
     CLS, whichever calibration pairs prefer. It is also what ships where training brings nothing.
     """
+    names = snapshot.snapshot_id, vectors.weights_id, vectors.dtype, dim
+    return _chosen_start(_StartOf(*names, snapshot, replace(vectors)))  # a copy, so that no loaded encoder is kept
+
+
+@dataclass(frozen=True)
+class _StartOf:
+    """What a start is computed from; two are equal when the names of their contents are."""
+
+    snapshot_id: str
+    weights_id: str
+    dtype: str
+    dim: int
+    snapshot: Snapshot = field(compare=False)
+    vectors: Vectors = field(compare=False)
+
+
+@lru_cache(_RECENT_STARTS)
+def _chosen_start(of: _StartOf) -> tuple[Head, np.ndarray]:
+    snapshot, vectors, dim = of.snapshot, of.vectors, of.dim
     untuned, wide = start_from_pooling(snapshot, vectors, dim), start_from_features(snapshot, vectors, dim)
+    calibration = snapshot.pairs("calibration")
     labels = calibration["label"].to_numpy()
     if len(labels) < MIN_LABELS:
         return untuned
@@ -55,15 +72,6 @@ def start_from_features(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple
 
     The scale gives each of the three the same mean length. No label is looked at.
     """
-    key = (snapshot.snapshot_id, vectors.weights_id, vectors.dtype, dim)
-    if (found := _STARTS.get(key)) is None:
-        if len(_STARTS) >= _KEPT_STARTS:
-            _STARTS.clear()
-        found = _STARTS[key] = _start_from_features(snapshot, vectors, dim)
-    return found
-
-
-def _start_from_features(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
     features = vectors.features(unique_texts(direction_pairs(snapshot))).astype(np.float32)
     lengths = np.linalg.norm(features.reshape(len(features), len(PARTS), -1), axis=2).mean(axis=0)
     scale = np.repeat(1 / (lengths * np.sqrt(len(PARTS))), features.shape[1] // len(PARTS)).astype(np.float32)
@@ -76,5 +84,9 @@ def direction_pairs(snapshot: Snapshot) -> pd.DataFrame:
 
 
 def pair_scores(head: Head, vectors: Vectors, pairs: pd.DataFrame) -> np.ndarray:
-    left, right = (head.apply(vectors.features(list(pairs[side]))) for side in ("text_a", "text_b"))
+    """The cosine of each pair (n,) under a head on the features of `vectors`."""
+    texts = unique_texts(pairs)
+    place = pd.Series(np.arange(len(texts)), index=texts)
+    applied = head.apply(vectors.features(texts))
+    left, right = (applied[place[pairs[side]]] for side in ("text_a", "text_b"))
     return (left * right).sum(1)

@@ -26,14 +26,8 @@ from flywheel.training.losses import PairLoss
 from flywheel.training.progress import Listener, Trained
 
 METRIC = "calibration_log_loss"
-
-
 _CHECKPOINT = "state.safetensors"
-
-
 _BUCKET = 16
-
-
 # Spread of the scores below which the vectors have collapsed to one point.
 _COLLAPSED = 1e-3
 
@@ -162,7 +156,7 @@ class CalibrationLossEvaluator(BaseEvaluator):
 class Trainer(SentenceTransformerTrainer):
     """The trainer, with all that is trained in one file of a checkpoint: encoder, head, and the loss's scale and offset.
 
-    The library's own way writes the model only, so that the loss would start anew, and swallows a best checkpoint that
+    The library's own way writes the model only, so that the loss would start again, and swallows a best checkpoint that
     does not load.
     """
 

@@ -1,7 +1,7 @@
 """The recipes `top` and `full`: layers of the encoder are trained together with the head, by sentence-transformers' trainer.
 
 Imports torch: load it only where something is trained. `top` trains the uppermost layers on cached states of the layers
-below them, `full` all layers on token ids; everything else is one path. Checkpoints lie in the working folder, so that a
+below them, `full` all layers on token ids; everything else is one path. Checkpoints are in the working folder, so that a
 killed training goes on where it was.
 """
 
@@ -23,7 +23,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraini
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, needs_extra
 from flywheel.models.encoder import quiet_transformers
 from flywheel.models.features import PARTS, tokenise
 from flywheel.models.head import Head
@@ -46,14 +46,8 @@ from flywheel.training.trainer import (
 )
 
 _HEAD = "head.safetensors"
-
-
 _EVALUATIONS = 5
-
-
 _PATIENCE = 2
-
-
 _SAME = 1e-3
 
 
@@ -104,7 +98,9 @@ def _train(task: TuningTask, target: Path, listener: Listener) -> None:
     job, recipe, vectors, pairs = task.job, task.recipe, task.vectors, task.pairs
     encoder = vectors.load()
     if encoder.device.type == "cuda" and encoder.device.index:
-        raise FlywheelError("Layers train on the first visible GPU: set CUDA_VISIBLE_DEVICES, or leave compute at process.")
+        raise FlywheelError(
+            "Layers train on the first visible GPU: set CUDA_VISIBLE_DEVICES, or set compute.run_in to process."
+        )
     inputs = _inputs(recipe, encoder, vectors, unique_texts(pairs, task.stopping), listener)
     set_seed(job.random_seed % 2**32)
     model = _model(encoder, recipe, task.start.fold_scale(task.scale))
@@ -202,6 +198,7 @@ class PrecomputedStates(torch.nn.Module):
     """Stands where a model makes its first states of token ids, and gives states that were made already."""
 
     def forward(self, inputs_embeds: torch.Tensor, **rest: Any) -> torch.Tensor:
+        """The states as they were given."""
         return inputs_embeds
 
 
@@ -216,11 +213,8 @@ def _model(encoder: SentenceTransformer, recipe: TuningRecipe, start: Head) -> S
         inner.encoder.layer = inner.encoder.layer[lower:]
         inner.encoder.layer.requires_grad_(True)
     if recipe.lora_rank:
-        try:
+        with needs_extra("lora", "lora_rank"):
             from peft import LoraConfig
-        except ImportError as error:
-            raise FlywheelError("lora_rank needs the package peft: pip install -c constraints.txt -e '.[lora]'.") from error
-
         inner.add_adapter(LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear"))
     if getattr(inner, "pooler", None) is not None:
         inner.pooler.requires_grad_(False)  # nothing reads it

@@ -112,7 +112,7 @@ def _png(figure: "Figure", dpi: int) -> bytes:
 def _svg(figure: "Figure", title: str) -> str:
     """An `<svg>` element that fits the width it is given; its text is text, in the reader's sans-serif font.
 
-    Identifiers begin with a digest of the figure and its style names its own elements only, so that several figures stand
+    Identifiers begin with a digest of the figure and its style names its own elements only, so that several figures can be
     in one page.
     """
     from matplotlib import rc_context

@@ -31,25 +31,13 @@ if TYPE_CHECKING:
 
 
 GRID = "#eeeeee"
-
-
 _BAND, _AXIS, _GREY = "#e4e4e4", "#999999", "#777777"
-
-
 # Okabe and Ito, "Color Universal Design", the darkest first and without yellow; near black is the baseline's.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-
-
 _MARKERS = ("o", "s", "^", "D", "v")
-
-
 # How much of a marker is filled says how much of the model stayed as it was.
 _FILLS = {"head": "full", "top": "bottom", "full": "none"}
-
-
 _BASELINE_MARKERS = ("P", "X", "p")
-
-
 # Inches of a tick label (25.6k).
 _TICK_LABEL = 0.38
 
@@ -78,10 +66,10 @@ def draw_learning_curve(
 ) -> "Figure":
     """Error rates in % with 95 % intervals against training pairs, one panel per base model, both axes shared.
 
-    A size `all` stands at its number of pairs. Where a cell has several records (random seeds), the line goes through their
-    mean. The tuned record with id `champion_id` carries the star. Baselines stand in every panel: level lines, or grey curves
+    A size `all` is drawn at its number of pairs. Where a cell has several records (random seeds), the line goes through their
+    mean. The tuned record with id `champion_id` carries the star. Baselines are in every panel: level lines, or grey curves
     where they have sizes (a head on the API's vectors). `curves` of lines drawn go on, dotted, to twice their largest size.
-    `narrow` is for a phone: one panel a row. `note` stands below. Raises FlywheelError without evaluations, with those of
+    `narrow` is for a phone: one panel a row. `note` is written below. Raises FlywheelError without evaluations, with those of
     several test splits, or when a record with a size does not say how many pairs it trained on.
     """
     from matplotlib.figure import Figure
@@ -158,7 +146,7 @@ def _beyond(curve: LearningCurve) -> list[Any]:
 
 
 def _lines(tuned: Sequence[Evaluation], untuned: Sequence[Evaluation]) -> list[_Line]:
-    """What stands in the legend: a dimension looks the same in every panel, its recipes differ in the filling."""
+    """The entries of the legend: a dimension looks the same in every panel, its recipes differ in the filling."""
     keys = {(_dimension(record), record.recipe) for record in tuned}
     dimensions = sorted({_dimension(record) for record in [*tuned, *untuned]})
     keys |= {(dimension, None) for dimension in dimensions if dimension not in {key[0] for key in keys}}
@@ -214,7 +202,7 @@ def _scale_sizes(panel: "Axes", sized: Sequence[Evaluation], curves: Sequence[Le
 
 
 def _apart(sizes: Iterable[int], gap: float) -> list[int]:
-    """The sizes, in the order given, that stand at least `gap` (natural logarithm) from the one kept before."""
+    """The sizes, in the order given, that are at least `gap` (natural logarithm) from the one kept before."""
     kept: list[int] = []
     for size in sizes:
         if not kept or abs(log(size / kept[-1])) >= gap:

@@ -1,4 +1,4 @@
-"""The words of the learning curve's figure: title, legend, what stands below, and the room that they take."""
+"""The words of the learning curve's figure: title, legend, the notes below, and the room that they take."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,9 @@ if TYPE_CHECKING:
 
 
 INK, QUIET = "#222222", "#555555"
-
-
 BASELINE_STYLES: tuple[Any, ...] = ("-", "-.", ":")
-
-
 # Inches: the margin of title and subtitle.
 _EDGE = 0.12
-
-
 # How each thing looks, by what it is called: an artist, or several that matplotlib lays over each other.
 Keys = dict[str, Any]
 
@@ -49,8 +43,6 @@ class FigureLayout:
 
 
 WIDE = FigureLayout(9.0, 3, 5.0, 3.0, 0.12, False, 14, 0.32, 1_000, 9.5, 0.30, 1_000, 9)
-
-
 # A phone shows 4.2 inches some 360 of its points wide, where text of 8 points is still read.
 NARROW = FigureLayout(4.2, 1, 2.8, 2.5, 0.25, True, 12, 0.22, 38, 9, 0.19, 55, 8.5)
 
@@ -92,7 +84,7 @@ def words_of(evaluations: Sequence[Evaluation], fitted: bool, note: str, page: F
 def keys_of(
     looks: Mapping[str, dict[str, Any]], untuned: bool, baselines: Sequence[Evaluation], fitted: bool, page: FigureLayout
 ) -> Keys:
-    """What stands in the legend: how each thing looks, by what it is called; `looks` are those of the lines."""
+    """The entries of the legend: how each thing looks, by what it is called; `looks` are those of the lines."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 

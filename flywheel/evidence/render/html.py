@@ -12,7 +12,7 @@ from flywheel.evidence.page import Block, Page, Table, sentence_columns, without
 def render_html(page: Page) -> str:
     """The page as HTML without scripts and without a reference to anything outside; every text is escaped."""
     environment = Environment(
-        loader=PackageLoader("flywheel.evidence", "."),
+        loader=PackageLoader("flywheel.evidence.render", "."),
         autoescape=True,
         finalize=_finalize,
         undefined=StrictUndefined,
@@ -29,7 +29,7 @@ def _finalize(value: Any) -> Any:
 
 
 def _coded(text: str) -> Markup:
-    """A text of ours, in which what stands between backticks is a command."""
+    """A text of ours, in which text between backticks is a command."""
     pieces = [escape(piece) for piece in without_controls(text).split("`")]
     return Markup("").join(Markup("<code>{}</code>").format(piece) if i % 2 else piece for i, piece in enumerate(pieces))
 

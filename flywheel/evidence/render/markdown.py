@@ -8,16 +8,10 @@ from flywheel.evidence.page import Block, Facts, Page, Picture, Section, Text, w
 
 # What means something inside a line, and what only does at its start (lists, headings, rules).
 _ANYWHERE = re.compile(r"[\\`*_\[\]<>|~$&#!]")
-
-
 _AT_START = re.compile(r"^(\d*)([-+=.)])(?!\w)")
-
-
 # Where a viewer would make links of bare addresses, even of escaped ones (GitHub's flavour does): `http:` | `//`,
 # `www` | `.`, `name@` | `host.org`.
 _LINK = re.compile(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=[-\w]+\.)", re.IGNORECASE)
-
-
 _WORD_JOINER = "\u2060"
 
 

@@ -13,12 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flywheel.errors import FlywheelError, explain_disk_errors
+from flywheel.errors import FlywheelError, explain_disk_errors, one_line
 from flywheel.models.cache import KEY, EmbeddingCache
 
 _GROUP = 8192
-
-
 _OFF_UNIT = 1e-3
 
 
@@ -91,7 +89,7 @@ def _explained(target: Path) -> Iterator[None]:
                 raise
             reason = os.strerror(error.errno) if error.errno else error
             raise FlywheelError(
-                f"{target} cannot be written ({reason}). Choose another file, or mend the permissions."
+                f"{target} cannot be written ({reason}). Choose another file, or fix the permissions."
             ) from error
 
 
@@ -132,8 +130,9 @@ def _opened(source: Path) -> Iterator[pq.ParquetFile]:
     except FlywheelError:
         raise
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(". ")
-        raise FlywheelError(f"{source} cannot be read ({reason}). Export or copy it again; nothing was imported.") from error
+        raise FlywheelError(
+            f"{source} cannot be read ({one_line(error)}). Export or copy it again; nothing was imported."
+        ) from error
 
 
 def _check_origin(file: pq.ParquetFile, origin: VectorSource, source: Path) -> None:
@@ -145,7 +144,7 @@ def _check_origin(file: pq.ParquetFile, origin: VectorSource, source: Path) -> N
         said = {name.removeprefix("flywheel."): found[name.encode()].decode(errors="replace") for name in names}
         raise FlywheelError(
             f"{source} holds vectors of {said['model']} at {said['dimensions']} dimensions from {said['family']}, and the "
-            f"settings ask for {origin}. Set baseline_model, baseline_dimensions and baseline_url to the file's."
+            f"settings ask for {origin}. Set baseline.model, baseline.dimensions and baseline.url to the file's."
         )
     schema = file.schema_arrow
     expected = {"text_hash": pa.binary(KEY.itemsize), "vector": pa.list_(pa.float32(), origin.dimensions)}

@@ -45,7 +45,7 @@ def read_ledger(file: Path) -> Paid:
         return sum(_entries(file), Paid())
     except OSError as error:
         raise FlywheelError(
-            f"{file} cannot be read ({error.strerror}), so what was paid is not known. Move it away or mend its permissions."
+            f"{file} cannot be read ({error.strerror}), so what was paid is not known. Move it away or fix its permissions."
         ) from error
 
 

@@ -18,14 +18,8 @@ if TYPE_CHECKING:
 
 # The vocabulary of text-embedding-3-small, -3-large and -ada-002, where tiktoken has it from and the sha256 it asks for.
 ENCODING = "cl100k_base"
-
-
 VOCABULARY_URL = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
-
-
 VOCABULARY_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
-
-
 _CHARACTERS_PER_TOKEN = 4
 
 
@@ -37,13 +31,13 @@ class Tokens:
 
     @classmethod
     def of_model(cls, model: str) -> "Tokens":
-        """The counter of a model, by its name; exact for OpenAI's where their vocabulary lies in tiktoken's folder."""
-        import tiktoken
-
+        """The counter of a model, by its name; exact for OpenAI's where their vocabulary is in tiktoken's folder."""
         try:
+            import tiktoken
+
             known = tiktoken.encoding_name_for_model(model) == ENCODING
-        except KeyError:
-            known = False
+        except (KeyError, ModuleNotFoundError):  # another vendor's model, or the extra openai is not installed
+            return cls(None)
         return cls(tiktoken.get_encoding(ENCODING) if known and _has_vocabulary() else None)
 
     @property
@@ -54,7 +48,7 @@ class Tokens:
         )
 
     def bounds(self, texts: Sequence[str]) -> np.ndarray:
-        """At most so many tokens has each text, int64 (n,): its tokens, or its bytes, of which a token takes at least one."""
+        """Upper bound of tokens per text, int64 (n,): its tokens, or its bytes, of which a token takes at least one."""
         if self.encoding is None:
             return np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
         encode = self.encoding.encode_ordinary  # about 200,000 questions a second; in batches it is slower
@@ -72,7 +66,7 @@ def _has_vocabulary() -> bool:
     folder = os.environ.get("TIKTOKEN_CACHE_DIR", os.environ.get("DATA_GYM_CACHE_DIR"))
     if folder is None:
         folder = os.path.join(tempfile.gettempdir(), "data-gym-cache")
-    if not folder:  # how tiktoken is told to keep no files
+    if not folder:  # how tiktoken is set to keep no files
         return False
     try:
         content = (Path(folder) / hashlib.sha1(VOCABULARY_URL.encode()).hexdigest()).read_bytes()

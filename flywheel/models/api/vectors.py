@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +19,13 @@ import numpy as np
 from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, needs_extra
 from flywheel.models.api.exchange import VectorSource
 from flywheel.models.api.ledger import Paid, add_to_ledger, read_ledger
 from flywheel.models.api.tokens import Tokens
 from flywheel.models.cache import EmbeddingCache
 from flywheel.models.features import OnProgress
-from flywheel.settings import Settings
+from flywheel.models.options import BaselineOptions
 
 if TYPE_CHECKING:
     from openai import APIError, OpenAI, OpenAIError
@@ -33,32 +34,16 @@ if TYPE_CHECKING:
 
 # One request, and so the most that a failure or a kill can lose. OpenAI takes 2,048 texts and 300,000 tokens at most.
 _BATCH_TEXTS = 2048
-
-
 _BATCH_TOKENS = 100_000
-
-
 _OPENAI = "api.openai.com:443/v1"
-
-
 # What OpenAI's embedding models read of one text.
 _TEXT_TOKENS = 8192
-
-
 # The client tries again by itself, for 15 seconds or as long as the endpoint says. Limits count minutes, so that they are
 # waited out beyond that.
 _RETRIES = 5
-
-
 _PAUSE_SECONDS = 8.0
-
-
 _PATIENCE_SECONDS = 120.0
-
-
 _TIMEOUT_SECONDS = 60.0
-
-
 logger = logging.getLogger(__name__)
 
 
@@ -74,6 +59,11 @@ class ApiVectors:
     base_url: str
     api_key: str | None = field(repr=False)
     cache_folder: Path
+
+    @classmethod
+    def of(cls, options: BaselineOptions, api_key: str | None, cache_folder: Path) -> "ApiVectors":
+        """The vectors of the API that the settings name as the baseline, cached in a folder."""
+        return cls(options.model, options.dimensions, options.url, api_key, cache_folder)
 
     @cached_property
     def family(self) -> str:
@@ -164,11 +154,11 @@ class ApiVectors:
             url = TypeAdapter(AnyHttpUrl).validate_python(self.base_url)
         except ValidationError:
             url = None
-        # The value is not shown: where user, password or query stand, a secret may.
+        # The value is not shown: a user, password or query may hold a secret.
         if url is None or url.username or url.password or url.query or url.fragment:
             raise FlywheelError(
                 f"The endpoint of {self.model} is not of the form http(s)://host:port/path without user, password or "
-                "query. Mend baseline_url in flywheel.toml or FLYWHEEL_BASELINE_URL."
+                "query. Fix the setting baseline.url, in the home's flywheel.toml or as FLYWHEEL_BASELINE__URL."
             )
         return url
 
@@ -183,11 +173,13 @@ class ApiVectors:
         return OpenAI(api_key=self.api_key, base_url=str(self._url), max_retries=_RETRIES, timeout=_TIMEOUT_SECONDS)
 
     def _check_key(self, missing: int) -> None:
+        with needs_extra("openai", f"Asking {self.base_url} for vectors"):
+            import_module("openai")
         if not self.api_key:
             raise FlywheelError(
                 f"{missing} texts have no vector of {self.model} from {self.base_url} yet and there is no API key. "
                 "Set OPENAI_API_KEY, bring the vectors with `flywheel baseline import`, or use the local baseline with "
-                "FLYWHEEL_BASELINE=local."
+                "FLYWHEEL_BASELINE__SOURCE=local."
             )
         if re.fullmatch(r"[!-~]+", self.api_key) is None:
             raise FlywheelError(
@@ -214,7 +206,7 @@ class ApiVectors:
         except OSError as error:
             logger.warning(
                 "%s cannot be written (%s): an answer for %d texts, for which %s counted %d tokens, is missing in it. "
-                "Move it away or mend its permissions.",
+                "Move it away or fix its permissions.",
                 *(self._ledger, error.strerror, answer.texts, self.base_url, answer.tokens),
             )
 
@@ -237,7 +229,7 @@ class ApiVectors:
         except (AttributeError, TypeError, ValueError):
             raise FlywheelError(
                 f"{self.base_url} did not answer with embeddings of {self.model}. "
-                "Set baseline_url to an OpenAI-compatible endpoint; most end in /v1."
+                "Set baseline.url to an OpenAI-compatible endpoint; most end in /v1."
             ) from None
         return self._checked(found, len(texts))
 
@@ -264,13 +256,13 @@ class ApiVectors:
             known = len(set(places) & set(range(count)))
             raise FlywheelError(
                 f"{source} {len(found)} vectors, which are those of {known} of {count} texts; none was stored. "
-                "Run the command again, or choose another endpoint with FLYWHEEL_BASELINE_URL."
+                "Run the command again, or choose another endpoint with FLYWHEEL_BASELINE__URL."
             )
         shapes = {vector.shape for _, vector in found}
         if shapes != {(self.dimensions,)}:
             raise FlywheelError(
                 f"{source} vectors of shape {' and '.join(map(str, shapes))} where {(self.dimensions,)} was asked for; "
-                "none was stored. Set baseline_dimensions to what the model gives."
+                "none was stored. Set baseline.dimensions to what the model gives."
             )
         vectors = np.stack([vector for _, vector in found])[np.argsort(places)]
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
@@ -278,7 +270,7 @@ class ApiVectors:
         if broken:
             raise FlywheelError(
                 f"{source} NaN, infinity or nothing but zeros for {broken} of {count} texts; none was stored. "
-                "Run the command again, or choose another model with FLYWHEEL_BASELINE_MODEL."
+                "Run the command again, or choose another model with FLYWHEEL_BASELINE__MODEL."
             )
         return (vectors / lengths).astype(np.float32)
 
@@ -286,14 +278,14 @@ class ApiVectors:
         """Say what a failed request means and what to do about it."""
         import openai
 
-        kept = "what was embedded so far is kept; or use the local baseline with FLYWHEEL_BASELINE=local."
+        kept = "what was embedded so far is kept; or use the local baseline with FLYWHEEL_BASELINE__SOURCE=local."
         later = f"Run the command again later: {kept}"
         match error:
             # What is said here about a key may quote parts of it.
             case openai.AuthenticationError() | openai.PermissionDeniedError():
                 return (
                     f"{self.base_url} refused the API key for {self.model} (HTTP {error.status_code}). Set "
-                    "OPENAI_API_KEY to a key that may use it, or use the local baseline with FLYWHEEL_BASELINE=local."
+                    "OPENAI_API_KEY to a key that may use it, or use the local baseline with FLYWHEEL_BASELINE__SOURCE=local."
                 )
             case openai.RateLimitError():
                 reason = self._quote(error)
@@ -307,27 +299,20 @@ class ApiVectors:
                 reason = self._quote(error.__cause__ or error)
                 return (
                     f"{self.base_url} cannot be reached for {self.model} ({reason}); {_asked(error)}. Check the network and "
-                    f"baseline_url, then run the command again: {kept}"
+                    f"baseline.url, then run the command again: {kept}"
                 )
             case openai.InternalServerError():
                 return f"{self.base_url} failed on {self.model} ({self._quote(error)}); {_asked(error)}. {later}"
             case _:
                 return (
                     f"{self.base_url} refused the request for {self.model} ({self._quote(error)}). "
-                    f"Check baseline_model, baseline_dimensions and baseline_url{_long_ones(texts)}."
+                    f"Check baseline.model, baseline.dimensions and baseline.url{_long_ones(texts)}."
                 )
 
     def _quote(self, error: BaseException) -> str:
         """Give the text of `error` on one line, cut short, with the key blotted out."""
         text = " ".join(str(error).split())
         return text.replace(self.api_key or "\n", "***")[:200].rstrip(". ")
-
-
-def api_vectors(settings: Settings) -> ApiVectors:
-    """The vectors of the API that `settings` name as the baseline."""
-    return ApiVectors(
-        settings.baseline_model, settings.baseline_dimensions, settings.baseline_url, settings.openai_api_key, settings.cache
-    )
 
 
 def _is_passing_limit(error: BaseException) -> bool:
@@ -362,7 +347,7 @@ def _long_ones(texts: list[str]) -> str:
 
 
 def _batches(texts: Sequence[str], tokens: np.ndarray) -> Iterator[list[str]]:
-    """Cut `texts`, with at most `tokens` (n,) each, into requests; one longer than a request should be stands alone."""
+    """Cut `texts`, with at most `tokens` (n,) each, into requests; one longer than a request should be is sent alone."""
     batch: list[str] = []
     held = 0
     for text, count in zip(texts, tokens.tolist(), strict=True):

@@ -9,12 +9,11 @@ import orjson
 from flywheel.pairs.events.lines import MAX_LINE_BYTES, Line, Unreadable, not_utf8, raw_lines, refused
 
 _MAX_RECORD_LINES = 100  # a quoted field may hold line breaks; one that holds more was never closed
-
-
-_UNCLOSED = "a quote is opened and never closed, or stands within a field"
+_UNCLOSED = "unclosed quote, or a quote inside a field"
 
 
 def csv_record(names: list[str], columns: Mapping[str, str], cells: list[str], raw: bytes) -> Line | Unreadable:
+    """A row's cells as a record; `columns` maps our field names to the header's. Empty cells are left out."""
     if len(cells) != len(names):
         return Unreadable(f"the line has {len(cells)} fields, the header names {len(names)}", raw)
     record = {name: cell for name, cell in zip(names, cells, strict=True) if cell.strip()}
@@ -91,9 +90,9 @@ class CsvRows:
             line = self._again.pop(0) if self._again else next(self._lines, None)
             if line is None:
                 return
-            if not self._taken and (refused := refused(line)):
+            if not self._taken and (problem := refused(line)):
                 self._taken.append(line)
-                raise _NoRow(refused.reason)
+                raise _NoRow(problem.reason)
             self._taken.append(line)
             if len(self._taken) > _MAX_RECORD_LINES or len(line) > MAX_LINE_BYTES:
                 raise _NoRow(_UNCLOSED)
@@ -105,7 +104,7 @@ class CsvRows:
 def _misread(error: Exception, line: bytes) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"the line is not {not_utf8(line)}"
-    return "a carriage return stands within the line" if "new-line" in str(error) else _UNCLOSED
+    return "a carriage return inside the line" if "new-line" in str(error) else _UNCLOSED
 
 
 class _NoRow(Exception):

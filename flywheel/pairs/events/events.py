@@ -13,8 +13,8 @@ results, of several:
 | search | query and each result passed over above the lowest click | different | implied | 0.1 |
 | thumb | query, answer | same (up), different (down) | implied | 0.8 |
 
-A thumb judges an answer, not whether two questions mean the same, so it is implied. What lies below the lowest click says
-nothing: nobody may have looked at it. An event's own `weight` takes the place of the weight above.
+A thumb judges an answer, not whether two questions mean the same, so it is implied. Results below the lowest click say
+nothing: the user may not have seen them. An event's own `weight` takes the place of the weight above.
 """
 
 import functools
@@ -28,7 +28,6 @@ _FIELDS = orjson.dumps({
     **dict.fromkeys(("type", "event_id", "user", "time", "model", "text_a", "text_b", "query", "shown", "answer"), "VARCHAR"),
     **dict.fromkeys(("label", "kind", "thumb"), "VARCHAR"), "weight": "DOUBLE", "position": "INTEGER", "clicked": ["INTEGER"],
 }).decode()  # fmt: skip
-
 
 # What valid events say: the table `events` (line, event: JSON, extra: JSON or NULL) as one row a pair.
 EVENTS_TO_PAIRS_SQL = f"""
@@ -59,7 +58,7 @@ FROM said
 
 def event_schema() -> dict[str, Any]:
     """The JSON Schema of an event, as published beside this module."""
-    return orjson.loads(files("flywheel.pairs").joinpath("event.schema.json").read_bytes())
+    return orjson.loads(files("flywheel.pairs.events").joinpath("event.schema.json").read_bytes())
 
 
 @functools.cache
@@ -97,7 +96,7 @@ def reason_not_event(record: Any) -> str | None:
 
 
 def unknown_fields(record: dict[str, Any]) -> str | None:
-    """The fields that nobody asked for, as JSON; None when there are none."""
+    """The fields that are not in the schema, as JSON; None when there are none."""
     unknown = record.keys() - _kinds()[record.get("type")][1]
     return orjson.dumps({field: record[field] for field in sorted(unknown)}, default=str).decode() if unknown else None
 

@@ -1,14 +1,15 @@
 """Lines of a delivery: records, the lines that cannot be read, and the batch they came in."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import orjson
 
+from flywheel.errors import UnreadableFileError
+
 MAX_LINE_BYTES = 1_000_000
-
-
 HOLDS_NUL = "holds a NUL character"
 
 
@@ -54,6 +55,7 @@ def raw_lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def refused(raw: bytes) -> Unreadable | None:
+    """Why a line of any format cannot be a record: too long, blank, or with a NUL. None if it can."""
     if len(raw) > MAX_LINE_BYTES:
         return Unreadable(f"the line is longer than {MAX_LINE_BYTES:,} bytes", raw)
     if not raw.strip():
@@ -64,6 +66,7 @@ def refused(raw: bytes) -> Unreadable | None:
 
 
 def json_record(raw: bytes) -> Line | Unreadable:
+    """A line of JSON as a record."""
     try:
         record = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -72,8 +75,23 @@ def json_record(raw: bytes) -> Line | Unreadable:
 
 
 def not_utf8(raw: bytes) -> str | None:
+    """The first byte at which `raw` is not UTF-8, in words; None if it is."""
     try:
         raw.decode()
     except UnicodeDecodeError as error:
         return f"UTF-8 (byte {error.start})"
     return None
+
+
+def check_names(path: Path, names: list[str], columns: Mapping[str, str]) -> None:
+    """Raise UnreadableFileError unless a table's column `names` are distinct and hold a text of ours."""
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise UnreadableFileError(f"{path.name} has two columns named {twice[0]}. Nothing of it was stored; rename one.")
+    found = {ours for ours in ("text_a", "query") if columns.get(ours, ours) in names}
+    if not found:
+        raise UnreadableFileError(
+            f"{path.name} has the columns {', '.join(names[:20])} and neither text_a nor query. Nothing of it was stored; "
+            "say in the home's flywheel.toml, below [pairs], which is which: "
+            'columns = {"text_a" = "...", "text_b" = "...", "label" = "..."}.'
+        )

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel.errors import UnreadableFileError
-from flywheel.pairs.events.lines import Line, Unreadable
-from flywheel.pairs.events.readers import _check_names
+from flywheel.pairs.events.lines import Line, Unreadable, check_names
 
 
 def parquet_rows(path: Any, name: str, columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
+    """The rows of a Parquet file (a path or an open file) called `name`; a row that cannot be read loses no other."""
     with pq.ParquetFile(path) as file:
-        _check_names(Path(name), file.schema_arrow.names, columns)
+        check_names(Path(name), file.schema_arrow.names, columns)
         read = 0
         for group in file.iter_batches(batch_size=10_000):
             try:

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from flywheel.errors import FlywheelError, UnreadableFileError
 from flywheel.pairs.events.csv_rows import CsvRows, csv_record
-from flywheel.pairs.events.lines import Batch, Line, Unreadable, json_record, raw_lines
+from flywheel.pairs.events.lines import Batch, Line, Unreadable, check_names, json_record, raw_lines
 from flywheel.pairs.events.parquet_rows import parquet_rows
 
 _COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
@@ -124,7 +124,7 @@ def _read_csv(path: Path, compression: str | None, columns: Mapping[str, str]) -
         if isinstance(header, Unreadable):
             raise UnreadableFileError(f"{path.name}: its header cannot be read ({header.reason}). Nothing of it was stored.")
         names = [name.strip() for name in header[0]]
-        _check_names(path, names, columns)
+        check_names(path, names, columns)
         for row in rows:
             yield row if isinstance(row, Unreadable) else csv_record(names, columns, *row)
 
@@ -137,18 +137,6 @@ def _read_parquet(path: Path, compression: str | None, columns: Mapping[str, str
         with _open(path, compression) as file:
             shutil.copyfileobj(file, plain)
         yield from parquet_rows(plain, path.name, columns)
-
-
-def _check_names(path: Path, names: list[str], columns: Mapping[str, str]) -> None:
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        raise UnreadableFileError(f"{path.name} has two columns named {twice[0]}. Nothing of it was stored; rename one.")
-    found = {ours for ours in ("text_a", "query") if columns.get(ours, ours) in names}
-    if not found:
-        raise UnreadableFileError(
-            f"{path.name} has the columns {', '.join(names[:20])} and neither text_a nor query. Nothing of it was stored; "
-            'say in flywheel.toml which is which: columns = {"text_a" = "...", "text_b" = "...", "label" = "..."}.'
-        )
 
 
 _READERS: dict[str, Callable[[Path, str | None, Mapping[str, str]], Iterator[Line | Unreadable]]] = {

@@ -5,20 +5,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, needs_extra
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-
-
 _DIGITS = re.compile(r"\d(?:[ -]?\d){12,}")
-
-
 _CARD_DIGITS = (13, 19)
-
-
 _NOT_TEXT = frozenset({"type", "event_id", "user", "time", "model", "label", "kind", "thumb"})
-
-
 _MANY_DIGITS = re.compile(r"(?:\d\D{0,3}){7}")
 
 
@@ -35,6 +27,9 @@ class Redactor:
         self._hook = _load(hook) if hook else None
         self._name = hook
         self._region = _checked_region(region) if "phone" in kinds else region
+        if "card" in kinds:
+            with needs_extra("redact", "Redacting card numbers"):
+                importlib.import_module("stdnum.luhn")
         self.count = 0
 
     def __bool__(self) -> bool:
@@ -52,7 +47,9 @@ class Redactor:
             replaced = self._hook(text)
             replaced.encode()
         except Exception as error:  # whatever the user's function raises
-            raise FlywheelError(f"The redact_hook {self._name} failed on a text ({error!r}). Nothing was stored.") from error
+            raise FlywheelError(
+                f"{self._name} (pairs.redact_hook) failed on a text ({error!r}). Nothing was stored; correct the function."
+            ) from error
         self.count += replaced != text
         return replaced
 
@@ -113,10 +110,11 @@ class Redactor:
 
 
 def _checked_region(region: str) -> str:
-    import phonenumbers
+    with needs_extra("redact", "Redacting phone numbers"):
+        import phonenumbers
 
     if region.upper() not in phonenumbers.SUPPORTED_REGIONS:
-        raise FlywheelError(f"redact_region is {region!r}, which is no country's two-letter code, such as US or DE.")
+        raise FlywheelError(f"pairs.redact_region is not a country's two-letter code: {region!r}. Use one such as US or DE.")
     return region.upper()
 
 
@@ -129,5 +127,5 @@ def _load(name: str) -> Callable[[str], str]:
         return found
     except Exception as error:
         raise FlywheelError(
-            f"{name!r} names no function that can be imported ({error}); write it as module:function."
+            f"{name!r} (pairs.redact_hook) names no function that can be imported ({error}); write it as module:function."
         ) from error

@@ -2,71 +2,70 @@
 
 import hashlib
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from flywheel.errors import FlywheelError
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flywheel.errors import FlywheelError, one_line
 from flywheel.pairs.events.lines import Batch, Line, json_lines
 from flywheel.pairs.events.starter import starter_lines
-from flywheel.settings import PROJECT, Settings
+from flywheel.pairs.options import PairOptions
 
 QUORA = "quora"
+STARTER = Path(str(files("flywheel.pairs.events"))) / "starter_set"
+QUORA_REPOSITORY = "sentence-transformers/quora-duplicates"
+QUORA_FILE = "pair-class/train-00000-of-00001.parquet"
+_OTHER_PAIRS = "Set pairs.quora_path to a Parquet file with text_a, text_b and label, or pairs.seed_pairs to starter."
 
 
-STARTER = PROJECT / "data" / "starter"
-
-
-QUORA_REPOSITORY, QUORA_SUBSET = "sentence-transformers/quora-duplicates", "pair-class"
-
-
-def seed_batch(settings: Settings) -> Batch | None:
+def seed_batch(options: PairOptions) -> Batch | None:
     """The seed pairs that the settings ask for as one batch, or None when they ask for none.
 
     Raises FlywheelError when the file or the hub cannot be read.
     """
-    if settings.seed == "none":
+    if options.seed_pairs == "none":
         return None
-    return _starter() if settings.seed == "starter" else _quora(settings.quora_path)
+    return _starter() if options.seed_pairs == "starter" else _quora(options.quora_path)
 
 
 def _starter() -> Batch:
-    questions = STARTER / "questions.csv"
-    if not questions.is_file():
-        raise FlywheelError(f"{questions} is missing; run flywheel from a clone of its repository, or set FLYWHEEL_SEED.")
-    lines = list(starter_lines(questions))
+    lines = list(starter_lines(STARTER / "questions.csv"))
     return Batch(hashlib.sha256(b"\n".join(lines)).hexdigest()[:32], "seed", "starter", json_lines(iter(lines)))
 
 
 def _quora(path: Path | None) -> Batch:
-    rows = _load_quora(path)
-    columns = ("text_a", "text_b") if "text_a" in rows.column_names else ("sentence1", "sentence2")
-    missing = {*columns, "label"} - set(rows.column_names)
-    if missing:
-        raise FlywheelError(f"The Quora pairs lack the columns {sorted(missing)}; they have {rows.column_names}.")
-    content = hashlib.sha256()
-    for line in _quora_lines(rows, columns):
-        content.update(repr(line[0]).encode("utf-8", "surrogatepass"))
-    return Batch(content.hexdigest()[:32], "seed", f"{QUORA} ({path or 'hub'})", _quora_lines(rows, columns))
-
-
-def _load_quora(path: Path | None) -> Any:
-    from datasets import disable_progress_bars, load_dataset
-
-    disable_progress_bars()
-    if path is not None and not path.is_file():
-        raise FlywheelError(f"{path} (FLYWHEEL_QUORA_PATH) is not a file; give the path of a Parquet file of pairs.")
+    file = path or _quora_from_hub()
+    if not file.is_file():
+        raise FlywheelError(f"{file} (pairs.quora_path) is not a file. Give the path of a Parquet file of pairs.")
     try:
-        if path is not None:
-            return load_dataset("parquet", data_files=str(path), split="train")
-        return load_dataset(QUORA_REPOSITORY, QUORA_SUBSET, split="train")
-    except Exception as error:  # the libraries below raise many kinds: connection, format, cache
+        names = pq.read_schema(file).names
+    except (OSError, pa.ArrowException) as error:
+        raise FlywheelError(f"{file} cannot be read as Parquet: {one_line(error)}. {_OTHER_PAIRS}") from error
+    columns = ("text_a", "text_b") if "text_a" in names else ("sentence1", "sentence2")
+    if missing := sorted({*columns, "label"} - set(names)):
+        raise FlywheelError(f"{file} lacks the columns {', '.join(missing)}; it has {', '.join(names)}. {_OTHER_PAIRS}")
+    content = hashlib.sha256()
+    for line in _quora_lines(file, columns):
+        content.update(repr(line[0]).encode("utf-8", "surrogatepass"))
+    return Batch(content.hexdigest()[:32], "seed", f"{QUORA} ({path or 'hub'})", _quora_lines(file, columns))
+
+
+def _quora_from_hub() -> Path:
+    """The pairs' file, downloaded once into the hub's own cache."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(QUORA_REPOSITORY, QUORA_FILE, repo_type="dataset"))
+    except Exception as error:  # the client's errors have no common base
         raise FlywheelError(
-            f"The Quora pairs cannot be loaded from {path or f'the hub ({QUORA_REPOSITORY})'}: {error}. "
-            "Set FLYWHEEL_QUORA_PATH to a Parquet file with text_a, text_b and label, or FLYWHEEL_SEED=starter."
+            f"The Quora pairs cannot be loaded from the hub ({QUORA_REPOSITORY}): {one_line(error)}. {_OTHER_PAIRS}"
         ) from error
 
 
-def _quora_lines(rows: Any, columns: tuple[str, str]) -> Iterator[Line]:
-    for group in rows.iter(batch_size=10_000):
-        for text_a, text_b, label in zip(group[columns[0]], group[columns[1]], group["label"], strict=True):
-            yield {"text_a": text_a, "text_b": text_b, "label": label}, None
+def _quora_lines(file: Path, columns: tuple[str, str]) -> Iterator[Line]:
+    with pq.ParquetFile(file) as rows:
+        for group in rows.iter_batches(10_000, columns=[*columns, "label"]):
+            for row in group.to_pylist():
+                yield {"text_a": row[columns[0]], "text_b": row[columns[1]], "label": row["label"]}, None

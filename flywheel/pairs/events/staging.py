@@ -23,25 +23,12 @@ from flywheel.pairs.events.redaction import Redactor
 from flywheel.pairs.store.sql import MACROS, connect, quoted
 
 OnLines = Callable[[int], None]
-
-
 CHUNK = 50_000  # lines validated at a time
-
-
 _ENGINES = 2  # chunks that the database cleans at once
-
-
 _RAW_BYTES = 500
-
-
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-
-
 _EVENTS = pa.schema([("line", pa.int64()), ("event", pa.string()), ("extra", pa.string())])
-
-
 _QUARANTINE = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
-
 
 # What a chunk says, with the reasons for which some of it says nothing. A time in the future is refused: it would be the
 # newest word on its pair for ever. An event of several pairs is stored when at least one of them is one.
@@ -65,9 +52,9 @@ COPY (
         label, kind, weight, position, model, extra,
         CASE
             WHEN time IS NOT NULL AND (observed_at IS NULL OR NOT isfinite(observed_at) OR observed_at < TIMESTAMP '1970-01-01')
-                THEN concat('time is ', left(time, 60), ', which is none')
-            WHEN observed_at > $now + INTERVAL 1 DAY THEN concat('time is ', observed_at, ', which has not come yet')
-            WHEN text_a IS NULL OR text_b IS NULL OR label IS NULL THEN 'one of its fields stands twice'
+                THEN concat('not a valid time: ', left(time, 60))
+            WHEN observed_at > $now + INTERVAL 1 DAY THEN concat('time is in the future: ', observed_at)
+            WHEN text_a IS NULL OR text_b IS NULL OR label IS NULL THEN 'a field appears twice'
             WHEN is_blank(text_a) OR is_blank(text_b) THEN 'one of its texts is empty'
             WHEN a = b THEN 'both of its texts are the same question' END AS reason
     FROM named)
@@ -121,7 +108,7 @@ def stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress:
 
 @contextmanager
 def _without_gc() -> Iterator[None]:
-    """Let nobody look for cycles among millions of records that hold none; it doubles the time."""
+    """Disable the garbage collector: it doubles ingest time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -181,7 +168,7 @@ def _read(chunk: Sequence[tuple[int, Any]], redactor: Redactor) -> _Chunk:
 def _encoded(record: dict[str, Any], raw: bytes | None) -> tuple[bytes, str | None]:
     """A record as JSON: as it came where that is certain to say the same, and its unknown fields.
 
-    Of a field that stands twice the validator sees the last, and the database would see the first.
+    Of a field that appears twice the validator sees the last, and the database would see the first.
     """
     plain = raw is not None and raw.count(b'":') == len(record) and b'" :' not in raw
     return raw if plain and raw is not None else orjson.dumps(record, default=str), unknown_fields(record)

@@ -1,6 +1,6 @@
-"""The starter set: pairs derived, always the same ones, from the questions of `data/starter/questions.csv`.
+"""The starter set: pairs derived, always the same ones, from the questions of `starter_set/questions.csv`.
 
-Questions stand in intents (true duplicates), intents in clumps (siblings that are easy to confuse). Most clumps stay
+Questions belong to intents (true duplicates), intents to clumps (siblings that are easy to confuse). Most clumps stay
 small: each is a component that a draw can give to `test` or `calibration` whole. The others give more pairs, grow too
 large to be drawn, and train. Every negative is a sibling, the hard kind.
 """
@@ -14,11 +14,7 @@ from pathlib import Path
 from flywheel.files import digest
 
 _LARGE_CLUMPS = 52
-
-
 _SMALL_PAIRS, _LARGE_PAIRS = 24, 39  # of each label, in a clump
-
-
 Clump = list[list[str]]
 
 

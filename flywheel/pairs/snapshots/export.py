@@ -14,60 +14,59 @@ import pyarrow.parquet as pq
 
 from flywheel.errors import FlywheelError
 from flywheel.files import digest, publish, scratch_folder, write_json
-from flywheel.pairs.snapshots.snapshot import Snapshot, SplitSummary
+from flywheel.pairs.snapshots.folder import Snapshots
+from flywheel.pairs.snapshots.snapshot import MANIFEST, SPLITS, Snapshot, SplitSummary
 from flywheel.pairs.snapshots.splits import SplitRules, check_fresh, draw, release
 from flywheel.pairs.store.components import FROZEN
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.new_pairs import count_trainable
 from flywheel.pairs.store.sql import SPELLINGS, connect, quoted
-from flywheel.settings import Settings
-from flywheel.storage import LATEST, upload, write_latest
 
 
-def take_snapshot(store: Store, settings: Settings, new_test: bool = False) -> Snapshot:
+def take_snapshot(store: Store, snapshots: Snapshots, rules: SplitRules, new_test: bool = False) -> Snapshot:
     """Draw what is due, freeze it, and export all splits; equal content gives the same snapshot.
 
     The draw is stored in the same transaction that reads the rows, so a kill leaves either no draw or one that the next
     call exports. `new_test` draws a new version of the frozen splits from everything that does not train, its test from pairs
     that no earlier version held. Raises FlywheelError, with nothing changed, when there are too few of those.
     """
-    with scratch_folder(settings.snapshots) as folder:
+    with scratch_folder(snapshots.folder) as folder:
         with store.transaction() as db:
             if new_test:
                 release(db)
-            rules = SplitRules.of(settings)
             draw(db, rules)
             if new_test:
                 check_fresh(db, rules)
             _freeze(db)
-            _export(db, folder, settings)
+            _export(db, folder, rules.window_days)
             seeds = db.execute(
                 "SELECT DISTINCT split_part(file, ' ', 1) FROM batches WHERE source = 'seed' ORDER BY 1"
             ).fetchall()
             trainable = count_trainable(db)
-        hashes = {name: _content_hash(folder / f"{name}.parquet") for name in ("train", *FROZEN)}
+        hashes = {name: _content_hash(folder / f"{name}.parquet") for name in SPLITS}
         test_id = digest("|".join(hashes[name] for name in FROZEN))
         snapshot_id = digest(f"{hashes['train']}|{test_id}")
-        with connect(memory_limit=settings.memory_limit, temp_directory=folder.parent / f"{folder.name}.spill") as db:
+        with connect(memory_limit=snapshots.memory_limit, temp_directory=folder.parent / f"{folder.name}.spill") as db:
             summaries = {name: asdict(_summary(db, folder / f"{name}.parquet")) for name in hashes}
         write_json(
-            folder / "manifest.json",
+            folder / MANIFEST,
             {"snapshot_id": snapshot_id, "test_id": test_id, "seeds": [row[0] for row in seeds], **summaries},
         )
         if shared := Snapshot.load(folder).shared_questions():
-            raise FlywheelError(f"{shared} questions stand in two splits, so no snapshot was made; the store is damaged.")
-        target = settings.snapshots / snapshot_id
+            raise FlywheelError(
+                f"{shared} questions are in two splits, so no snapshot was made: the store is damaged. Move it away and "
+                "ingest again."
+            )
+        target = snapshots.folder / snapshot_id
         if target.exists() and not _is_whole(target):
             shutil.rmtree(target)
         publish(folder, target)
     with store.transaction() as db:
         db.execute("DELETE FROM snapshots WHERE snapshot_id = ?", [snapshot_id])
         db.execute("INSERT INTO snapshots VALUES (?, ?)", [snapshot_id, trainable])
-    if settings.snapshot_store is not None:
-        upload(target, f"{settings.snapshot_store}/{snapshot_id}")
-        write_latest(settings.snapshot_store, snapshot_id)
-    write_json(settings.snapshots / LATEST, snapshot_id)
-    return Snapshot.load(target)
+    taken = Snapshot.load(target)
+    snapshots.make_latest(taken)
+    return taken
 
 
 def _is_whole(folder: Path) -> bool:
@@ -91,12 +90,11 @@ def _freeze(db: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _export(db: duckdb.DuckDBPyConnection, folder: Path, settings: Settings) -> None:
+def _export(db: duckdb.DuckDBPyConnection, folder: Path, window_days: int | None) -> None:
     """Write the three files, ordered by pair id. One join or sort at a time, so that each finds memory to work in."""
-    window = settings.interaction_window_days
-    recent = "" if window is None else (
+    recent = "" if window_days is None else (
         f"""AND (seed OR last_observed IS NULL OR last_observed >=
-            (SELECT max(last_observed) FROM pairs) - INTERVAL {window} DAY)"""
+            (SELECT max(last_observed) FROM pairs) - INTERVAL {window_days} DAY)"""
     )  # fmt: skip
     db.execute(
         f"""CREATE OR REPLACE TEMP TABLE half_spelled AS

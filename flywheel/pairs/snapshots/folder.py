@@ -1,64 +1,117 @@
-"""The snapshots of a home and of shared storage: the newest, one by its address, those that hold some pairs."""
+"""The snapshots of a home and of shared storage: the newest, one by its id or address, those that hold some pairs."""
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from flywheel import storage
 from flywheel.errors import FlywheelError
-from flywheel.files import publish, scratch_folder
-from flywheel.pairs.snapshots.snapshot import Snapshot
-from flywheel.pairs.store.components import FROZEN
+from flywheel.files import publish, scratch_folder, write_json
+from flywheel.pairs.snapshots.snapshot import MANIFEST, SPLITS, Snapshot
 from flywheel.pairs.store.sql import connect
-from flywheel.settings import Settings
-from flywheel.storage import LATEST, download, latest_id, remove
+
+LATEST = "latest.json"
 
 
-def latest_snapshot(settings: Settings) -> Snapshot | None:
-    """The snapshot taken last, or None when there is none yet. One that only `snapshot_store` has is fetched."""
-    if settings.snapshot_store is not None and (newest := latest_id(settings.snapshot_store)) is not None:
-        return fetch_snapshot(f"{settings.snapshot_store}/{newest}", settings.snapshots)
-    pointer = settings.snapshots / LATEST
-    if not pointer.exists():
-        return None
-    try:
-        folder = settings.snapshots / json.loads(pointer.read_text())
+@dataclass(frozen=True)
+class Snapshots:
+    """A home's snapshots in `folder`, one folder each, and the same on shared storage at `uri` if there is one.
+
+    `memory_limit` bounds what the database may keep in memory while it reads them.
+    """
+
+    folder: Path
+    uri: str | None = None
+    memory_limit: str = "512MB"
+
+    def latest(self) -> Snapshot | None:
+        """The snapshot taken last, or None when there is none yet. One that only shared storage has is fetched."""
+        if self.uri is not None and (newest := _newest_at(self.uri)) is not None:
+            return fetch_snapshot(f"{self.uri}/{newest}", self.folder)
+        pointer = self.folder / LATEST
+        if not pointer.exists():
+            return None
+        try:
+            folder = self.folder / _named(pointer.read_bytes())
+        except ValueError as error:
+            raise FlywheelError(f"{pointer} is damaged: {error}. Run `flywheel snapshot`, which writes it again.") from error
         return Snapshot.load(folder) if folder.exists() else None  # a forgotten one
-    except (ValueError, TypeError) as error:
-        raise FlywheelError(f"{pointer} is damaged; run `flywheel snapshot`, which writes it anew.") from error
+
+    def load(self, snapshot_id: str) -> Snapshot:
+        """A snapshot by its id, fetched from shared storage where only that has it. Raises FlywheelError when it is deleted."""
+        folder = self.folder / snapshot_id
+        if folder.exists():
+            return Snapshot.load(folder)
+        if self.uri is not None and storage.read(f"{self.uri}/{snapshot_id}/{MANIFEST}") is not None:
+            return fetch_snapshot(f"{self.uri}/{snapshot_id}", self.folder)
+        raise FlywheelError(
+            f"Snapshot {snapshot_id[:12]} is deleted. Run `flywheel snapshot`, then train again on the new one with "
+            "`flywheel train` or `flywheel grid`."
+        )
+
+    def all(self) -> list[Snapshot]:
+        """Every whole snapshot in the folder."""
+        return [Snapshot.load(manifest.parent) for manifest in sorted(self.folder.glob(f"*/{MANIFEST}"))]
+
+    def holding(self, pair_ids: frozenset[str]) -> dict[str, Snapshot]:
+        """The snapshots in the folder that hold one of these pairs, by id."""
+        found = {}
+        for manifest in sorted(self.folder.glob(f"*/{MANIFEST}")):
+            files = [f"{manifest.parent / name}.parquet" for name in SPLITS]
+            with connect(memory_limit=self.memory_limit) as db:
+                db.register("wanted", pa.table({"pair_id": sorted(pair_ids)}))
+                rows = db.execute(
+                    "SELECT 1 FROM read_parquet(?, union_by_name = true) JOIN wanted USING (pair_id) LIMIT 1", [files]
+                )
+                if rows.fetchone():
+                    found[manifest.parent.name] = Snapshot.load(manifest.parent)
+        return found
+
+    def remove(self, snapshot_id: str) -> None:
+        """Delete a snapshot here and on shared storage."""
+        if self.uri is not None:
+            if _newest_at(self.uri) == snapshot_id:
+                storage.delete_file(f"{self.uri}/{LATEST}")
+            storage.delete_folder(f"{self.uri}/{snapshot_id}", MANIFEST)
+        shutil.rmtree(self.folder / snapshot_id)
+
+    def make_latest(self, snapshot: Snapshot) -> None:
+        """Let `latest` answer `snapshot` from now on, here and on shared storage, where it is uploaded first."""
+        if self.uri is not None:
+            storage.upload(snapshot.folder, f"{self.uri}/{snapshot.snapshot_id}", MANIFEST)
+            storage.write(f"{self.uri}/{LATEST}", json.dumps(snapshot.snapshot_id).encode())
+        write_json(self.folder / LATEST, snapshot.snapshot_id)
 
 
-def fetch_snapshot(uri: str, into: Path) -> Snapshot:
-    """A snapshot by its URI (fsspec) or folder; one that lies elsewhere is copied into the folder `into` first, once."""
-    if "://" not in uri:
-        return Snapshot.load(Path(uri))
-    target = into / uri.rstrip("/").rpartition("/")[2]
+def fetch_snapshot(place: str, into: Path) -> Snapshot:
+    """A snapshot by its URI (fsspec) or folder; one at a URI is copied into the folder `into` first, once."""
+    if not storage.is_uri(place):
+        return Snapshot.load(Path(place))
+    target = into / place.rstrip("/").rpartition("/")[2]
     if not target.exists():
         with scratch_folder(into) as folder:
-            download(uri, folder)
+            storage.download(place, folder, MANIFEST)
             Snapshot.load(folder)
             publish(folder, target)
     return Snapshot.load(target)
 
 
-def snapshots_with(settings: Settings, pair_ids: frozenset[str]) -> dict[str, Snapshot]:
-    """The home's snapshots that hold one of these pairs, by id."""
-    found = {}
-    for manifest in sorted(settings.snapshots.glob("*/manifest.json")):
-        files = [f"{manifest.parent / name}.parquet" for name in ("train", *FROZEN)]
-        with connect(memory_limit=settings.memory_limit) as db:
-            db.register("wanted", pa.table({"pair_id": sorted(pair_ids)}))
-            held = db.execute(
-                "SELECT 1 FROM read_parquet(?, union_by_name = true) JOIN wanted USING (pair_id) LIMIT 1", [files]
-            )
-            if held.fetchone():
-                found[manifest.parent.name] = Snapshot.load(manifest.parent)
-    return found
+def _newest_at(uri: str) -> str | None:
+    content = storage.read(f"{uri}/{LATEST}")
+    try:
+        return None if content is None else _named(content)
+    except ValueError as error:
+        raise FlywheelError(
+            f"{uri}/{LATEST} is damaged: {error}. Delete it, then run `flywheel snapshot`, which writes it again."
+        ) from error
 
 
-def remove_snapshot(settings: Settings, snapshot_id: str) -> None:
-    """Delete a snapshot here and on `snapshot_store`."""
-    if settings.snapshot_store is not None:
-        remove(settings.snapshot_store, snapshot_id)
-    shutil.rmtree(settings.snapshots / snapshot_id)
+def _named(pointer: bytes) -> str:
+    """The snapshot's id that a pointer holds. Raises ValueError when it holds none."""
+    name = json.loads(pointer)
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"it holds {name!r} instead of a snapshot's id")
+    return name

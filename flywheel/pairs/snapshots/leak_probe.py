@@ -8,15 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.pairs.snapshots.snapshot import SPLITS, Snapshot
 from flywheel.pairs.store.components import FROZEN
 from flywheel.pairs.store.sql import connect, quoted
 
 _TRAIN_ON = 50_000
-
-
 _FEATURES = "low, high, common, short, long"
-
 
 # Degrees and common neighbours count every pair of the snapshot; common neighbours are looked up from the lesser degree.
 _GRAPH = """
@@ -55,15 +52,14 @@ class LeakProbe:
         return None if self.accuracy is None or self.majority is None else self.accuracy - self.majority
 
 
-def probe_leaks(snapshot: Snapshot, memory_limit: str = "512MB") -> LeakProbe:
+def probe_leaks(snapshot: Snapshot, memory_limit: str) -> LeakProbe:
     """Fit gradient-boosted trees on at most 50,000 train pairs, choose the threshold on calibration, score on test."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
 
     wanted = "pair_id, question_a, question_b, text_a, text_b, label"
     union = " UNION ALL ".join(
-        f"SELECT {wanted}, '{name}' AS split FROM read_parquet('{quoted(snapshot.folder / name)}.parquet')"
-        for name in ("train", *FROZEN)
+        f"SELECT {wanted}, '{name}' AS split FROM read_parquet('{quoted(snapshot.folder / name)}.parquet')" for name in SPLITS
     )
     with connect(memory_limit=memory_limit) as db:
         db.execute(_GRAPH.format(union=union, train=_TRAIN_ON))
@@ -73,7 +69,7 @@ def probe_leaks(snapshot: Snapshot, memory_limit: str = "512MB") -> LeakProbe:
         ).fetchnumpy()
     features = np.column_stack([np.asarray(rows[name.strip()], dtype=float) for name in _FEATURES.split(",")])
     labels, split = np.asarray(rows["label"]), np.asarray(rows["split"])
-    part = {name: split == name for name in ("train", *FROZEN)}
+    part = {name: split == name for name in SPLITS}
     for name, chosen in part.items():
         if len(np.unique(labels[chosen])) < 2:
             return LeakProbe(why_not=f"{name} does not hold both labels")

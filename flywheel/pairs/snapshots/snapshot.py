@@ -18,6 +18,8 @@ from flywheel.pairs.store.components import FROZEN
 from flywheel.pairs.store.sql import connect, quoted
 
 ALL = "all"
+MANIFEST = "manifest.json"
+SPLITS = ("train", *FROZEN)
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,13 @@ class Snapshot:
     def load(cls, folder: Path) -> "Snapshot":
         """Read a snapshot's manifest. Raises FlywheelError when the folder holds none."""
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
-            splits = {name: SplitSummary(**manifest[name]) for name in ("train", *FROZEN)}
+            manifest = json.loads((folder / MANIFEST).read_text())
+            splits = {name: SplitSummary(**manifest[name]) for name in SPLITS}
             return cls(folder, manifest["snapshot_id"], manifest["test_id"], **splits, seeds=tuple(manifest["seeds"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FlywheelError(f"{folder} holds no whole snapshot; run `flywheel snapshot`, which makes it anew.") from error
+            raise FlywheelError(
+                f"{folder} holds no complete snapshot. Run `flywheel snapshot`, which makes it again."
+            ) from error
 
     def pairs(self, split: str) -> pd.DataFrame:
         """The pairs of `train`, `calibration` or `test`, ordered by pair id. Raises FlywheelError for a damaged file."""
@@ -71,8 +75,8 @@ class Snapshot:
             raise damaged(file, error) from error
 
     def shared_questions(self) -> int:
-        """How many questions stand in more than one split: 0, or the snapshot leaks."""
-        files = [(str(self.folder / f"{name}.parquet"), name) for name in ("train", *FROZEN)]
+        """How many questions are in more than one split: 0, or the snapshot leaks."""
+        files = [(str(self.folder / f"{name}.parquet"), name) for name in SPLITS]
         try:
             with connect() as db:
                 ends = " UNION ALL ".join(
@@ -111,6 +115,7 @@ class Snapshot:
 
 
 def damaged(where: Path, error: Exception) -> FlywheelError:
+    """The error for a snapshot's file or folder that cannot be read."""
     return FlywheelError(f"{where} is damaged ({error}). Remove the snapshot's folder and run `flywheel snapshot`.")
 
 

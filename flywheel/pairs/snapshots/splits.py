@@ -13,12 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from flywheel.errors import FlywheelError
+from flywheel.pairs.options import SplitOptions
 from flywheel.pairs.store.components import reassign, split_sql
-from flywheel.settings import Settings
 
 SOURCES = ("seed", "interaction")
-
-
 _CUT_AT_MOST = 300_000  # questions that are cut into communities
 
 
@@ -32,23 +30,25 @@ class Shares:
 
 @dataclass(frozen=True)
 class SplitRules:
-    """The settings a draw obeys (see `Settings` for their meaning)."""
+    """What a draw obeys: `SplitOptions`, with the components a verdict needs. `window_days` limits training pairs by age."""
 
     seed: Shares
     interaction: Shares
     max_split_pairs: int
     max_component_pairs: int
     min_components: int
+    window_days: int | None
 
     @classmethod
-    def of(cls, settings: Settings) -> "SplitRules":
-        """The part of the settings that a draw obeys."""
+    def of(cls, options: SplitOptions, min_components: int) -> "SplitRules":
+        """The rules that the settings give."""
         return cls(
-            Shares(settings.test_share, settings.calibration_share),
-            Shares(settings.interaction_test_share, settings.interaction_calibration_share),
-            settings.max_split_pairs,
-            settings.max_component_pairs,
-            settings.min_components,
+            Shares(options.seed_test_share, options.seed_calibration_share),
+            Shares(options.interaction_test_share, options.interaction_calibration_share),
+            options.max_split_pairs,
+            options.max_component_pairs,
+            min_components,
+            options.interaction_window_days,
         )
 
 

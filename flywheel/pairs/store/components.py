@@ -1,11 +1,11 @@
-"""Which questions hang together, kept up to date batch by batch, at the cost of the batch and a scan of the ids.
+"""Connected components of questions, kept up to date batch by batch, at the cost of the batch and a scan of the ids.
 
 A question has a state. A snapshot fixes it as `train`, `calibration` or `test` for good. Before that it belongs to a component
 of new questions, named by the least of them, and the whole component is
 
-- `embargoed` once it hangs on a frozen question (calibration, test) or an embargoed one: it never trains;
-- `bound` once it hangs on a question that trains, or its source has been drawn: the next snapshot lets it train;
-- `free` else: it may be drawn.
+- `embargoed` once it is linked to a frozen question (calibration, test) or an embargoed one: it never trains;
+- `bound` once it is linked to a question that trains, or its source has been drawn: the next snapshot lets it train;
+- `free` otherwise: it may be drawn.
 
 A pair between two questions that are fixed joins nothing. The embargo wins over everything, passes from question to question
 through new ones, and stops at a question that trains already.
@@ -16,12 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 FROZEN = ("calibration", "test")
-
-
 _REASSIGNED_AT_ONCE = 500_000
 
-
-# The questions of the new pairs, each with its component unless it is fixed or embargoed: those pass nothing on.
+# The questions of the new pairs, each with its component unless it is fixed or embargoed: those do not join components.
 _QUESTIONS = """
 CREATE OR REPLACE TEMP TABLE questions AS
 SELECT q.question, a.state AS before,
@@ -36,7 +33,6 @@ SELECT q.question, coalesce(t.n, -1) AS n,
     CASE WHEN q.before = 'train' THEN 1 WHEN q.component IS NULL THEN 2 ELSE 0 END AS tie
 FROM questions q LEFT JOIN touched t ON t.component = q.component;
 """
-
 
 # What becomes of every component that was touched: those that the new pairs connect (`g`) become one, named by the least.
 _MOVES = """
@@ -137,9 +133,9 @@ def _move_known(db: duckdb.DuckDBPyConnection) -> None:
 
 
 def reassign(db: duckdb.DuckDBPyConnection) -> None:
-    """Work out anew the components of everything that is not fixed, and the split of its pairs.
+    """Work out again the components of everything that is not fixed, and the split of its pairs.
 
-    For when pairs have gone, or a new version is to be drawn; costs what all these pairs cost, a slice at a time.
+    For when pairs were deleted, or a new version is to be drawn; costs what all these pairs cost, a slice at a time.
     """
     db.execute("DELETE FROM assignments WHERE state IN ('free', 'bound', 'embargoed')")
     db.execute(

@@ -20,7 +20,6 @@ SELECT d.pair_id, s.y AS through, s.pair_id AS near_pair, t.pair_id AS far_pair
 FROM different d JOIN same s ON s.x = d.near JOIN same t ON t.x = s.y AND t.y = d.far
 """
 
-
 _RANKED = f"""
 WITH worst AS (
     SELECT pair_id, count(*) AS bridges, min(through) AS through FROM triangles
@@ -51,7 +50,7 @@ class Contradiction:
 
 @dataclass(frozen=True)
 class Contradictions:
-    """How many pairs stand in a contradictory triangle, their share of all pairs, and the worst by pairs touched."""
+    """How many pairs are in a contradictory triangle, their share of all pairs, and the worst by pairs touched."""
 
     pairs: int
     share: float

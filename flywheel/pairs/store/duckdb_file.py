@@ -1,6 +1,6 @@
 """The store: one DuckDB file, touched only in short transactions.
 
-DuckDB lets one process write and keeps every other process out meanwhile, so nobody holds a connection: each touch opens
+DuckDB lets one process write and keeps every other process out meanwhile, so no connection is kept: each touch opens
 the file, does one transaction and closes it, and waits its turn with jitter when another process is at it.
 """
 
@@ -20,11 +20,8 @@ from flywheel.files import scratch_folder
 from flywheel.pairs.store.sql import connect, quoted
 
 log = logging.getLogger(__name__)
-
-
 # No keys or indexes: every writer has the store for itself, and an index in memory would grow with the history.
-_VERSION = 2
-
+_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE batches (
@@ -50,16 +47,11 @@ CREATE TABLE frozen_pairs (
 CREATE TABLE counters AS SELECT CAST(0 AS BIGINT) AS trainable;
 CREATE TABLE snapshots (snapshot_id VARCHAR, trainable BIGINT);
 CREATE TABLE retrains (snapshot_id VARCHAR, trainable BIGINT, trained_at TIMESTAMP);
+-- Pairs that an earlier version of the frozen splits held: they may calibrate again, and never test again.
+CREATE TABLE retired (pair_id UUID);
 """
 
-
-# Pairs that an earlier version of the frozen splits held: they may calibrate again, and never test again.
-_RETIRED = "CREATE TABLE retired (pair_id UUID)"
-
-
 _locks: dict[Path, threading.RLock] = {}
-
-
 _locks_guard = threading.Lock()
 
 
@@ -112,15 +104,13 @@ class Store:
         names = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()").fetchall()
         version = f"version_{_VERSION}"
         if not names:
-            connection.execute(_SCHEMA + _RETIRED)
+            connection.execute(_SCHEMA)
             connection.execute(f"CREATE TABLE {version} (since TIMESTAMP)")
         elif (version,) not in names:
             raise FlywheelError(
-                f"{self} was written by another version of flywheel, which counted questions otherwise. Move it away and "
+                f"{self} was written by another version of flywheel. Move it away and "
                 "ingest the delivered files (inbox/done keeps those of the inbox) again; models and champions stay."
             )
-        elif ("retired",) not in names:  # a store made before this table was thought of
-            connection.execute(_RETIRED)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -134,15 +124,15 @@ class Store:
                     ) from error
                 if isinstance(error, duckdb.OutOfMemoryException):
                     raise FlywheelError(
-                        f"The database needs more than {self.memory_limit} of memory. Set FLYWHEEL_MEMORY_LIMIT higher, "
-                        "then run the same command again; nothing is lost."
+                        f"The database needs more than {self.memory_limit} of memory. Set storage.memory_limit "
+                        "higher, then run the same command again; nothing is lost."
                     ) from error
                 raise
 
     def rewrite(self) -> None:
-        """Write the file anew, so that what was deleted is nowhere in it.
+        """Write the file again, so that what was deleted is nowhere in it.
 
-        The new file takes the old one's name while the old one is still locked, so that nobody writes to what goes away.
+        The new file takes the old one's name while the old one is still locked, so that nothing is written to the old file.
         """
         aside = self.path.with_name(f"{self.path.name}.rewritten")
         with self._lock, self._explained():

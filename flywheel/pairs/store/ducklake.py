@@ -17,33 +17,31 @@ from filelock import FileLock, Timeout
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_random_exponential
 
 from flywheel.errors import FlywheelError, StoreBusyError
+from flywheel.home import Home
+from flywheel.pairs.options import StorageOptions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.sql import connect, quoted
-from flywheel.settings import Settings
 
 _EXTENSIONS = {"sqlite": "sqlite_scanner", "postgres": "postgres_scanner"}
-
-
 _TURN = 0x666C7977  # names our turn among PostgreSQL's advisory locks
 
 
-def open_store(settings: Settings) -> Store:
+def open_store(home: Home, options: StorageOptions) -> Store:
     """The store that the settings name: the home's DuckDB file, or a DuckLake catalogue."""
-    if settings.store is None:
-        return Store(settings.database, memory_limit=settings.memory_limit)
-    return DuckLakeStore(settings)
+    if options.database is None:
+        return Store(home.database, memory_limit=options.memory_limit)
+    return DuckLakeStore(home, options.database, options.data_path, options.memory_limit)
 
 
 class DuckLakeStore(Store):
     """A store in a DuckLake: the same transactions, one writer at a time across processes and machines."""
 
-    def __init__(self, settings: Settings) -> None:
-        assert settings.store is not None
-        super().__init__(Path(settings.store), memory_limit=settings.memory_limit)
-        self._home = settings.home
-        self._uri = settings.store
-        _, self._kind, self._catalogue = settings.store.split(":", 2)
-        self._data = settings.store_data or str(settings.home / "lake")
+    def __init__(self, home: Home, uri: str, data_path: str | None, memory_limit: str) -> None:
+        super().__init__(Path(uri), memory_limit=memory_limit)
+        self._home = home
+        self._uri = uri
+        _, self._kind, self._catalogue = uri.split(":", 2)
+        self._data = data_path or str(home.lake)
 
     def __str__(self) -> str:
         """The catalogue without what may be a password."""
@@ -52,7 +50,7 @@ class DuckLakeStore(Store):
     @property
     def scratch(self) -> Path:
         """A folder on this machine."""
-        return self._home / "staging"
+        return self._home.staging
 
     @contextmanager
     def _writer_lock(self) -> Iterator[None]:
@@ -82,7 +80,7 @@ class DuckLakeStore(Store):
             yield  # closing the connection gives the turn back, and so does being killed
 
     def _open(self) -> duckdb.DuckDBPyConnection:
-        connection = connect(memory_limit=self.memory_limit, temp_directory=self._home / "duckdb.tmp")
+        connection = connect(memory_limit=self.memory_limit, temp_directory=self._home.spill)
         for extension in ("ducklake", _EXTENSIONS[self._kind], *(("httpfs",) if "://" in self._data else ())):
             _load(connection, extension)
         if self._data.startswith("s3://"):
@@ -92,7 +90,7 @@ class DuckLakeStore(Store):
         return connection
 
     def rewrite(self) -> None:
-        """Write the data files anew without what was deleted, and drop every older state of the catalogue."""
+        """Write the data files again without what was deleted, and drop every older state of the catalogue."""
         with self._lock, self._writer_lock(), self._explained():
             connection = self._connect()
             try:

@@ -1,7 +1,7 @@
 """Observations add up to pairs: one row a pair, with its label by a stated rule. Costs what the new ones cost, and a scan.
 
 The label of a pair: explicit beats implied, then the newest, then the event's hash, so that the order in which batches came
-in changes nothing. How often each label was said is kept beside it.
+in changes nothing. How often each label was given is kept beside it.
 """
 
 from dataclasses import dataclass
@@ -11,35 +11,35 @@ import duckdb
 from flywheel.pairs.store.components import assign, split_sql
 from flywheel.pairs.store.duckdb_file import Store
 
-# Whatever `slice` holds (columns as in `observations`), by pair. The greatest `word` decides; it is compared field by field.
+# Whatever `slice` holds (columns as in `observations`), by pair. The greatest observation is the `deciding` one, compared
+# field by field.
 _SUM_UP = """
 CREATE OR REPLACE TEMP TABLE summed AS
 SELECT pair_id, any_value(question_a) AS question_a, any_value(question_b) AS question_b,
-    word.label AS label, word.weight AS weight, if(word.explicit, 'explicit', 'implied') AS kind, seed, same, different,
-    last_observed, word.at AS decided_at, word.by AS decided_by, word.item AS decided_item
+    deciding.label AS label, deciding.weight AS weight, if(deciding.explicit, 'explicit', 'implied') AS kind,
+    seed, same, different, last_observed, deciding.at AS decided_at, deciding.by AS decided_by, deciding.item AS decided_item
 FROM (
     SELECT pair_id, any_value(question_a) AS question_a, any_value(question_b) AS question_b,
         max({'explicit': kind = 'explicit', 'at': coalesce(observed_at, TIMESTAMP '0001-01-01'), 'by': event, 'item': item,
-             'label': label, 'weight': weight}) AS word,
+             'label': label, 'weight': weight}) AS deciding,
         bool_or(source = 'seed') AS seed, count(*) FILTER (label = 1) AS same, count(*) FILTER (label = 0) AS different,
         max(observed_at) AS last_observed
     FROM slice GROUP BY pair_id)
 GROUP BY ALL
 """
 
-
 _ADD_TO_KNOWN = """
 CREATE OR REPLACE TEMP TABLE added AS
-SELECT pair_id, question_a, question_b, if(later, s_label, label) AS label, if(later, s_weight, weight) AS weight,
-    if(later, s_kind, kind) AS kind, seed OR s_seed AS seed, same + s_same AS same, different + s_different AS different,
-    greatest(last_observed, s_last_observed) AS last_observed, if(later, s_decided_at, decided_at) AS decided_at,
-    if(later, s_decided_by, decided_by) AS decided_by, if(later, s_decided_item, decided_item) AS decided_item, split
+SELECT pair_id, question_a, question_b, if(newer, s_label, label) AS label, if(newer, s_weight, weight) AS weight,
+    if(newer, s_kind, kind) AS kind, seed OR s_seed AS seed, same + s_same AS same, different + s_different AS different,
+    greatest(last_observed, s_last_observed) AS last_observed, if(newer, s_decided_at, decided_at) AS decided_at,
+    if(newer, s_decided_by, decided_by) AS decided_by, if(newer, s_decided_item, decided_item) AS decided_item, split
 FROM (
     SELECT k.*, s.label AS s_label, s.weight AS s_weight, s.kind AS s_kind, s.seed AS s_seed, s.same AS s_same,
         s.different AS s_different, s.last_observed AS s_last_observed, s.decided_at AS s_decided_at,
         s.decided_by AS s_decided_by, s.decided_item AS s_decided_item,
         (s.kind = 'explicit', s.decided_at, s.decided_by, s.decided_item)
-            > (k.kind = 'explicit', k.decided_at, k.decided_by, k.decided_item) AS later
+            > (k.kind = 'explicit', k.decided_at, k.decided_by, k.decided_item) AS newer
     FROM summed s JOIN known k ON k.pair_id = s.pair_id)
 """
 
@@ -98,7 +98,7 @@ def add_observations(db: duckdb.DuckDBPyConnection) -> Outcome:
 
 
 def count_pairs(store: Store) -> PairCounts:
-    """Counts of the table `pairs` as it stands."""
+    """Counts of the table `pairs`."""
     splits = ("train", "calibration", "test", "embargoed", "waiting")
     columns = ", ".join(f"count(*) FILTER (split = '{s}')" for s in splits)
     with store.transaction() as db:

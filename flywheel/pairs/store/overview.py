@@ -7,8 +7,6 @@ from flywheel.errors import FlywheelError
 from flywheel.pairs.store.duckdb_file import Store
 
 EMBARGO_ADVICE = 0.10
-
-
 _RECENT = 10_000  # observations that the share of the embargo is taken over
 
 
@@ -39,7 +37,7 @@ class SplitPrior:
 
 @dataclass(frozen=True)
 class Embargo:
-    """How much of what comes in hangs on frozen questions: share of the observations of the first and the newest batches.
+    """How much of what comes in is linked to test or calibration questions, of the first and of the newest batches.
 
     The batches are those of interactions that came in after the first draw; both shares are over about 10,000 observations
     (fewer while there are fewer). `advice` says what to do, if anything.
@@ -112,8 +110,9 @@ def _embargo(batches: list[tuple[int, int]]) -> Embargo | None:
     advice = None
     if newest > EMBARGO_ADVICE:
         advice = (
-            f"{newest:.0%} of what comes in hangs on frozen questions and never trains. `flywheel snapshot --new-test` draws "
-            "new calibration and test splits, the test from pairs that were in neither; figures on the two do not compare."
+            f"{newest:.0%} of what comes in is linked to test or calibration questions and never trains. "
+            "`flywheel snapshot --new-test` draws new calibration and test splits, the test from pairs that were in neither; "
+            "figures on the two do not compare."
         )
     return Embargo(_share(batches), newest, len(batches), advice)
 

@@ -1,4 +1,4 @@
-"""The database connection, and what makes two texts the same question: stated once, in SQL, so that it runs at the database's speed."""
+"""Connections to the database, and what makes two texts the same question, stated once, in SQL."""
 
 import os
 import tempfile
@@ -23,14 +23,13 @@ CREATE OR REPLACE TEMP MACRO pair_of(a, b) AS CAST(md5(concat(a, '|', b)) AS UUI
 CREATE OR REPLACE TEMP MACRO hex_of(id) AS replace(CAST(id AS VARCHAR), '-', '');
 """
 
-
 # Every spelling of every question that somebody used: the text of a question is the least of them.
 SPELLINGS = """(SELECT question_a AS question, text_a AS text FROM observations
                 UNION ALL SELECT question_b, text_b FROM observations)"""
 
 
 def quoted(text: object) -> str:
-    """A path or a text as it stands between single quotes in SQL."""
+    """A path or a text as SQL writes it between single quotes."""
     return str(text).replace("'", "''")
 
 

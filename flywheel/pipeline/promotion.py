@@ -1,0 +1,56 @@
+"""Who is champion: the next match, the decision, and the way back."""
+
+from typing import NamedTuple
+
+from flywheel.errors import FlywheelError
+from flywheel.evaluation.leaderboard import Leaderboard
+from flywheel.evaluation.records import Evaluation
+from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.pipeline.evaluation import leaderboard, read_baseline, read_champion
+from flywheel.pipeline.workspace import Workspace
+from flywheel.registry.champions import Entry
+from flywheel.registry.decisions import choose_challenger, decide
+from flywheel.training.model import RECORD, TrainedModel
+
+
+class Match(NamedTuple):
+    """Two models to be compared: the challenger, and the champion, or the baseline while there is no champion."""
+
+    challenger: Evaluation
+    reference: Evaluation
+
+
+def next_match(workspace: Workspace, board: Leaderboard, baseline: Evaluation, champion: Evaluation | None) -> Match | None:
+    """The candidate with the lowest error on calibration pairs against the champion, or the baseline while there is none.
+
+    None where the champion itself is that candidate. Raises FlywheelError when there is no candidate.
+    """
+    candidates = [row for row in board.tuned if (workspace.home.models / row.record_id / RECORD).exists()]
+    if champion is None:
+        return Match(choose_challenger(candidates), baseline)
+    challenger = choose_challenger([*candidates, champion])
+    return None if challenger.record_id == champion.record_id else Match(challenger, champion)
+
+
+def decide_champion(workspace: Workspace, snapshot: Snapshot) -> tuple[Entry, bool]:
+    """Judge the next challenger, if there is one; returns the history's entry and whether it is new.
+
+    Raises FlywheelError when there is nothing to judge, or the baseline or the champion is not measured on this snapshot.
+    """
+    champion = read_champion(workspace, snapshot)
+    baseline = read_baseline(workspace, snapshot).evaluation
+    match = next_match(workspace, leaderboard(workspace, snapshot), baseline, champion)
+    if match is None:
+        entry = workspace.registry.current()
+        assert entry is not None
+        return entry, False
+    return decide(workspace.registry, *match, workspace.home.evaluations, workspace.settings.promotion)
+
+
+def rollback(workspace: Workspace, to: int | None) -> Entry:
+    """Restore an earlier champion whose model folder is there (see `Registry.rollback`)."""
+    target = workspace.registry.rollback_target(to)
+    if target.champion is None:
+        raise FlywheelError(f"Entry {target.number} made no champion; `flywheel champion history` lists them.")
+    TrainedModel.load(workspace.home.models / target.champion.model)
+    return workspace.registry.rollback(target.number)

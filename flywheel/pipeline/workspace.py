@@ -1,0 +1,104 @@
+"""An opened home: its settings, what they make, and who hears of progress. The first argument of everything in this room."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from flywheel.compute.launch import choose_compute
+from flywheel.compute.places import Places
+from flywheel.errors import FlywheelError
+from flywheel.evaluation.evaluate import Subject, evaluate
+from flywheel.evaluation.records import Evaluation, Terms
+from flywheel.home import Home
+from flywheel.models.api.vectors import ApiVectors
+from flywheel.models.catalogue import BaseModel
+from flywheel.models.vectors import Vectors
+from flywheel.pairs.snapshots.folder import Snapshots
+from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.pairs.snapshots.splits import SplitRules
+from flywheel.pairs.store.duckdb_file import Store
+from flywheel.pairs.store.ducklake import open_store
+from flywheel.registry.champions import Registry
+from flywheel.settings import Settings
+from flywheel.training.job import TrainingJob
+from flywheel.training.model import TrainedModel
+from flywheel.training.progress import Listener, Progress, ignore_progress
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A home at work. `listener` hears how far trainings are."""
+
+    settings: Settings
+    listener: Listener = ignore_progress
+
+    @property
+    def home(self) -> Home:
+        """Where everything is."""
+        return Home(self.settings.home)
+
+    @cached_property
+    def store(self) -> Store:
+        """Observations and pairs."""
+        return open_store(self.home, self.settings.storage)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """The home's snapshots, and those on shared storage."""
+        options = self.settings.storage
+        return Snapshots(self.home.snapshots, options.snapshot_uri, options.memory_limit)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The home's champions."""
+        return Registry(self.home.registry)
+
+    @cached_property
+    def api(self) -> ApiVectors:
+        """The vectors of the paid API."""
+        return ApiVectors.of(self.settings.baseline, self.settings.openai_api_key, self.home.cache)
+
+    @property
+    def terms(self) -> Terms:
+        """On which terms models are evaluated."""
+        return Terms(self.settings.evaluation.min_components, self.settings.evaluation.target_prior)
+
+    @property
+    def split_rules(self) -> SplitRules:
+        """What a draw of test and calibration obeys."""
+        return SplitRules.of(self.settings.splits, self.settings.evaluation.min_components)
+
+    def with_listener(self, listener: Listener) -> "Workspace":
+        """The same home, with one more who hears of progress."""
+        heard = self.listener
+
+        def both(event: Progress) -> None:
+            listener(event)
+            heard(event)
+
+        return replace(self, listener=both)
+
+    def with_options(self, group: str, **changes: object) -> "Workspace":
+        """The same home with some settings of a group changed, for what runs in this process."""
+        changed = getattr(self.settings, group).model_copy(update=changes)
+        return replace(self, settings=self.settings.model_copy(update={group: changed}))
+
+    def current_snapshot(self) -> Snapshot:
+        """The snapshot taken last: ask once, then hand it on. Raises FlywheelError when there is none."""
+        latest = self.snapshots.latest()
+        if latest is None:
+            raise FlywheelError("There is no snapshot yet. Run `flywheel snapshot`, or materialise the asset `snapshot`.")
+        return latest
+
+    def vectors(self, base: BaseModel) -> Vectors:
+        """What a base model makes of texts."""
+        return Vectors.of(base, self.home.cache, self.settings.models)
+
+    def evaluate(self, subject: Subject, snapshot: Snapshot) -> Evaluation:
+        """The record of a model on a snapshot's test pairs, made if it is not there."""
+        return evaluate(subject, snapshot, self.home.evaluations, self.terms)
+
+    def train(self, job: TrainingJob, snapshot: Snapshot) -> TrainedModel:
+        """The finished model of a job, trained if it is not there."""
+        run = choose_compute(self.settings.compute.run_in)
+        places = Places(snapshot.folder, self.home.models, self.home.cache)
+        return run(job, places, self.settings.models, self.listener)

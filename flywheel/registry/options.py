@@ -1,0 +1,12 @@
+"""Settings of this room: what a challenger must keep to beside winning the test."""
+
+from pydantic import BaseModel, Field
+
+
+class PromotionOptions(BaseModel, frozen=True, extra="forbid"):
+    """What a challenger must keep to beside winning the test."""
+
+    max_broken_share: float = Field(
+        0.1, gt=0, le=1, description="Share of the champion's right decisions that a challenger may get wrong."
+    )
+    max_retrieval_loss: float = Field(0.005, ge=0, le=1, description="How much MRR@10 or recall@10 a challenger may lose.")
