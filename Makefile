@@ -1,16 +1,22 @@
 # make demo: a virtual environment with pinned packages, then the whole loop on the starter set.
-# make test: the same environment with the test tools, then lint, types, import rules and every test.
+# make test: the same environment with the test tools, then lint, types, import rules and every quick test.
+# make test-all: the same, and the slow tests too. flywheel_tests/conftest.py says which test belongs where.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Two tests at a time, each on one core: processes that both spread over all cores only wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo test lint check clean
+.PHONY: demo test test-all lint check clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/flywheel demo
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -q
+	QUICK=1 $(PYTEST) -m 'not slow'
+
+test-all: $(VENV)/.installed-dev lint
+	$(PYTEST)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,18 +1,35 @@
-"""Homes for tests: temporary, separate, with every model from local files only."""
+"""Homes for tests: temporary, separate, with every model from local files only.
 
+Two tiers. `make test` runs every test that is not marked `slow`: a person waits for it, five minutes at most on two cores.
+`make test-all` runs the others too: loops that kill real processes, `flywheel up` with its web server and daemon, long
+simulations, inputs of real size. A test that takes over five seconds of processor time belongs there, unless nothing
+quicker would notice that the part is broken. Random cases that make a store each are fewer in `make test` (`examples`).
+
+Both run two tests at a time, in processes of their own (`pytest -n 2 --dist loadfile`). The tests of one file share a
+process, one after the other, so that a module's fixtures are made once; `demo` is made once for both processes. What two
+tests may use at once must not be one thing: no fixed port, no folder outside `tmp_path`.
+"""
+
+import io
+import json
+import logging
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
+from flywheel.cli import main
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.encoder import load_encoder
 from flywheel.pairs.store.duckdb_file import Store
-from flywheel.settings import Settings, load_settings
+from flywheel.pipeline.workspace import Workspace
 from flywheel_tests.helpers.endpoint import endpoint, plain_environment, secret_key
+from flywheel_tests.helpers.homes import make_workspace
 
 __all__ = ["endpoint", "plain_environment", "secret_key"]  # fixtures of every test that asks for them
 
@@ -24,14 +41,19 @@ for name in [name for name in os.environ if name.startswith("FLYWHEEL_") or name
     del os.environ[name]
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return load_settings(tmp_path / "home")
+def examples(most: int) -> int:
+    """How many random cases a costly test tries: `most`, and a third of them in `make test`, which sets QUICK."""
+    return most // 3 if "QUICK" in os.environ else most
 
 
 @pytest.fixture
-def store(settings: Settings) -> Store:
-    return Store(settings.database)
+def workspace(tmp_path: Path) -> Workspace:
+    return make_workspace(tmp_path / "home")
+
+
+@pytest.fixture
+def store(workspace: Workspace) -> Store:
+    return workspace.store
 
 
 def flywheel(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -42,6 +64,29 @@ def flywheel(*arguments: str | Path, **environment: str) -> subprocess.Completed
     )  # fmt: skip
 
 
+def verb(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, whose imports are done: for what verbs answer, not how their process ends.
+
+    A verb that asks a question needs `flywheel`: pytest lets nobody read standard input.
+    """
+    command, out, err, code = ["flywheel", *map(str, arguments)], io.StringIO(), io.StringIO(), 0
+    dagster, level = logging.getLogger("dagster"), logging.getLogger("dagster").level
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", command)
+        for name in ("DAGSTER_HOME", "FLYWHEEL_HOME"):  # a verb sets them to its home
+            patch.setenv(name, "")
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        try:
+            main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 0
+        finally:
+            dagster.setLevel(level)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="session")
 def encoder() -> "SentenceTransformer":
     """MiniLM on the CPU, in float32; loaded once for all that only read it."""
@@ -50,9 +95,18 @@ def encoder() -> "SentenceTransformer":
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A home after one `flywheel demo`, and what the demo printed. Tests that change the home copy it (`copy_home`)."""
-    home = tmp_path_factory.mktemp("demo") / "home"
-    return home, flywheel("demo", "--home", home)
+    """A home after one `flywheel demo`, and what the demo printed. Tests that change the home copy it (`copy_home`).
+
+    An API key lies about, for an endpoint that nothing answers at.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "the-demo"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "run.json").exists():
+            keyed = {"OPENAI_API_KEY": "sk-live", "FLYWHEEL_BASELINE__URL": "http://127.0.0.1:9/v1"}
+            (folder / "run.json").write_text(json.dumps(vars(flywheel("demo", "--home", folder / "home", **keyed))))
+    return folder / "home", subprocess.CompletedProcess(**json.loads((folder / "run.json").read_text()))
 
 
 def copy_home(home: Path, target: Path) -> Path:

@@ -1,6 +1,7 @@
 """The pieces of the benchmarks that a wrong figure could come from without anyone noticing."""
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.weights import locate_weights
-from flywheel.settings import PROJECT
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
 def original(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module("original")
 
 
@@ -36,6 +38,7 @@ def test_at_100_pairs_the_originals_warm_up_outlasts_its_training(original: Modu
     assert rates(3200)[-1] < 1e-6
 
 
+@pytest.mark.slow
 def test_the_originals_recipe_trains_the_same_head_as_the_loop_it_was_written_for(original: ModuleType) -> None:
     from torch.utils.data import DataLoader
 

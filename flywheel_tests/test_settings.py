@@ -1,22 +1,300 @@
-"""Settings that could only lead astray are refused where they are read."""
+"""Settings come in groups, from the home's file and the environment; one that could only lead astray is refused by name."""
 
+import json
+import re
+import subprocess
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.settings import load_settings
+from flywheel.settings import Settings, groups, load_settings, origins, settings_template
+from flywheel_tests.conftest import flywheel, verb
+
+EVERY = {(group, name) for group, options in groups().items() for name in options.model_fields}
+
+
+@pytest.fixture(autouse=True)
+def _empty_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def write(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "flywheel.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_without_a_file_and_variables_there_are_defaults_and_nothing_is_made(home: Path) -> None:
+    settings = load_settings(home / "new")
+    assert settings == Settings(home=home / "new")
+    assert set(origins(home / "new").values()) == {"default"}
+    assert not (home / "new").exists()
+
+
+def test_groups_come_from_the_homes_file(home: Path) -> None:
+    write(
+        home,
+        """
+        [baseline]
+        url = "https://example.org/v1"
+        [pairs]
+        redact = ["email", "card"]
+        columns = {text_a = "question"}
+        [models.paths]
+        all-mpnet-base-v2 = "/models/mpnet"
+        [training.recipes.head]
+        epochs = 3
+        """,
+    )
+    settings = load_settings(home)
+    assert (settings.home, settings.baseline.url) == (home, "https://example.org/v1")
+    assert (settings.pairs.redact, settings.pairs.columns) == (("email", "card"), {"text_a": "question"})
+    assert settings.models.paths == {"all-mpnet-base-v2": Path("/models/mpnet")}
+    assert settings.training.recipes == {"head": {"epochs": 3}}
+    assert settings.baseline.model == Settings().baseline.model  # what a group does not name keeps its default
+    changed = {key for key, origin in origins(home).items() if origin != "default"}
+    assert changed == {
+        ("baseline", "url"),
+        ("pairs", "redact"),
+        ("pairs", "columns"),
+        ("models", "paths"),
+        ("training", "recipes"),
+    }
+
+
+def test_variables_name_group_and_setting_and_win_over_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(
+        home, '[baseline]\nurl = "https://file/v1"\nprice = 3\n[models.paths]\nbge = "/file"\n[splits]\nmax_split_pairs = 7\n'
+    )
+    variables = {
+        "FLYWHEEL_BASELINE__URL": "https://environment/v1", "FLYWHEEL_MODELS__PATHS": '{"jina": "/environment"}',
+        "FLYWHEEL_PAIRS__REDACT": '["phone"]', "FLYWHEEL_COMPUTE__GPU_SLOTS": "2",
+    }  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings(home)
+    assert (settings.baseline.url, settings.baseline.price) == ("https://environment/v1", 3)
+    assert settings.models.paths == {"jina": Path("/environment")}  # a table as a whole
+    assert (settings.pairs.redact, settings.compute.gpu_slots, settings.splits.max_split_pairs) == (("phone",), 2, 7)
+    sources = origins(home)
+    assert sources.keys() == EVERY
+    assert {key for key, origin in sources.items() if origin == "environment"} == {
+        ("baseline", "url"), ("models", "paths"), ("pairs", "redact"), ("compute", "gpu_slots"),
+    }  # fmt: skip
+    assert {key for key, origin in sources.items() if origin == "file"} == {
+        ("baseline", "price"),
+        ("splits", "max_split_pairs"),
+    }
+
+
+def test_the_home_that_is_named_wins_over_the_variable_and_that_over_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("named", "variable", "here/data"):
+        write(tmp_path / name, f'[baseline]\nmodel = "{name}"\n')
+    assert load_settings().baseline.model == "here/data"
+    monkeypatch.setenv("FLYWHEEL_HOME", str(tmp_path / "variable"))
+    assert (load_settings().home, load_settings().baseline.model) == (tmp_path / "variable", "variable")
+    named = load_settings(tmp_path / "named")
+    assert (named.home, named.baseline.model) == (tmp_path / "named", "named")
+    shown = json.loads(verb("config", "--json", "--home", "../named", FLYWHEEL_HOME=str(tmp_path / "variable")).stdout)
+    assert (shown["home"], shown["baseline"]["model"]) == (str(tmp_path / "named"), {"value": "named", "origin": "file"})
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ('url = "x"\n[nosuch]\na = 1\n', ["Unknown setting in {file}: nosuch, url.", "such as [baseline]"]),
+        ('home = "/elsewhere"\n', ["Unknown setting in {file}: home."]),
+        ('baseline = "openai"\n', ["Unknown setting in {file}: baseline."]),
+        (
+            "[baseline]\nurll = 1\n[pairs]\nseed = 1\n",
+            ["baseline.urll: Extra inputs", "pairs.seed: Extra inputs", "Fix {file}"],
+        ),
+        ("[training.recipes.half]\nepochs = 1\n", ["training.recipes.half"]),
+    ],
+)
+def test_an_unknown_name_in_the_file_is_refused_by_name(home: Path, text: str, names: list[str]) -> None:
+    file = write(home, text)
+    with pytest.raises(FlywheelError) as caught:
+        load_settings(home)
+    assert all(name.format(file=file) in str(caught.value) for name in names), caught.value
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "FLYWHEEL_NOSUCH",
+        "FLYWHEEL_BASELINE__NOSUCH",
+        "FLYWHEEL_BASELINE_URL",
+        "FLYWHEEL_BASELINE",
+        "FLYWHEEL_MODELS__PATHS__JINA",
+    ],
+)
+def test_an_unknown_variable_is_refused_by_name(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    for read in (load_settings, origins):
+        with pytest.raises(FlywheelError, match=rf"Unknown setting {name}\. Variables are named FLYWHEEL_<GROUP>__<SETTING>"):
+            read(home)
+
+
+def test_a_value_of_the_wrong_type_is_named_as_it_was_given(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(home, '[splits]\nmax_split_pairs = "many"\n[compute]\ngpu_slots = 0\n[models]\nstate_cache_gb = 3\n')
+    monkeypatch.setenv("FLYWHEEL_EVALUATION__MIN_COMPONENTS", "few")
+    monkeypatch.setenv("FLYWHEEL_COMPUTE__GPU_SLOTS", "two")
+    monkeypatch.setenv("FLYWHEEL_PAIRS__REDACT", '["name"]')
+    with pytest.raises(FlywheelError) as caught:
+        load_settings(home)
+    words = [
+        "Invalid settings: ", "splits.max_split_pairs: Input should be a valid integer",
+        "FLYWHEEL_EVALUATION__MIN_COMPONENTS: Input should be a valid integer", "FLYWHEEL_PAIRS__REDACT: Input should be",
+        "FLYWHEEL_COMPUTE__GPU_SLOTS: Input should be a valid integer", f"Fix {home}/flywheel.toml or the FLYWHEEL_* variables",
+    ]  # fmt: skip
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "compute.gpu_slots" not in str(caught.value)  # the file's value does not count
+    assert "state_cache_gb" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["PAIRS__REDACT", "PAIRS__COLUMNS", "MODELS__PATHS", "TRAINING__RECIPES"])
+@pytest.mark.parametrize("value", ["email", "", "{'a': 'b'}"])
+def test_a_list_or_table_that_is_not_json_is_refused_by_name(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"FLYWHEEL_{name}", value)
+    with pytest.raises(FlywheelError, match=rf"^FLYWHEEL_{name} is not JSON: {re.escape(value)}\. Write a list as"):
+        load_settings(home)
+
+
+@pytest.mark.parametrize("content", [b"[baseline\n", b"\xff", None])
+def test_a_file_that_cannot_be_read_is_named(home: Path, content: bytes | None) -> None:
+    file = home / "flywheel.toml"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(FlywheelError, match=rf"^{file} cannot be read: .* Fix it, or move it away to use the defaults\."):
+        load_settings(home)
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-1"])
-@pytest.mark.parametrize("name", ["price_per_hour", "baseline_price", "state_cache_gb"])
-def test_an_amount_is_a_finite_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    monkeypatch.setenv(f"FLYWHEEL_{name.upper()}", value)
-    with pytest.raises(FlywheelError, match=rf"Settings are wrong: {name}: Input should be .* Mend flywheel\.toml"):
-        load_settings(tmp_path)
+@pytest.mark.parametrize("name", ["COMPUTE__PRICE_PER_HOUR", "BASELINE__PRICE", "MODELS__STATE_CACHE_GB"])
+def test_an_amount_is_a_finite_number(home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"FLYWHEEL_{name}", value)
+    with pytest.raises(FlywheelError, match=rf"Invalid settings: FLYWHEEL_{name}: Input should be .* Fix .*flywheel\.toml"):
+        load_settings(home)
 
 
-def test_a_baseline_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLYWHEEL_BASELINE_MODEL", "")
-    with pytest.raises(FlywheelError, match=r"baseline_model: .* at least 1 character"):
-        load_settings(tmp_path)
+def test_a_baseline_has_a_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLYWHEEL_BASELINE__MODEL", "")
+    with pytest.raises(FlywheelError, match=r"FLYWHEEL_BASELINE__MODEL: .* at least 1 character"):
+        load_settings(home)
+
+
+@pytest.mark.parametrize("source", ["seed", "interaction"])
+def test_something_is_left_to_train_on(home: Path, source: str) -> None:
+    write(home, f"[splits]\n{source}_test_share = 0.6\n{source}_calibration_share = 0.4\n")
+    with pytest.raises(FlywheelError, match=rf"splits: the {source} shares of test and calibration leave nothing to train on"):
+        load_settings(home)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_file_in_the_working_directory_is_named_with_the_command_that_brings_it_home(tmp_path: Path, exists: bool) -> None:
+    home = tmp_path / "it's mine"
+    if exists:
+        home.mkdir()
+    stray = write(tmp_path / "here", '[baseline]\nmodel = "stray"\n')
+    before = flywheel("config", "--home", home)
+    warning = f"{stray} is not read, since settings belong to a home. To use it: "
+    (line,) = [line for line in before.stderr.splitlines() if line.startswith(warning)]
+    assert 'model = "text-embedding-3-small"  # default' in before.stdout
+    subprocess.run(["sh", "-c", line.removeprefix(warning)], check=True)
+    assert not stray.exists()
+    after = flywheel("config", "--home", home)
+    assert (after.returncode, after.stderr) == (0, "")
+    assert 'model = "stray"  # file' in after.stdout
+
+
+@pytest.mark.parametrize("lies_in", ["home", "here"])
+def test_a_file_in_the_working_directory_is_no_matter_where_the_home_has_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lies_in: str
+) -> None:
+    write(tmp_path / "here", "")
+    write(tmp_path / lies_in, '[baseline]\nmodel = "own"\n')
+    assert load_settings(tmp_path / lies_in).baseline.model == "own"
+    assert caplog.records == []
+
+
+def test_the_template_explains_every_setting_and_loads_to_the_defaults(home: Path) -> None:
+    text = settings_template()
+    assert all(not options for options in tomllib.loads(text).values())
+    assert tomllib.loads(text).keys() == groups().keys()
+    uncommented = re.sub(r"^# (\w+ = .+)$", r"\1", text, flags=re.MULTILINE)
+    given = {(group, name) for group, options in tomllib.loads(uncommented).items() for name in options}
+    defaults = Settings()
+    assert given == {(group, name) for group, name in EVERY if getattr(getattr(defaults, group), name) is not None}
+    write(home, uncommented)
+    assert load_settings(home) == Settings(home=home)
+    assert {key for key, origin in origins(home).items() if origin == "file"} == given
+    for group, name in EVERY - given:
+        assert re.search(rf"^\[{group}\]\n(?:# .*\n)*# {name} =$", text, flags=re.MULTILINE)
+    for options in groups().values():
+        for name, field in options.model_fields.items():
+            assert f"# {field.description}\n# {name} =" in text
+
+
+def test_config_writes_the_template_once(home: Path) -> None:
+    first = verb("config", "--init", "--home", home)
+    assert first.returncode == 0
+    assert f"# home {home}, settings in {home}/flywheel.toml\n" in first.stdout
+    assert (home / "flywheel.toml").read_text() == settings_template()
+    assert load_settings(home) == Settings(home=home)
+    write(home, "[pairs]  # mine\n")
+    again = verb("config", "--init", "--home", home)
+    message = f"flywheel: {home}/flywheel.toml exists already and was left as it is. Edit it, or move it away first.\n"
+    assert (again.returncode, again.stdout, again.stderr) == (1, "", message)
+    assert (home / "flywheel.toml").read_text() == "[pairs]  # mine\n"
+
+
+def test_config_shows_every_setting_with_its_origin(home: Path) -> None:
+    environment = {"FLYWHEEL_PAIRS__REDACT": '["phone"]'}
+    bare = json.loads(verb("config", "--json", "--home", home).stdout)
+    assert bare["file"] is None
+    file = write(home, '[baseline]\nprice = 3\n[models.paths]\njina = "/a"\n')
+    run, as_json = (verb("config", *more, "--home", home, **environment) for more in ((), ("--json",)))
+    shown: dict[str, Any] = json.loads(as_json.stdout)
+    assert (shown.pop("home"), shown.pop("file")) == (str(home), str(file))
+    assert {(group, name) for group, options in shown.items() for name in options} == EVERY
+    assert shown["pairs"]["redact"] == {"value": ["phone"], "origin": "environment"}
+    assert shown["baseline"]["price"] == {"value": 3, "origin": "file"}
+    assert shown["pairs"]["quora_path"] == {"value": None, "origin": "default"}
+    lines = run.stdout.splitlines()
+    assert lines[0] == f"# home {home}, settings in {file}"
+    assert {'redact = ["phone"]  # environment', "price = 3.0  # file", 'paths = {"jina" = "/a"}  # file'} <= set(lines)
+    assert "quora_path = not set  # default" in lines
+    values = "\n".join(line for line in lines if " = not set  #" not in line)
+    assert {(group, name) for group, options in tomllib.loads(values).items() for name in options} == {
+        (group, name) for group, name in EVERY if shown[group][name]["value"] is not None
+    }
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("ducklake:postgres:dbname=pairs password=s3cret host=db", "ducklake:postgres:dbname=pairs password=*** host=db"),
+        ("ducklake:postgres:postgres://me:s3cret@db/pairs", "ducklake:postgres:postgres://me:***@db/pairs"),
+        ("ducklake:sqlite:/data/pairs.sqlite", "ducklake:sqlite:/data/pairs.sqlite"),
+    ],
+)
+def test_config_shows_no_password_of_a_database(tmp_path: Path, address: str, shown: str) -> None:
+    for arguments in (["config"], ["config", "--json"]):
+        answer = verb(*arguments, "--home", tmp_path, FLYWHEEL_STORAGE__DATABASE=address).stdout
+        assert shown in answer
+        assert "s3cret" not in answer

@@ -21,11 +21,11 @@ MINIMUM = 20
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return clump_world(tmp_path_factory.mktemp("world"), clumps=120, min_components=MINIMUM)
+    return clump_world(tmp_path_factory.mktemp("world"), clumps=120, evaluation={"min_components": MINIMUM})
 
 
 def measure(world: World, subject: Subject) -> Evaluation:
-    return evaluate(subject, world.snapshot, world.settings.evaluations, Terms(MINIMUM))[0]
+    return evaluate(subject, world.snapshot, world.workspace.home.evaluations, Terms(MINIMUM))
 
 
 @pytest.fixture(scope="module")
@@ -35,26 +35,26 @@ def before(world: World) -> Evaluation:
 
 @pytest.fixture(scope="module")
 def after(world: World) -> Evaluation:
-    model = train(world.job(size="400"), world.snapshot, world.vectors, world.settings.models, ignore_progress)
+    model = train(world.job(size="400"), world.snapshot, world.vectors, world.workspace.home.models, ignore_progress)
     return measure(world, tuned_subject(model, world.vectors))
 
 
 def compared(world: World, ours: Evaluation, theirs: Evaluation) -> Comparison:
-    return compare(ours, theirs, world.snapshot, world.settings.evaluations, 5)
+    return compare(ours, theirs, world.snapshot, world.workspace.home.evaluations, 5)
 
 
-def test_broken_and_mended_pairs_are_counted_and_the_surest_shown_word_for_word(
+def test_broken_and_fixed_pairs_are_counted_and_the_surest_shown_word_for_word(
     world: World, before: Evaluation, after: Evaluation
 ) -> None:
     found = compared(world, after, before)
-    ours, theirs = decisions(world.settings.evaluations, after), decisions(world.settings.evaluations, before)
-    broken, mended = ours["wrong"] & ~theirs["wrong"], ~ours["wrong"] & theirs["wrong"]
-    assert (found.broken, found.mended) == (broken.sum(), mended.sum())
-    assert found.mended > found.broken > 0
+    ours, theirs = decisions(world.workspace.home.evaluations, after), decisions(world.workspace.home.evaluations, before)
+    broken, fixed = ours["wrong"] & ~theirs["wrong"], ~ours["wrong"] & theirs["wrong"]
+    assert (found.broken, found.fixed) == (broken.sum(), fixed.sum())
+    assert found.fixed > found.broken > 0
     assert found.broken_share == broken.sum() / (~theirs["wrong"]).sum()
-    assert found.difference == pytest.approx(after.calibrated_error - before.calibrated_error)
+    assert found.difference == pytest.approx(after.error - before.error)
     texts = world.snapshot.pairs("test").set_index("pair_id").loc[ours.index]
-    for flipped, shown in ((broken, found.worst_broken), (mended, found.best_mended)):
+    for flipped, shown in ((broken, found.worst_broken), (fixed, found.best_fixed)):
         sureness = (ours["probability"][flipped] - 0.5).abs().sort_values(ascending=False)
         assert [abs(pair.ours - 0.5) for pair in shown] == pytest.approx(list(sureness[:5]))
         rows = texts[flipped]
@@ -62,9 +62,9 @@ def test_broken_and_mended_pairs_are_counted_and_the_surest_shown_word_for_word(
         assert {(pair.text_a, pair.text_b, pair.label) for pair in shown} <= known
 
 
-def test_a_model_against_itself_breaks_and_mends_nothing(world: World, after: Evaluation) -> None:
+def test_a_model_against_itself_breaks_and_fixes_nothing(world: World, after: Evaluation) -> None:
     found = compared(world, after, after)
-    assert (found.broken, found.mended, found.difference) == (0, 0, 0)
+    assert (found.broken, found.fixed, found.difference) == (0, 0, 0)
     assert found.test is not None
     assert found.test.p_value == 1
 
@@ -86,7 +86,7 @@ def test_without_a_verdict_of_both_there_is_a_difference_and_no_test(
     withheld[side] = replace(withheld[side], no_verdict="12 components in calibration are too few")
     found = compared(world, **withheld)
     assert found.test is None
-    assert found.difference == pytest.approx(after.calibrated_error - before.calibrated_error)
+    assert found.difference == pytest.approx(after.error - before.error)
 
 
 def test_kinds_of_too_few_components_have_no_test(world: World, before: Evaluation, after: Evaluation) -> None:
@@ -105,14 +105,14 @@ def test_evaluations_of_different_tests_are_not_compared(
     ):
         compared(world, after, other)
     with pytest.raises(FlywheelError, match="not that of snapshot"):
-        compare(after, before, replace(world.snapshot, test_id="new"), world.settings.evaluations, 5)
+        compare(after, before, replace(world.snapshot, test_id="new"), world.workspace.home.evaluations, 5)
 
 
 def test_the_order_in_which_scores_lie_on_disk_means_nothing(
     world: World, before: Evaluation, after: Evaluation, tmp_path: Path
 ) -> None:
     for record in (before, after):
-        scores = pd.read_parquet(world.settings.evaluations / record.test_id / record.record_id / "scores.parquet")
+        scores = pd.read_parquet(world.workspace.home.evaluations / record.test_id / record.record_id / "scores.parquet")
         folder = tmp_path / record.test_id / record.record_id
         folder.mkdir(parents=True)
         order = np.random.default_rng(len(record.name)).permutation(len(scores))

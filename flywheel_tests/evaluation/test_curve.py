@@ -37,6 +37,7 @@ def fitted(law: Callable[[float], float], random_seed: int = 0, components: int 
     return fit_curve("m@256", "head", wrong, ids, replicates=replicates)
 
 
+@pytest.mark.slow
 def test_band_and_gain_hold_the_truth_in_about_95_of_100_simulations() -> None:
     def law(pairs: float) -> float:
         return 0.1 + 1.2 * pairs**-0.4
@@ -91,6 +92,7 @@ def test_flat_curve_says_stop_collecting() -> None:
     assert said.sentence.endswith("less than the 0.25 that are worth it: stop collecting.")
 
 
+@pytest.mark.slow
 def test_flat_curve_on_a_small_test_set_is_hardly_ever_taken_for_a_falling_one() -> None:
     said = [advice(fitted(lambda pairs: 0.33, random_seed, components=58, replicates=60), WORTH) for random_seed in range(30)]
     assert sum(given.action == "collect more" for given in said) <= 2

@@ -19,18 +19,18 @@ from flywheel_tests.pairs.test_ingest import line
 
 
 def measure(world: World, subject: Subject) -> Evaluation:
-    return evaluate(subject, world.snapshot, world.settings.evaluations, Terms(5))[0]
+    return evaluate(subject, world.snapshot, world.workspace.home.evaluations, Terms(5))
 
 
 def cell(world: World, size: str) -> Evaluation:
-    model = train(world.job(size=size), world.snapshot, world.vectors, world.settings.models, ignore_progress)
+    model = train(world.job(size=size), world.snapshot, world.vectors, world.workspace.home.models, ignore_progress)
     return measure(world, tuned_subject(model, world.vectors))
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A home with a baseline, an untuned model and two cells."""
-    world = clump_world(tmp_path_factory.mktemp("world"), clumps=30, min_components=5)
+    world = clump_world(tmp_path_factory.mktemp("world"), clumps=30, evaluation={"min_components": 5})
     variant = Variant.parse("all-MiniLM-L6-v2@32")
     measure(world, untuned_subject(variant, world.snapshot, world.vectors))
     measure(world, untuned_subject(variant, world.snapshot, world.vectors, kind="baseline"))
@@ -40,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def board_of(world: World) -> Leaderboard:
-    return build_leaderboard(world.snapshot, world.settings.evaluations)
+    return build_leaderboard(world.snapshot, world.workspace.home.evaluations)
 
 
 def shown(board: Leaderboard) -> list[tuple[Any, ...]]:
@@ -66,7 +66,7 @@ def test_published_rows_come_last_and_have_a_published_error_and_no_error(world:
 
 def test_cells_of_an_older_snapshot_are_stale_until_they_are_trained_again(world: World) -> None:
     text = "clump0 intenta wording9"
-    new = take_world(world.settings, [line(world.snapshot.pairs("train")["text_a"][0], text, 0)])
+    new = take_world(world.workspace, [line(world.snapshot.pairs("train")["text_a"][0], text, 0)])
     new.vectors.cache.get([text], embed_features)
     assert new.snapshot.test_id == world.snapshot.test_id
     assert new.snapshot.snapshot_id != world.snapshot.snapshot_id

@@ -58,7 +58,43 @@ def test_expected_calibration_error_is_the_distance_of_probability_from_share_ov
     probabilities = np.repeat([0.9, 0.3], [40, 60])
     labels = np.repeat([1, 0, 1, 0], [30, 10, 12, 48])
     metrics = pair_metrics(probabilities, labels, probabilities > 0.5, probabilities)
-    assert metrics.expected_calibration_error == pytest.approx(0.4 * 0.15 + 0.6 * 0.1, abs=1e-6)
+    assert metrics.ece == pytest.approx(0.4 * 0.15 + 0.6 * 0.1)
+
+
+def ece(probabilities: list[float], labels: list[int]) -> float:
+    same = np.array(probabilities) >= 0.5
+    return pair_metrics(probabilities, labels, same, np.array(probabilities)).ece
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "labels", "expected"),
+    [
+        ([0.0, 1.0], [0, 1], 0.0),  # certain and right
+        ([0.0, 1.0], [1, 0], 1.0),  # certain and wrong
+        ([0.0, 0.0, 1.0, 1.0], [0, 1, 1, 1], 0.25),  # the first bin says 0 where half are the same
+        ([0.95, 1.0], [1, 0], 0.475),  # 1.0 shares the last bin, from 14/15 on, with 0.95: 0.975 is said, 0.5 is true
+        ([0.92, 1.0], [1, 0], (0.08 + 1.0) / 2),  # 0.92 is in the bin before it
+        ([0.06, 0.066], [1, 0], (1 - 0.126) / 2),  # one bin: up to 1/15 ...
+        ([0.06, 0.067], [1, 0], (0.94 + 0.067) / 2),  # ... and two bins, where opposite distances do not cancel
+        ([0.5, 0.5], [0, 1], 0.0),
+    ],
+)
+def test_expected_calibration_error_by_hand(probabilities: list[float], labels: list[int], expected: float) -> None:
+    assert ece(probabilities, labels) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_expected_calibration_error_is_that_of_guo_et_al_bin_by_bin(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    given = rng.random(400).round(2)
+    labels = (rng.random(400) < given**2).astype(int)
+    total = 0.0
+    for lower in range(15):
+        inside = [k for k in range(400) if lower / 15 <= given[k] < (lower + 1) / 15 or (lower == 14 and given[k] == 1.0)]
+        if inside:
+            total += len(inside) / 400 * abs(np.mean(given[inside]) - np.mean(labels[inside]))
+    assert total > 0.05
+    assert ece(list(given), list(labels)) == pytest.approx(total)
 
 
 def test_a_probability_that_is_no_number_is_refused() -> None:

@@ -10,11 +10,11 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from flywheel.cli.console import console
 from flywheel.evidence.page import SIGNS, Fact, Facts, Page, Picture, Section, Table, Text, Tone
 from flywheel.evidence.render.html import render_html
 from flywheel.evidence.render.markdown import render_markdown
 from flywheel.evidence.render.terminal import print_page
-from flywheel.report import console
 
 HOSTILE = (
     "<script>alert('1')</script>",

@@ -20,11 +20,12 @@ from flywheel.errors import FlywheelError
 from flywheel.evaluation.curve import LearningCurve, fit_curve
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import PairMetrics
-from flywheel.evaluation.records import Evaluation, Terms
+from flywheel.evaluation.records import Evaluation, OwnLabels, Terms
 from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.statistics import ErrorParts
 from flywheel.evidence.figures.images import learning_curve, learning_curve_svg, reliability_svg
 from flywheel.evidence.figures.learning_curve import draw_learning_curve
+from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import ScoreFit
 
 SIZES = [100 * 2**step for step in range(11)]
@@ -46,12 +47,10 @@ def make(kind: Any, variant: str, error: float, half: float | None = 0.012, **ch
         test_id="test",
         error=error,
         interval=interval,
-        threshold=0.8,
-        calibrated_error=error + 0.1,
-        calibrated_interval=interval,
-        fits=dict.fromkeys(("seed", "interaction"), FIT),
+        rule=DecisionRule(FIT, FIT),
         terms=Terms(40),
-        calibration_error=error + 0.1,
+        calibration_set_error=error + 0.1,
+        own_labels=OwnLabels(error + 0.1, Interval(error + 0.05, error + 0.15), 0.7, None),
         metrics=PairMetrics(error, 0.8, 0.8, 0.8, 0.6, 0.85, 0.9, 0.02, 2914, 1071),
         retrieval=Retrieval(0.7, 0.8, 500),
         slices=(),
@@ -59,7 +58,6 @@ def make(kind: Any, variant: str, error: float, half: float | None = 0.012, **ch
         components=2410,
         rough=False,
         no_verdict=None if interval else "31 components are fewer than the 40 a verdict needs",
-        own_note=None,
         contamination=None,
         train_pairs=None,
         train_seconds=None,
@@ -140,7 +138,7 @@ def test_every_tuned_error_stands_at_its_number_of_pairs_on_a_log_axis() -> None
     assert [len(line.get_xdata()) for line in lines(panel, "-")[1:]] == [6, 6]
 
 
-def test_calibrated_error_is_not_what_is_drawn() -> None:
+def test_errors_on_calibration_pairs_and_by_own_labels_are_not_what_is_drawn() -> None:
     (panel,) = draw_learning_curve([cell(f"{MINI}@256", 100, 0.2)], None).axes
     assert panel.get_ylim()[1] < 30
 

@@ -16,10 +16,10 @@ from flywheel.pairs.events.lines import Batch, json_lines
 from flywheel.pairs.ingest import ingest
 from flywheel.pairs.snapshots.export import take_snapshot
 from flywheel.pairs.snapshots.snapshot import Snapshot
-from flywheel.pairs.store.duckdb_file import Store
-from flywheel.settings import Settings
+from flywheel.pipeline.workspace import Workspace
 from flywheel.training.head import PairFeatures, own_components
 from flywheel.training.job import HeadRecipe, TrainingJob
+from flywheel_tests.helpers.homes import make_workspace, with_options
 from flywheel_tests.pairs.test_ingest import line
 
 MINILM = CATALOGUE["all-MiniLM-L6-v2"]
@@ -66,7 +66,7 @@ def clump_pairs(clumps: range) -> PairFeatures:
 class World:
     """A home with a snapshot, and the vectors that its texts have."""
 
-    settings: Settings
+    workspace: Workspace
     snapshot: Snapshot
     vectors: Vectors
 
@@ -79,16 +79,17 @@ class World:
         return TrainingJob(**{**usual, **fields})
 
 
-def take_world(settings: Settings, lines: list[bytes]) -> World:
+def take_world(workspace: Workspace, lines: list[bytes]) -> World:
     """Ingest seed pairs and take a snapshot."""
-    store = Store(settings.database)
-    ingest(store, Batch(hashlib.sha256(b"".join(lines)).hexdigest(), "seed", "test", json_lines(iter(lines))))
-    return World(settings, take_snapshot(store, settings), Vectors(MINILM, settings.cache, {}, settings.device))
+    ingest(workspace.store, Batch(hashlib.sha256(b"".join(lines)).hexdigest(), "seed", "test", json_lines(iter(lines))))
+    snapshot = take_snapshot(workspace.store, workspace.snapshots, workspace.split_rules)
+    return World(workspace, snapshot, workspace.vectors(MINILM))
 
 
-def clump_world(home: Path, clumps: int, **rules: Any) -> World:
+def clump_world(home: Path, clumps: int, **groups: dict[str, Any]) -> World:
     """A world of clumps. Their vectors are cached and the device does not exist, so that encoding anything else fails."""
-    world = take_world(Settings(home=home, device="gone", **rules), clump_lines(range(clumps)))
+    workspace = with_options(make_workspace(home, **groups), models={"device": "gone"})
+    world = take_world(workspace, clump_lines(range(clumps)))
     texts = [text for clump in range(clumps) for text in six_texts(clump)]
     world.vectors.cache.get(texts, embed_features)
     return world

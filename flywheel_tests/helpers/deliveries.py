@@ -17,8 +17,8 @@ import pytest
 from flywheel.errors import FlywheelError
 from flywheel.pairs.events.readers import read_batch
 from flywheel.pairs.ingest import IngestReport, ingest_files, unaccounted
+from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
-from flywheel.settings import Settings
 from flywheel_tests.pairs.test_ingest import balanced, line
 
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -107,12 +107,12 @@ class Taken:
         return observation
 
 
-def take(store: Store, data: bytes, name: str = "batch.jsonl", settings: Settings | None = None) -> Taken:
+def take(store: Store, data: bytes, name: str = "batch.jsonl", options: PairOptions | None = None) -> Taken:
     """Ingest `data` as a file called `name`; every line of it must be accounted for."""
     folder = store.path.parent / "delivered"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(data)
-    (report,) = ingest_files(store, [folder / name], settings)
+    (report,) = ingest_files(store, [folder / name], options)
     assert balanced(report)
     assert unaccounted(store, [report.batch_id]) == []
     with store.transaction() as db:
@@ -152,10 +152,10 @@ def check(taken: Taken, expected: Sequence[str | None]) -> None:
     assert taken.report.accepted + taken.report.duplicates == len(expected) - len(refused)
 
 
-def refused(store: Store, data: bytes, name: str, settings: Settings | None = None) -> str:
+def refused(store: Store, data: bytes, name: str, options: PairOptions | None = None) -> str:
     """The sentence with which the whole file is refused; nothing of it may be stored."""
     with pytest.raises(FlywheelError) as raised:
-        take(store, data, name, settings)
+        take(store, data, name, options)
     assert contents(store) == [[], [], [], []]
     sentence = str(raised.value)
     assert "othing" in sentence

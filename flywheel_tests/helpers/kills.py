@@ -36,7 +36,8 @@ from flywheel.pairs.inbox import take_inbox
 from flywheel.pairs.ingest import ingest_files, unaccounted
 from flywheel.pairs.snapshots.export import take_snapshot
 from flywheel.pairs.store.duckdb_file import Store
-from flywheel.settings import Settings
+from flywheel.pipeline.workspace import Workspace
+from flywheel_tests.helpers.homes import make_workspace
 
 KILLS = 100
 SEED = 20260714
@@ -67,7 +68,7 @@ TABLES = {
     "forgotten": "*",
 }
 
-Act = Callable[[Settings], object]
+Act = Callable[[Workspace], object]
 
 
 # The data: events that overlap from file to file, some without an id, some that are none, some that contradict others.
@@ -144,35 +145,39 @@ def _second_delivery() -> dict[str, bytes]:
 # What the processes do.
 
 
-def _files(settings: Settings, *names: str) -> None:
-    ingest_files(Store(settings.database), [settings.home.parent / "files" / name for name in names], settings)
+def _files(workspace: Workspace, *names: str) -> None:
+    ingest_files(
+        Store(workspace.home.database),
+        [workspace.home.root.parent / "files" / name for name in names],
+        workspace.settings.pairs,
+    )
 
 
-def _snapshot(settings: Settings) -> None:
-    take_snapshot(Store(settings.database), settings)
+def _snapshot(workspace: Workspace) -> None:
+    take_snapshot(Store(workspace.home.database), workspace.snapshots, workspace.split_rules)
 
 
-def _inbox(settings: Settings) -> None:
-    take_inbox(Store(settings.database), settings)
+def _inbox(workspace: Workspace) -> None:
+    take_inbox(Store(workspace.home.database), workspace.home.inbox, workspace.settings.pairs)
 
 
-def _close(settings: Settings) -> None:
-    _inbox(settings)
-    _files(settings, "last.jsonl")
-    _snapshot(settings)
+def _close(workspace: Workspace) -> None:
+    _inbox(workspace)
+    _files(workspace, "last.jsonl")
+    _snapshot(workspace)
 
 
 STEPS: dict[str, Act] = {
-    "files": lambda settings: _files(settings, "first.jsonl", "second.jsonl.gz"),
+    "files": lambda workspace: _files(workspace, "first.jsonl", "second.jsonl.gz"),
     "snapshot": _snapshot,
-    "more files": lambda settings: _files(settings, "third.jsonl", "first.jsonl", "fourth.parquet"),
+    "more files": lambda workspace: _files(workspace, "third.jsonl", "first.jsonl", "fourth.parquet"),
     "inbox": _inbox,
 }
 
 
-def _audit(settings: Settings) -> None:
+def _audit(workspace: Workspace) -> None:
     """What holds between any two transactions, however many files are half way in."""
-    store = Store(settings.database)
+    store = Store(workspace.home.database)
     with store.transaction() as db:
         (batches,) = db.execute("SELECT list(batch_id) FROM batches").fetchall()[0]
         broken = db.execute(
@@ -210,7 +215,8 @@ def _settle_in() -> None:
 
 
 def _start(act: Act, home: Path) -> BaseProcess:
-    process = FORK.Process(target=act, args=(Settings(home=home, min_components=5, redact=("email",)),))
+    workspace = make_workspace(home, evaluation={"min_components": 5}, pairs={"redact": ("email",)})
+    process = FORK.Process(target=act, args=(workspace,))
     process.start()
     return process
 
@@ -474,7 +480,7 @@ def _in_opposite_orders(folder: Path) -> int:
     """Two processes at once that take the same files, one from the last to the first; both killed, then left to end."""
     _write_files(folder / "files")
     names = ("first.jsonl", "second.jsonl.gz", "third.jsonl", "fourth.parquet")
-    orders: list[Act] = [lambda settings: _files(settings, *names), lambda settings: _files(settings, *reversed(names))]
+    orders: list[Act] = [lambda workspace: _files(workspace, *names), lambda workspace: _files(workspace, *reversed(names))]
     started = time.monotonic()
     _run(orders[0], folder / "home-0")
     duration = time.monotonic() - started
@@ -492,8 +498,8 @@ def _in_opposite_orders(folder: Path) -> int:
     return hits
 
 
-def _open_store(settings: Settings) -> None:
-    with Store(settings.database).transaction():
+def _open_store(workspace: Workspace) -> None:
+    with Store(workspace.home.database).transaction():
         pass
 
 
@@ -504,9 +510,9 @@ def _kill_creators(folder: Path) -> int:
         home, together = folder / f"home-{number}", 1 + number % 2
         line_up = FORK.Barrier(together)
 
-        def act(settings: Settings, line_up: Barrier = line_up) -> None:
+        def act(workspace: Workspace, line_up: Barrier = line_up) -> None:
             line_up.wait(PATIENCE)
-            _open_store(settings)
+            _open_store(workspace)
 
         processes = [_start(act, home) for _ in range(together)]
         hits += _kill_when((home / "flywheel.duckdb").exists, processes[0])
@@ -516,8 +522,8 @@ def _kill_creators(folder: Path) -> int:
     return hits
 
 
-def _spill(settings: Settings) -> None:
-    with Store(settings.database, memory_limit="40MB").transaction() as db:
+def _spill(workspace: Workspace) -> None:
+    with Store(workspace.home.database, memory_limit="40MB").transaction() as db:
         db.execute("SET threads = 1")
         db.execute("CREATE TEMP TABLE large AS SELECT md5(CAST(n AS VARCHAR)) AS text FROM range(10_000_000) t(n)")
 
@@ -536,9 +542,9 @@ def _kill_who_unpacks(folder: Path) -> bool:
     pq.write_table(pa.Table.from_pylist([_in_topic(n) for n in range(1000)]), plain)
     packed.write_bytes(gzip.compress(plain.read_bytes()))
 
-    def act(settings: Settings) -> None:
+    def act(workspace: Workspace) -> None:
         tempfile.tempdir = str(folder / "tmp")
-        ingest_files(Store(settings.database), [packed], settings)
+        ingest_files(Store(workspace.home.database), [packed], workspace.settings.pairs)
 
     def killed(home: Path) -> bool:
         hit = _kill_when(lambda: _holds(home / "staging", "*/part-*"), _start(act, home))
@@ -555,8 +561,8 @@ def _kill_before_a_time_comes(folder: Path) -> str:
     path, home = folder / "batch.jsonl", folder / "home"
     path.write_bytes(_lines([{**events[0], "time": time_that_comes.isoformat()}, *events[1:]]))
 
-    def act(settings: Settings) -> None:
-        ingest_files(Store(settings.database), [path], settings)
+    def act(workspace: Workspace) -> None:
+        ingest_files(Store(workspace.home.database), [path], workspace.settings.pairs)
 
     before, process = Traces.of(home), _start(act, home)
     _kill_when(lambda: _stage(home, process, before) == TRANSACTION, process, seconds_later=0.1)

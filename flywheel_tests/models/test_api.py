@@ -172,8 +172,8 @@ def test_what_came_before_a_failure_is_not_asked_for_again(endpoint: Endpoint, v
     [
         (refuse(401, f"Bad key {KEY}"), ["refused the API key", "401", "Set OPENAI_API_KEY"]),
         (refuse(403, f"Not for {KEY}"), ["refused the API key", "403", "Set OPENAI_API_KEY"]),
-        (refuse(400, f"Text 3 is too long for {KEY}"), ["400 - Text 3 is too long for ***", "Check baseline_model"]),
-        (refuse(404, "No such model"), ["404 - No such model", "Check baseline_model"]),
+        (refuse(400, f"Text 3 is too long for {KEY}"), ["400 - Text 3 is too long for ***", "Check baseline.model"]),
+        (refuse(404, "No such model"), ["404 - No such model", "Check baseline.model"]),
         (
             refuse(429, f"Quota of {KEY}", x_should_retry="false"),
             ["quota", "429 - Quota of ***", "is kept; or use the local baseline"],
@@ -239,7 +239,7 @@ def test_an_endpoint_that_is_down_is_explained(vectors: ApiVectors, monkeypatch:
     assert "Connection refused" in message
     assert "it was asked 2 times and may have counted each" in message
     assert "run the command again" in message
-    assert "FLYWHEEL_BASELINE=local" in message
+    assert "FLYWHEEL_BASELINE__SOURCE=local" in message
 
 
 def test_a_request_that_is_cut_off_each_time_says_how_often_it_may_have_been_counted(
@@ -250,7 +250,7 @@ def test_a_request_that_is_cut_off_each_time_says_how_often_it_may_have_been_cou
     message = failure(vectors, ["a"])
     assert len(endpoint.asked) == 3
     assert "it was asked 3 times and may have counted each" in message
-    assert "FLYWHEEL_BASELINE=local" in message
+    assert "FLYWHEEL_BASELINE__SOURCE=local" in message
 
 
 def test_an_endpoint_that_says_nothing_is_explained(
@@ -261,7 +261,7 @@ def test_an_endpoint_that_says_nothing_is_explained(
     endpoint.answers = [stay_silent]
     message = failure(vectors, ["a"])
     assert "did not answer for text-embedding-3-small within 0.2 seconds; it was asked once and may have counted it" in message
-    assert "FLYWHEEL_BASELINE=local" in message
+    assert "FLYWHEEL_BASELINE__SOURCE=local" in message
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_a_full_cache_needs_no_key_no_endpoint_and_no_client_library(endpoint: E
     reader = f"""
 import sys
 from pathlib import Path
-from flywheel.models.api import ApiVectors
+from flywheel.models.api.vectors import ApiVectors
 vectors = ApiVectors({vectors.model!r}, {WIDTH}, {vectors.base_url!r}, None, Path({str(vectors.cache_folder)!r}))
 sys.stdout.buffer.write(vectors.get([str(number) for number in range(300)]).tobytes())
 assert not {{"openai", "torch", "transformers", "sentence_transformers", "datasets"}} & set(sys.modules)
@@ -328,7 +328,7 @@ def test_a_missing_text_without_a_key_is_explained_and_touches_nothing(
     message = failure(replace(vectors, api_key=None), ["a", "b", "b"])
     assert message.startswith(f"2 texts have no vector of {vectors.model} from {vectors.base_url}")
     assert "OPENAI_API_KEY" in message
-    assert "FLYWHEEL_BASELINE=local" in message
+    assert "FLYWHEEL_BASELINE__SOURCE=local" in message
     assert endpoint.asked == []
     assert not vectors.cache_folder.exists()
 
@@ -354,7 +354,7 @@ def test_a_key_that_no_header_can_carry_is_explained(endpoint: Endpoint, vectors
     ],
 )
 def test_an_address_that_is_none_or_holds_a_secret_is_refused_unseen(vectors: ApiVectors, url: str) -> None:
-    with pytest.raises(FlywheelError, match="Mend baseline_url") as caught:
+    with pytest.raises(FlywheelError, match=r"Fix the setting baseline\.url") as caught:
         replace(vectors, base_url=url).get(["a"])
     assert KEY not in "".join(traceback.format_exception(caught.value))
 

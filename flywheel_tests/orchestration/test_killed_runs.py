@@ -10,15 +10,18 @@ import psutil
 import pytest
 
 from flywheel.models.catalogue import Variant
-from flywheel.orchestration import steps
 from flywheel.orchestration.instance import POOL, PROCESS_TAG, prepare_home
 from flywheel.orchestration.partitions import cell_key
 from flywheel.pairs.events.seeds import STARTER
 from flywheel.pairs.events.starter import starter_lines
-from flywheel.settings import load_settings
+from flywheel.pipeline.training import training_job
+from flywheel.training.job import Cell
 from flywheel_tests.compute.test_compute import held, is_gone, training_child
 from flywheel_tests.helpers.clumps import World, take_world
+from flywheel_tests.helpers.homes import make_workspace, with_options
 from flywheel_tests.orchestration.test_daemon import Server
+
+pytestmark = pytest.mark.slow
 
 LAUNCH = """mutation ($tags: [ExecutionTag!]!) { launchRun(executionParams: {
     selector: {repositoryLocationName: "flywheel.definitions", repositoryName: "__repository__", jobName: "__ASSET_JOB",
@@ -35,7 +38,7 @@ class Runs:
         self.server, self.instance = server, instance
 
     def launch(self, variant: str, size: str) -> str:
-        cell = {"": cell_key(Variant.parse(variant), size), "/variant": variant, "/size": size}
+        cell = {"": cell_key(Cell(Variant.parse(variant), size)), "/variant": variant, "/size": size}
         tags = [{"key": f"dagster/partition{dimension}", "value": value} for dimension, value in cell.items()]
         answer = self.server.ask(LAUNCH, tags=tags)["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
@@ -71,15 +74,15 @@ class Runs:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     """A home with enough questions for some seconds of encoding, and nothing encoded."""
-    settings = load_settings(tmp_path / "home").model_copy(update={"min_components": 2})
-    return take_world(settings, list(starter_lines(STARTER / "questions.csv"))[-24 * 48 :])
+    workspace = with_options(make_workspace(tmp_path / "home"), evaluation={"min_components": 2})
+    return take_world(workspace, list(starter_lines(STARTER / "questions.csv"))[-24 * 48 :])
 
 
 @pytest.fixture
 def runs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
-    monkeypatch.setenv("FLYWHEEL_DEVICE", "cpu")
-    prepare_home(world.settings)
-    server = Server(world.settings.home, tmp_path / "up.log", retrain_after=1_000_000)
+    monkeypatch.setenv("FLYWHEEL_MODELS__DEVICE", "cpu")
+    prepare_home(world.workspace.home)
+    server = Server(world.workspace.home.root, tmp_path / "up.log", retrain_after=1_000_000)
     try:
         server.wait_until("the web server answers", lambda: server.runs("ingest") == [])
         with dg.DagsterInstance.get() as instance:
@@ -90,32 +93,32 @@ def runs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def test_no_run_that_dies_holds_the_pool_and_no_training_outlives_its_run(world: World, runs: Runs) -> None:
-    settings = load_settings(world.settings.home)
-    job = steps.training_job(settings, world.snapshot, Variant.parse("all-MiniLM-L6-v2@256"), "200", "head")
+    workspace = make_workspace(world.workspace.home.root)
+    job = training_job(workspace, world.snapshot, Cell(Variant.parse("all-MiniLM-L6-v2@256"), "200"), "head")
 
     killed = runs.launch("all-MiniLM-L6-v2@256", "100")
     runs.wait_for_message(killed, "encoded")
     process = runs.process(killed)
     child = training_child(process.pid)
     assert runs.slots_taken() == 1
-    assert not list(settings.models.glob("*/flywheel.json"))
+    assert not list(workspace.home.models.glob("*/flywheel.json"))
     waiting = runs.launch("all-MiniLM-L6-v2@384", "100")
     process.kill()
     assert is_gone(child)
     runs.wait_for_status(waiting, dg.DagsterRunStatus.SUCCESS)
     assert runs.status(killed) == dg.DagsterRunStatus.FAILURE
-    assert any("SIGKILL" in message or "process is gone: killed" in message for message in runs.messages(killed))
+    assert any("SIGKILL" in message or "process has ended: killed" in message for message in runs.messages(killed))
 
     assert any(message.startswith("step ") and "loss" in message for message in runs.messages(waiting))
     event = runs.instance.get_latest_materialization_event(dg.AssetKey("finetuned_model"))
     assert event is not None
     assert event.asset_materialization is not None
-    assert event.asset_materialization.partition == cell_key(Variant.parse("all-MiniLM-L6-v2@384"), "100")
-    assert {"calibration_error", "threshold", "train_pairs", "dagster/uri"} <= event.asset_materialization.metadata.keys()
+    assert event.asset_materialization.partition == cell_key(Cell(Variant.parse("all-MiniLM-L6-v2@384"), "100"))
+    assert {"calibration_set_error", "threshold", "train_pairs", "dagster/uri"} <= event.asset_materialization.metadata.keys()
 
-    with held(settings.models, job):
+    with held(workspace.home.models, job):
         verb = subprocess.Popen(
-            [sys.executable, "-m", "flywheel.cli", "train", job.variant, job.size, "--home", str(settings.home)],
+            [sys.executable, "-m", "flywheel.cli", "train", job.variant, job.size, "--home", str(workspace.home.root)],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         runs.server.wait_until("the verb trains", lambda: runs.slots_taken() == 1)
@@ -125,7 +128,7 @@ def test_no_run_that_dies_holds_the_pool_and_no_training_outlives_its_run(world:
         verb.wait()
         runs.wait_for_message(cancelled, "opened dagster pipes")
         assert runs.status(by_hand.run_id) == dg.DagsterRunStatus.FAILURE
-        assert any("process is gone: killed" in message for message in runs.messages(by_hand.run_id))
+        assert any("process has ended: killed" in message for message in runs.messages(by_hand.run_id))
 
         child = training_child(runs.process(cancelled).pid)
         runs.server.ask(TERMINATE, run=cancelled)

@@ -1,4 +1,4 @@
-"""Dagster's side: what the code location offers, what sensors decide_launch, and what becomes of dead runs."""
+"""Dagster's side: what the code location offers, what sensors decide, and what becomes of dead runs."""
 
 import json
 import os
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
-from flywheel.orchestration import steps
 from flywheel.orchestration.build import build_defs
 from flywheel.orchestration.instance import (
     POOL,
@@ -30,10 +29,14 @@ from flywheel.orchestration.launching import LAUNCHED_FOR_TAG, MAX_ATTEMPTS, Lau
 from flywheel.orchestration.materialise import materialise
 from flywheel.orchestration.partitions import CELLS, GRID_VARIANTS, cell_key, parse_cell
 from flywheel.orchestration.sensors import inbox_sensor, retrain_sensor
+from flywheel.pairs.events.seeds import STARTER
 from flywheel.pairs.inbox import finished_files, waiting_files
+from flywheel.pairs.store.labels import count_pairs
 from flywheel.pairs.store.new_pairs import new_pairs, record_training
-from flywheel.settings import PROJECT, Settings, load_settings
-from flywheel.training.job import SIZES
+from flywheel.pipeline.ingest import ingest_inbox, ingest_paths, ingest_seed, take_snapshot
+from flywheel.pipeline.workspace import Workspace
+from flywheel.training.job import SIZES, Cell
+from flywheel_tests.helpers.homes import make_workspace, with_options
 from flywheel_tests.pairs.test_ingest import line, write
 
 HEAVY = "torch, transformers, sentence_transformers, datasets, sklearn, scipy, matplotlib, networkx, openai"
@@ -46,56 +49,69 @@ def test_the_code_location_loads_without_heavy_imports(tmp_path: Path) -> None:
     assert run.stdout.strip() == "[]"
 
 
-def test_the_code_location_refuses_another_dagster_home(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(settings.home))
-    check_home(settings)
+def test_the_code_location_refuses_another_dagster_home(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(workspace.home.root))
+    check_home(workspace.home)
     monkeypatch.setenv("DAGSTER_HOME", "/somewhere/else")
     with pytest.raises(FlywheelError, match=r"/somewhere/else.*flywheel up"):
-        check_home(settings)
+        check_home(workspace.home)
     monkeypatch.delenv("DAGSTER_HOME")
     monkeypatch.chdir("/")
     with pytest.raises(FlywheelError, match="Dagster would forget everything"):
-        check_home(settings)
+        check_home(workspace.home)
 
 
-def test_every_asset_keeps_its_spec(settings: Settings) -> None:
-    specs = {
-        spec.key.to_user_string(): (spec.group_name, sorted(spec.kinds), spec.partitions_def is not None)
-        for spec in build_defs(settings).resolve_all_asset_specs()
-    }
+def test_every_asset_keeps_its_spec(workspace: Workspace) -> None:
+    graph = build_defs(workspace.settings).resolve_asset_graph()
+    specs = {}
+    for key in graph.get_all_asset_keys():
+        node, checks = graph.get(key), graph.get_check_keys_for_assets({key})
+        specs[key.to_user_string()] = (
+            node.group_name, sorted(node.kinds), node.partitions_def is not None,
+            sorted(parent.to_user_string() for parent in node.parent_keys), sorted(check.name for check in checks),
+            sorted(node.pools or ()),
+        )  # fmt: skip
     assert specs == {
-        "seed_pairs": ("ingest", ["duckdb"], False),
-        "interaction_pairs": ("ingest", ["duckdb"], False),
-        "pairs": ("ingest", ["duckdb"], False),
-        "snapshot": ("ingest", ["parquet"], False),
-        "finetuned_model": ("train", ["huggingface", "pytorch"], True),
-        "baseline_scores": ("evaluate", ["openai"], False),
-        "evaluation": ("evaluate", ["scikitlearn"], True),
-        "leaderboard": ("evaluate", ["matplotlib", "table"], False),
-        "champion": ("promote", ["report"], False),
-        "evidence": ("promote", ["report"], False),
-    }
+        "seed_pairs": ("ingest", ["duckdb"], False, [], [], []),
+        "interaction_pairs": ("ingest", ["duckdb"], False, [], ["all_lines_kept", "embargo_share"], []),
+        "pairs": (
+            "ingest", ["duckdb"], False, ["interaction_pairs", "seed_pairs"],
+            ["contradictory_triangles", "label_conflicts"], [],
+        ),
+        "snapshot": ("ingest", ["parquet"], False, ["pairs"], ["leak_probe", "no_leakage", "prior_shift"], []),
+        "finetuned_model": ("train", ["huggingface", "pytorch"], True, ["snapshot"], ["served_vectors"], ["gpu"]),
+        "baseline_scores": ("evaluate", ["openai"], False, ["snapshot"], ["baseline_is_api"], []),
+        "evaluation": (
+            "evaluate", ["scikitlearn"], True, ["baseline_scores", "finetuned_model"], ["enough_components"], [],
+        ),
+        "api_heads": ("evaluate", ["openai", "pytorch"], False, ["baseline_scores", "evaluation"], [], []),
+        "leaderboard": (
+            "evaluate", ["matplotlib", "table"], False, ["api_heads", "baseline_scores", "evaluation"], [], [],
+        ),
+        "champion": ("promote", ["report"], False, ["leaderboard"], [], []),
+        "evidence": ("promote", ["report"], False, ["champion"], [], []),
+    }  # fmt: skip
 
 
-def test_the_definitions_can_be_loaded_whole(settings: Settings) -> None:
-    dg.Definitions.validate_loadable(build_defs(settings))
+def test_the_definitions_can_be_loaded_whole(workspace: Workspace) -> None:
+    dg.Definitions.validate_loadable(build_defs(workspace.settings))
 
 
 def test_the_grid_is_the_experiment() -> None:
     assert SIZES == ("100", "200", "400", "800", "1600", "3200", "6400", "12800", "25600", "51200", "102400", "all")
     assert len(CELLS.get_partition_keys()) == len(SIZES) * len(GRID_VARIANTS) == 96
-    assert cell_key(Variant("bge-base-en-v1.5", 256), "100") == "100|bge-base-en-v1.5@256"
-    assert set(map(str, (cell_key(Variant.parse(v), s) for v in GRID_VARIANTS for s in SIZES))) == set(
-        CELLS.get_partition_keys()
-    )
-    with pytest.raises(FlywheelError, match="no cell of the grid"):
-        cell_key(Variant("all-MiniLM-L6-v2", 64), "100")
-    for key in (cell_key(Variant("bge-base-en-v1.5", 256), "100"), "100|bge-base-en-v1.5@256"):
-        assert parse_cell(dg.build_asset_context(partition_key=key)) == (Variant("bge-base-en-v1.5", 256), "100")
+    bge = Cell(Variant("bge-base-en-v1.5", 256), "100")
+    assert cell_key(bge) == "100|bge-base-en-v1.5@256"
+    keys = {str(cell_key(Cell(Variant.parse(variant), size))) for variant in GRID_VARIANTS for size in SIZES}
+    assert keys == set(CELLS.get_partition_keys())
+    with pytest.raises(FlywheelError, match="not in the grid"):
+        cell_key(Cell(Variant("all-MiniLM-L6-v2", 64), "100"))
+    for key in (cell_key(bge), "100|bge-base-en-v1.5@256"):
+        assert parse_cell(dg.build_asset_context(partition_key=key)) == bge
 
 
 def test_the_top_level_dagster_yaml_says_what_flywheel_writes() -> None:
-    assert yaml.safe_load((PROJECT / "dagster.yaml").read_text()) == instance_config(Path("data/dagster"))
+    assert yaml.safe_load((Path(__file__).parents[2] / "dagster.yaml").read_text()) == instance_config(Path("data/dagster"))
 
 
 statuses = st.lists(st.sampled_from(list(dg.DagsterRunStatus)), max_size=6)
@@ -112,8 +128,8 @@ def test_a_state_is_launched_only_when_every_run_for_it_has_ended_badly_and_atte
         assert decision.run_key == f"state__attempt{len(past) + 1}"
 
 
-def _tick(sensor: dg.SensorDefinition, settings: Settings, instance: dg.DagsterInstance) -> dg.RunRequest | str:
-    defs = build_defs(settings)
+def _tick(sensor: dg.SensorDefinition, workspace: Workspace, instance: dg.DagsterInstance) -> dg.RunRequest | str:
+    defs = build_defs(workspace.settings)
     context = dg.build_sensor_context(instance=instance, definitions=defs, resources=dict(defs.resources or {}))
     result = sensor(context)
     assert isinstance(result, dg.RunRequest | dg.SkipReason)
@@ -125,82 +141,82 @@ def _settled(path: Path) -> Path:
     return path
 
 
-def test_the_inbox_sensor_asks_once_for_finished_files(settings: Settings) -> None:
+def test_the_inbox_sensor_asks_once_for_finished_files(workspace: Workspace) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        assert "no finished files" in str(_tick(inbox_sensor, settings, instance))
-        path = write(settings.inbox, [line("a", "b")])
-        _settled(write(settings.inbox, [line("c", "d")], "half.jsonl.part"))
-        _settled(write(settings.inbox, [line("c", "d")], ".hidden.jsonl"))
-        assert "no finished files" in str(_tick(inbox_sensor, settings, instance)), "still being written"
+        assert "no finished files" in str(_tick(inbox_sensor, workspace, instance))
+        path = write(workspace.home.inbox, [line("a", "b")])
+        _settled(write(workspace.home.inbox, [line("c", "d")], "half.jsonl.part"))
+        _settled(write(workspace.home.inbox, [line("c", "d")], ".hidden.jsonl"))
+        assert "no finished files" in str(_tick(inbox_sensor, workspace, instance)), "still being written"
         _settled(path)
-        request = _tick(inbox_sensor, settings, instance)
+        request = _tick(inbox_sensor, workspace, instance)
         assert isinstance(request, dg.RunRequest)
         tags = {LAUNCHED_FOR_TAG: request.tags[LAUNCHED_FOR_TAG]}
         run = create_run_for_test(instance, "ingest", tags=tags, status=dg.DagsterRunStatus.STARTED)
-        assert "in flight" in str(_tick(inbox_sensor, settings, instance))
+        assert "in flight" in str(_tick(inbox_sensor, workspace, instance))
         instance.report_run_failed(run)
-        again = _tick(inbox_sensor, settings, instance)
+        again = _tick(inbox_sensor, workspace, instance)
         assert isinstance(again, dg.RunRequest)
         assert again.run_key != request.run_key
 
 
 def test_the_retrain_sensor_counts_new_pairs_fires_once_and_not_after_a_lost_challenge(
-    settings: Settings, tmp_path: Path
+    workspace: Workspace, tmp_path: Path
 ) -> None:
-    settings = settings.model_copy(update={"retrain_after": 50, "min_components": 2})
-    store = steps.open_store(settings)
-    steps.ingest_paths(settings, [write(tmp_path, [line(f"a{i}", f"b{i}") for i in range(100)])])
-    trained = steps.snapshot(settings)
+    workspace = with_options(workspace, retraining={"after": 50}, evaluation={"min_components": 2})
+    store = workspace.store
+    ingest_paths(workspace, [write(tmp_path, [line(f"a{i}", f"b{i}") for i in range(100)])])
+    trained = take_snapshot(workspace)
     record_training(store, trained.snapshot_id)
     record_training(store, trained.snapshot_id)
     assert new_pairs(store).new == 0
-    steps.ingest_paths(settings, [write(tmp_path, [line(f"a{i}", f"c{i}") for i in range(100)], "more.jsonl")])
+    ingest_paths(workspace, [write(tmp_path, [line(f"a{i}", f"c{i}") for i in range(100)], "more.jsonl")])
     counted = new_pairs(store).new
     assert counted > 50
     with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLYWHEEL_RETRAIN_AFTER", "1000")
-        assert _tick(retrain_sensor, settings, instance) == f"{counted} of 1,000 new training pairs"
-        patch.setenv("FLYWHEEL_RETRAIN_AFTER", "50")
-        request = _tick(retrain_sensor, settings, instance)
+        patch.setenv("FLYWHEEL_RETRAINING__AFTER", "1000")
+        assert _tick(retrain_sensor, workspace, instance) == f"{counted} of 1,000 new training pairs"
+        patch.setenv("FLYWHEEL_RETRAINING__AFTER", "50")
+        request = _tick(retrain_sensor, workspace, instance)
         assert isinstance(request, dg.RunRequest)
         assert request.partition_key == "all|all-MiniLM-L6-v2@384"
         tags = {LAUNCHED_FOR_TAG: request.tags[LAUNCHED_FOR_TAG]}
         create_run_for_test(instance, "retrain", tags=tags, status=dg.DagsterRunStatus.STARTED)
-        assert "in flight" in str(_tick(retrain_sensor, settings, instance))
-    record_training(store, steps.snapshot(settings).snapshot_id)  # the retrain has trained, and its challenger lost
+        assert "in flight" in str(_tick(retrain_sensor, workspace, instance))
+    record_training(store, take_snapshot(workspace).snapshot_id)  # the retrain has trained, and its challenger lost
     with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLYWHEEL_RETRAIN_AFTER", "50")
-        assert _tick(retrain_sensor, settings, instance) == "0 of 50 new training pairs"
+        patch.setenv("FLYWHEEL_RETRAINING__AFTER", "50")
+        assert _tick(retrain_sensor, workspace, instance) == "0 of 50 new training pairs"
 
 
-def test_the_weekly_schedule_retrains_only_when_there_is_something_new(settings: Settings, tmp_path: Path) -> None:
-    defs = build_defs(settings)
+def test_the_weekly_schedule_retrains_only_when_there_is_something_new(workspace: Workspace, tmp_path: Path) -> None:
+    defs = build_defs(workspace.settings)
     schedule = defs.resolve_schedule_def("weekly_retrain")
     assert (schedule.cron_schedule, schedule.default_status) == ("0 3 * * 1", dg.DefaultScheduleStatus.RUNNING)
-    with open_session(settings) as session:
+    with open_session(workspace.settings) as session:
         context = dg.build_schedule_context(instance=session.instance, resources=dict(defs.resources or {}))
         nothing = schedule(context)
         assert isinstance(nothing, dg.SkipReason)
         assert "no new training pairs" in str(nothing.skip_message)
-        steps.ingest_paths(settings, [write(tmp_path, [line(f"a{i}", f"b{i}") for i in range(10)])])
+        ingest_paths(workspace, [write(tmp_path, [line(f"a{i}", f"b{i}") for i in range(10)])])
         request = schedule(context)
         assert isinstance(request, dg.RunRequest)
         assert request.partition_key == "all|all-MiniLM-L6-v2@384"
         assert LAUNCHED_FOR_TAG in request.tags
 
 
-def test_a_wrong_cron_schedule_is_one_sentence(settings: Settings) -> None:
-    with pytest.raises(FlywheelError, match="retrain_cron"):
-        build_defs(settings.model_copy(update={"retrain_cron": "sometimes"}))
+def test_a_wrong_cron_schedule_is_one_sentence(workspace: Workspace) -> None:
+    with pytest.raises(FlywheelError, match=r"retraining\.cron is not a cron schedule: 'sometimes'"):
+        build_defs(with_options(workspace, retraining={"cron": "sometimes"}).settings)
 
 
-def test_a_run_whose_process_is_gone_is_reported_failed_and_its_slot_is_free(settings: Settings) -> None:
+def test_a_run_whose_process_is_gone_is_reported_failed_and_its_slot_is_free(workspace: Workspace) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         import psutil
 
         host, boot, _, _ = process_tag().split("|")
         tag = f"{host}|{boot}|{process.pid}|{psutil.Process(process.pid).create_time():.0f}"
-        with open_session(settings) as session:
+        with open_session(workspace.settings) as session:
             instance = session.instance
             started = dg.DagsterRunStatus.STARTED
             dying = create_run_for_test(instance, "retrain", tags={PROCESS_TAG: tag}, status=started)
@@ -216,8 +232,8 @@ def test_a_run_whose_process_is_gone_is_reported_failed_and_its_slot_is_free(set
             assert storage.claim_concurrency_slot(POOL, living.run_id, "finetuned_model").is_claimed
 
 
-def test_a_failing_step_says_its_one_sentence_and_the_run_is_recorded(settings: Settings) -> None:
-    with open_session(settings) as session:
+def test_a_failing_step_says_its_one_sentence_and_the_run_is_recorded(workspace: Workspace) -> None:
+    with open_session(workspace.settings) as session:
         instance = session.instance
         with pytest.raises(FlywheelError, match="There is no snapshot yet"):
             materialise(session, ["leaderboard"])
@@ -226,51 +242,51 @@ def test_a_failing_step_says_its_one_sentence_and_the_run_is_recorded(settings: 
         assert PROCESS_TAG in run.tags
 
 
-def test_an_unreadable_file_in_the_inbox_is_set_aside_and_the_others_are_taken(settings: Settings) -> None:
-    _settled(write(settings.inbox, [line("a", "b")], "good.jsonl"))
-    _settled(write(settings.inbox, [b"<html>"], "page.html"))
-    summary = steps.ingest_inbox(settings)
+def test_an_unreadable_file_in_the_inbox_is_set_aside_and_the_others_are_taken(workspace: Workspace) -> None:
+    _settled(write(workspace.home.inbox, [line("a", "b")], "good.jsonl"))
+    _settled(write(workspace.home.inbox, [b"<html>"], "page.html"))
+    summary = ingest_inbox(workspace)
     assert (summary.accepted, len(summary.rejected)) == (1, 1)
-    (rejected,) = (settings.inbox / "rejected").iterdir()
+    (rejected,) = (workspace.home.inbox / "rejected").iterdir()
     assert rejected.name.endswith("-page.html")
-    assert len(list((settings.inbox / "done").glob("*-good.jsonl"))) == 1
-    assert finished_files(settings.inbox) == []
+    assert len(list((workspace.home.inbox / "done").glob("*-good.jsonl"))) == 1
+    assert finished_files(workspace.home.inbox) == []
 
 
-def test_a_file_that_takes_a_name_again_is_another_file_and_a_claim_is_taken_up_again(settings: Settings) -> None:
+def test_a_file_that_takes_a_name_again_is_another_file_and_a_claim_is_taken_up_again(workspace: Workspace) -> None:
     for text in ("one", "two"):
-        _settled(write(settings.inbox, [line(text, "b")], "feedback.jsonl"))
-        steps.ingest_inbox(settings)
-    _settled(write(settings.inbox / "work", [line("three", "b")], "0123456789ab-feedback.jsonl"))  # a killed run's claim
-    assert waiting_files(settings.inbox)
-    assert steps.ingest_inbox(settings).files[0].file == "feedback.jsonl"
-    assert waiting_files(settings.inbox) == []
-    assert len(list((settings.inbox / "done").iterdir())) == 3
-    assert steps.count(settings).pairs == 3
+        _settled(write(workspace.home.inbox, [line(text, "b")], "feedback.jsonl"))
+        ingest_inbox(workspace)
+    _settled(write(workspace.home.inbox / "work", [line("three", "b")], "0123456789ab-feedback.jsonl"))  # a killed run's claim
+    assert waiting_files(workspace.home.inbox)
+    assert ingest_inbox(workspace).files[0].file == "feedback.jsonl"
+    assert waiting_files(workspace.home.inbox) == []
+    assert len(list((workspace.home.inbox / "done").iterdir())) == 3
+    assert count_pairs(workspace.store).pairs == 3
 
 
-def test_quora_pairs_come_from_a_local_file_in_either_shape(settings: Settings, tmp_path: Path) -> None:
+def test_quora_pairs_come_from_a_local_file_in_either_shape(workspace: Workspace, tmp_path: Path) -> None:
     import pandas as pd
 
     for columns in (("text_a", "text_b"), ("sentence1", "sentence2")):
         path = tmp_path / f"{columns[0]}.parquet"
         pd.DataFrame({columns[0]: ["how to a", "b"], columns[1]: ["how do a", ""], "label": [1, 0]}).to_parquet(path)
-        local = load_settings(tmp_path / columns[0]).model_copy(update={"seed": "quora", "quora_path": path})
-        report = steps.ingest_seed(local)
+        local = with_options(make_workspace(tmp_path / columns[0]), pairs={"seed_pairs": "quora", "quora_path": path})
+        report = ingest_seed(local)
         assert report is not None
         assert (report.accepted, report.quarantined) == (1, 1)
-    missing = settings.model_copy(update={"seed": "quora", "quora_path": tmp_path / "none.parquet"})
-    with pytest.raises(FlywheelError, match="FLYWHEEL_QUORA_PATH"):
-        steps.ingest_seed(missing)
+    missing = with_options(workspace, pairs={"seed_pairs": "quora", "quora_path": tmp_path / "none.parquet"})
+    with pytest.raises(FlywheelError, match=r"pairs\.quora_path"):
+        ingest_seed(missing)
 
 
-def test_quora_without_a_file_and_without_a_hub_is_one_sentence(settings: Settings) -> None:
-    with pytest.raises(FlywheelError, match="FLYWHEEL_QUORA_PATH"):
-        steps.ingest_seed(settings.model_copy(update={"seed": "quora"}))
+def test_quora_without_a_file_and_without_a_hub_is_one_sentence(workspace: Workspace) -> None:
+    with pytest.raises(FlywheelError, match=r"pairs\.quora_path"):
+        ingest_seed(with_options(workspace, pairs={"seed_pairs": "quora"}))
 
 
 def test_the_starter_interactions_hold_what_real_feedback_holds() -> None:
-    files = sorted((PROJECT / "data" / "starter").glob("interactions-*.jsonl"))
+    files = sorted(STARTER.glob("interactions-*.jsonl"))
     assert len(files) == 2
     lines = [raw for file in files for raw in file.read_bytes().splitlines()]
     good = []

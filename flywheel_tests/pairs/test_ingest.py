@@ -18,6 +18,8 @@ from flywheel.pairs.events.readers import read_batch
 from flywheel.pairs.ingest import IngestReport, ingest, ingest_files, quarantine_reasons, unaccounted
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import count_pairs
+from flywheel_tests.conftest import examples
+from flywheel_tests.helpers.homes import make_workspace
 
 
 def line(a: object, b: object, label: object = 1, **more: object) -> bytes:
@@ -124,7 +126,7 @@ some_line = st.one_of(
 )
 
 
-@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=st.lists(some_line, max_size=25))
 @example(lines=[b"\r", b"\r\r"])
 def test_accepted_duplicates_and_quarantined_always_add_up(
@@ -221,3 +223,13 @@ def test_a_transaction_that_fails_leaves_nothing_and_frees_the_file(store: Store
     with pytest.raises(duckdb.Error, match="no_such_column"):
         failing()
     assert rows(store, "FROM assignments") == []
+
+
+def test_a_database_that_lacks_memory_names_the_setting_that_gives_it_more(tmp_path: Path) -> None:
+    def gather(memory_limit: str) -> list[tuple[Any, ...]]:
+        store = make_workspace(tmp_path, storage={"memory_limit": memory_limit}).store
+        return rows(store, "SELECT length(string_agg(md5(CAST(n AS VARCHAR)), '')) FROM range(1_000_000) t(n)")
+
+    with pytest.raises(FlywheelError, match=r"needs more than 20MB of memory\. Set storage\.memory_limit higher, then"):
+        gather("20MB")
+    assert gather("512MB") == [(32_000_000,)]

@@ -8,11 +8,11 @@ import pytest
 from flywheel.errors import FlywheelError
 from flywheel.pairs.ingest import ingest_files
 from flywheel.pairs.snapshots.export import take_snapshot
-from flywheel.pairs.snapshots.leak_probe import probe_leaks
+from flywheel.pairs.snapshots.leak_probe import LeakProbe, probe_leaks
 from flywheel.pairs.store.contradictions import find_contradictions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.overview import origins, overview
-from flywheel.settings import Settings
+from flywheel.pipeline.workspace import Workspace
 from flywheel_tests.helpers.clumps import clump_lines
 from flywheel_tests.pairs.test_ingest import line, rows, write
 
@@ -35,9 +35,9 @@ def test_what_came_in_stands_by_source_and_day(store: Store, tmp_path: Path) -> 
     assert found.embargo is None
 
 
-def test_the_embargo_grows_and_says_when_to_draw_anew(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_the_embargo_grows_and_says_when_to_draw_anew(store: Store, workspace: Workspace, tmp_path: Path) -> None:
     ingest_files(store, [write(tmp_path, clump_lines(range(450)))])
-    tested = take_snapshot(store, settings).pairs("test")["text_a"].unique()
+    tested = take_snapshot(store, workspace.snapshots, workspace.split_rules).pairs("test")["text_a"].unique()
     quiet = [line(f"new {i}", f"other {i}") for i in range(95)] + [line(f"hang {i}", tested[i]) for i in range(5)]
     ingest_files(store, [write(tmp_path, quiet, "quiet.jsonl")])
     embargo = overview(store).embargo
@@ -87,45 +87,49 @@ def test_one_question_that_everything_is_a_duplicate_of_costs_little(store: Stor
     assert find_contradictions(store).pairs == 3
 
 
-def probed(settings: Settings, folder: Path, lines: list[bytes]) -> float:
-    store = Store(settings.database)
-    ingest_files(store, [write(folder, lines)])
-    probe = probe_leaks(take_snapshot(store, settings))
+def probe_of(workspace: Workspace, folder: Path, lines: list[bytes]) -> LeakProbe:
+    ingest_files(workspace.store, [write(folder, lines)])
+    snapshot = take_snapshot(workspace.store, workspace.snapshots, workspace.split_rules)
+    return probe_leaks(snapshot, workspace.settings.storage.memory_limit)
+
+
+def probed(workspace: Workspace, folder: Path, lines: list[bytes]) -> float:
+    probe = probe_of(workspace, folder, lines)
     assert probe.why_not is None
     assert probe.advantage is not None
     return probe.advantage
 
 
-def test_the_probe_sees_labels_that_follow_the_lengths(settings: Settings, tmp_path: Path) -> None:
+def test_the_probe_sees_labels_that_follow_the_lengths(workspace: Workspace, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     lines = [line(f"{i} " + "x" * (30 if label else 5), f"{i} y", int(label)) for i, label in enumerate(rng.random(3000) < 0.5)]
-    assert probed(settings, tmp_path, lines) > 0.4
+    assert probed(workspace, tmp_path, lines) > 0.4
 
 
-def test_the_probe_sees_labels_that_follow_the_graph(settings: Settings, tmp_path: Path) -> None:
+def test_the_probe_sees_labels_that_follow_the_graph(workspace: Workspace, tmp_path: Path) -> None:
     lines = []
     for i in range(600):
         if i % 2:
             lines += [line(f"{i} a", f"{i} b"), line(f"{i} b", f"{i} c"), line(f"{i} a", f"{i} c")]
         else:
             lines += [line(f"{i} a", f"{i} b", 0), line(f"{i} c", f"{i} d", 0)]
-    assert probed(settings, tmp_path, lines) > 0.3
+    assert probed(workspace, tmp_path, lines) > 0.3
 
 
-def test_the_probe_finds_nothing_where_labels_are_drawn_by_lot(settings: Settings, tmp_path: Path) -> None:
+def test_the_probe_finds_nothing_where_labels_are_drawn_by_lot(workspace: Workspace, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     lines = [line(f"{i} a", f"{i} b", int(label)) for i, label in enumerate(rng.random(6000) < 0.5)]
-    assert abs(probed(settings, tmp_path, lines)) < 0.06
+    assert abs(probed(workspace, tmp_path, lines)) < 0.06
 
 
-def test_the_probe_says_why_it_has_no_figure(store: Store, settings: Settings, tmp_path: Path) -> None:
-    ingest_files(store, [write(tmp_path, [line(f"{i} a", f"{i} b") for i in range(500)])])
-    assert "both labels" in (probe_leaks(take_snapshot(store, settings)).why_not or "")
+def test_the_probe_says_why_it_has_no_figure(workspace: Workspace, tmp_path: Path) -> None:
+    probe = probe_of(workspace, tmp_path, [line(f"{i} a", f"{i} b") for i in range(500)])
+    assert "both labels" in (probe.why_not or "")
 
 
-def test_priors_are_kept_apart_by_source(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_priors_are_kept_apart_by_source(store: Store, workspace: Workspace, tmp_path: Path) -> None:
     ingest_files(store, [write(tmp_path, clump_lines(range(120)))])
-    snapshot = take_snapshot(store, settings)
+    snapshot = take_snapshot(store, workspace.snapshots, workspace.split_rules)
     assert snapshot.train.prior_seed is None
     assert snapshot.train.prior_interaction == snapshot.train.prior
     assert rows(store, "SELECT count(*) FROM pairs WHERE seed") == [(0,)]

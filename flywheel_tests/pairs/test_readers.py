@@ -24,8 +24,9 @@ from flywheel.errors import UnreadableFileError
 from flywheel.pairs.events.lines import MAX_LINE_BYTES, Unreadable
 from flywheel.pairs.events.readers import read_batch
 from flywheel.pairs.ingest import ingest_files
+from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
-from flywheel.settings import Settings
+from flywheel_tests.conftest import examples, verb
 from flywheel_tests.helpers.deliveries import (
     EVERY_SUFFIX,
     GOOD,
@@ -85,7 +86,7 @@ LINES: list[tuple[Record, str | None]] = [
     ({"text_a": "position", "text_b": "zero", "label": "1", "position": 0}, "position"),
     ({"text_a": "other", "text_b": "kind", "label": "1", "kind": "guessed"}, "kind"),
     ({"text_a": "other", "text_b": "type", "label": "1", "type": "like"}, "type is none of"),
-    ({"text_a": "bad", "text_b": "time", "label": "1", "time": "epoch"}, "time is epoch"),
+    ({"text_a": "bad", "text_b": "time", "label": "1", "time": "epoch"}, "not a valid time: epoch"),
     ({"text_a": "the last", "text_b": "line", "label": "1"}, None),
 ]
 
@@ -403,9 +404,9 @@ COLUMNS: dict[str, tuple[str, pa.Array, list[str | None]]] = {
     "times to the nanosecond": ("time", pa.array([1767225600000000001, None], pa.timestamp("ns")), [None, None]),
     "times of an unknown zone": ("time", pa.array([1767225600, None], pa.timestamp("s", "Mars/Phobos")), ["", None]),
     "times that no calendar holds": ("time", pa.array([10**18, 0], pa.timestamp("us")), ["", None]),
-    "dates": ("time", pa.array([date(2026, 1, 1), date(9999, 1, 1)]), [None, "has not come yet"]),
+    "dates": ("time", pa.array([date(2026, 1, 1), date(9999, 1, 1)]), [None, "time is in the future"]),
     "days that no calendar holds": ("time", pa.array([4_000_000, None], pa.int32()).cast(pa.date32()), ["", None]),
-    "times of day": ("time", pa.array([clock(1, 2), None]), ["time is", None]),
+    "times of day": ("time", pa.array([clock(1, 2), None]), ["not a valid time", None]),
     "durations": ("time", pa.array([timedelta(1), None]), ["time", None]),
     "unknown NULs": ("more", pa.array([{"deep": ["a\0"]}, None]), ["NUL", None]),
 }
@@ -514,9 +515,9 @@ COLUMNS_OF_THEIRS = {"text_a": "q1", "text_b": "q2", "label": "dup", "weight": "
 
 
 @pytest.mark.parametrize("suffix", KINDS)
-def test_columns_of_other_names_are_read_as_they_are_mapped(store: Store, settings: Settings, suffix: str) -> None:
+def test_columns_of_other_names_are_read_as_they_are_mapped(store: Store, suffix: str) -> None:
     data = file_of(THEIRS, suffix)
-    taken = take(store, data, f"batch{suffix}", Settings(home=settings.home, columns=COLUMNS_OF_THEIRS))
+    taken = take(store, data, f"batch{suffix}", PairOptions(columns=COLUMNS_OF_THEIRS))
     check(taken, [None, "label is none of"])
     observation = taken.only(1)
     assert (texts(observation), observation["label"]) == ({"this", "that"}, 1)
@@ -524,35 +525,56 @@ def test_columns_of_other_names_are_read_as_they_are_mapped(store: Store, settin
 
 
 @pytest.mark.parametrize("suffix", KINDS)
-def test_lists_in_columns_of_other_names_are_read_too(store: Store, settings: Settings, suffix: str) -> None:
+def test_lists_in_columns_of_other_names_are_read_too(store: Store, suffix: str) -> None:
     data = file_of([{"t": "search", "q": "query", "results": ["one", "two"], "hits": [2]}], suffix)
     mapped = {"type": "t", "query": "q", "shown": "results", "clicked": "hits"}
-    taken = take(store, data, f"batch{suffix}", Settings(home=settings.home, columns=mapped))
+    taken = take(store, data, f"batch{suffix}", PairOptions(columns=mapped))
     assert [each["label"] for each in taken.observations[1]] == [0, 1]
 
 
 @pytest.mark.parametrize("suffix", KINDS)
-def test_two_columns_can_swap_their_names(store: Store, settings: Settings, suffix: str) -> None:
+def test_two_columns_can_swap_their_names(store: Store, suffix: str) -> None:
     data = file_of([{"text_a": "same", "text_b": "right", "label": "left"}], suffix)
-    swapped = Settings(home=settings.home, columns={"text_a": "label", "label": "text_a"})
+    swapped = PairOptions(columns={"text_a": "label", "label": "text_a"})
     taken = take(store, data, f"batch{suffix}", swapped)
     check(taken, [None])
     assert (texts(taken.only(1)), taken.only(1)["label"]) == ({"left", "right"}, 1)
 
 
 @pytest.mark.parametrize("suffix", KINDS)
-def test_a_wrong_mapping_loses_nothing_and_a_right_one_mends_it(store: Store, settings: Settings, suffix: str) -> None:
+def test_a_wrong_mapping_loses_nothing_and_a_right_one_reads_it(store: Store, suffix: str) -> None:
     data = file_of(THEIRS, suffix)
-    wrong = Settings(home=settings.home, columns={**COLUMNS_OF_THEIRS, "text_b": "nowhere"})
+    wrong = PairOptions(columns={**COLUMNS_OF_THEIRS, "text_b": "nowhere"})
     check(take(store, data, f"batch{suffix}", wrong), ["text_b", "text_b"])
-    right = Settings(home=settings.home, columns=COLUMNS_OF_THEIRS)
+    right = PairOptions(columns=COLUMNS_OF_THEIRS)
     check(take(store, data, f"batch{suffix}", right), [None, "label is none of"])
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_table_without_the_mapped_column_is_refused(store: Store, settings: Settings, suffix: str) -> None:
-    nowhere = Settings(home=settings.home, columns={**COLUMNS_OF_THEIRS, "text_a": "nowhere"})
+def test_a_table_without_the_mapped_column_is_refused(store: Store, suffix: str) -> None:
+    nowhere = PairOptions(columns={**COLUMNS_OF_THEIRS, "text_a": "nowhere"})
     assert "neither text_a nor query" in refused(store, file_of(THEIRS, suffix), f"batch{suffix}", nowhere)
+
+
+def test_a_table_of_other_names_is_read_after_doing_what_its_refusal_says(tmp_path: Path) -> None:
+    file, home = tmp_path / "theirs.csv", tmp_path / "home"
+    file.write_bytes(b"q1,q2,dup\nthis,that,same\n")
+    asked = verb("ingest", file, "--home", home)
+    assert asked.returncode == 1
+    sentence = " ".join(asked.stderr.split())
+    assert "say in the home's flywheel.toml, below [pairs], which is which: " in sentence
+    line = sentence.partition("which is which: ")[2].removesuffix(".")
+    for name in ("q1", "q2", "dup"):
+        line = line.replace('"..."', f'"{name}"', 1)
+    (home / "flywheel.toml").write_text(f"[pairs]\n{line}\n")
+    done = verb("ingest", file, "--home", home, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["accepted"] == 1
+
+
+def test_a_mapping_of_a_field_that_no_event_has_is_one_sentence(store: Store) -> None:
+    sentence = refused(store, GOOD, "batch.jsonl", PairOptions(columns={"text": "q1", "label": "dup"}))
+    assert sentence.startswith("Nothing was ingested: pairs.columns names text, which no event has;")
 
 
 # ---- 2. anything at all ----
@@ -574,7 +596,7 @@ def test_every_byte_of_a_text_file_comes_out_once(tmp_path_factory: pytest.TempP
     assert without_mark[0] == without_mark[1]
 
 
-@hypothesis_settings(max_examples=20, deadline=None)
+@hypothesis_settings(max_examples=examples(20), deadline=None)
 @given(data=nasty | st.binary(max_size=80), suffix=st.sampled_from(EVERY_SUFFIX), whole=st.booleans())
 def test_arbitrary_bytes_are_refused_or_accounted_for_and_the_second_time_change_nothing(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str, whole: bool

@@ -19,17 +19,18 @@ from flywheel.pairs.events.starter import starter_lines
 from flywheel.pairs.ingest import ingest, ingest_files
 from flywheel.pairs.snapshots.export import take_snapshot
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
-from flywheel.pairs.snapshots.splits import SplitRules
 from flywheel.pairs.store.components import FROZEN, reassign
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import count_pairs
-from flywheel.settings import Settings, load_settings
+from flywheel.pipeline.workspace import Workspace
+from flywheel_tests.conftest import examples
+from flywheel_tests.helpers.homes import make_workspace, with_options
 from flywheel_tests.pairs.test_ingest import line, rows, write
 
 Edge = tuple[int, int, str, str]
-RULES: dict[str, Any] = {
-    "test_share": 0.3, "calibration_share": 0.25, "interaction_test_share": 0.2, "interaction_calibration_share": 0.2,
-    "max_component_pairs": 6, "min_components": 2,
+SPLITS: dict[str, Any] = {
+    "seed_test_share": 0.3, "seed_calibration_share": 0.25, "interaction_test_share": 0.2,
+    "interaction_calibration_share": 0.2, "max_component_pairs": 6,
 }  # fmt: skip
 
 edges = st.lists(
@@ -42,9 +43,9 @@ edges = st.lists(
 class Graph:
     """A store that is fed edges between numbered questions, batch by batch."""
 
-    def __init__(self, home: Path, **rules: Any) -> None:
-        self.settings = Settings(home=home, **{**RULES, **rules})
-        self.store = Store(self.settings.database)
+    def __init__(self, home: Path, min_components: int = 2, **splits: Any) -> None:
+        self.workspace = make_workspace(home, splits={**SPLITS, **splits}, evaluation={"min_components": min_components})
+        self.store = self.workspace.store
         self._batches = 0
 
     def add(self, edges: Sequence[Edge]) -> None:
@@ -54,7 +55,7 @@ class Graph:
             ingest(self.store, Batch(f"batch {self._batches}", source, "test", json_lines(iter(lines))))  # type: ignore[arg-type]
 
     def snapshot(self, **options: Any) -> Snapshot:
-        return take_snapshot(self.store, self.settings, **options)
+        return take_snapshot(self.store, self.workspace.snapshots, self.workspace.split_rules, **options)
 
     def pairs(self) -> pd.DataFrame:
         with self.store.transaction() as db:
@@ -78,7 +79,7 @@ def by_question(pairs: pd.DataFrame) -> dict[str, set[str]]:
     return found
 
 
-@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(edges, min_size=2, max_size=4))
 def test_no_question_trains_and_tests_whatever_comes_later(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[Edge]]
@@ -103,7 +104,7 @@ def test_no_question_trains_and_tests_whatever_comes_later(
         assert set(pairs.loc[pairs["split"].isin(FROZEN), "kind"]) <= {"explicit"}
 
 
-@hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=edges, second=edges, third=edges)
 def test_batch_by_batch_gives_what_all_at_once_gives(
     tmp_path_factory: pytest.TempPathFactory, first: list[Edge], second: list[Edge], third: list[Edge]
@@ -164,9 +165,9 @@ def test_a_hub_that_every_pair_touches_trains_and_pulls_nothing_with_it(tmp_path
     assert count_pairs(graph.store).embargoed <= 60
 
 
-def test_pairs_wait_while_they_are_too_few_to_be_drawn(store: Store, settings: Settings, tmp_path: Path) -> None:
+def test_pairs_wait_while_they_are_too_few_to_be_drawn(store: Store, workspace: Workspace, tmp_path: Path) -> None:
     ingest_files(store, [write(tmp_path, [line(f"a{i}", f"b{i}") for i in range(100)])])
-    snapshot = take_snapshot(store, settings)
+    snapshot = take_snapshot(store, workspace.snapshots, workspace.split_rules)
     assert (snapshot.test.pairs, snapshot.calibration.pairs) == (0, 0)
     assert count_pairs(store).waiting == 20
 
@@ -215,15 +216,6 @@ def test_a_new_test_version_wants_new_pairs_and_changes_nothing_without_them(tmp
     assert graph.snapshot().test_id == first.test_id
 
 
-def test_a_store_from_before_pairs_were_retired_goes_on(tmp_path: Path) -> None:
-    graph = Graph(tmp_path)
-    graph.add([(2 * i, 2 * i + 1, "seed", "explicit") for i in range(100)])
-    with graph.store.transaction() as db:
-        db.execute("DROP TABLE retired")
-    assert graph.snapshot().test.pairs
-    assert rows(graph.store, "FROM retired") == []
-
-
 def test_a_source_without_new_pairs_calibrates_while_another_tests(tmp_path: Path) -> None:
     graph = Graph(tmp_path)
     graph.add([(2 * i, 2 * i + 1, "seed", "explicit") for i in range(200)])
@@ -238,11 +230,11 @@ def test_a_source_without_new_pairs_calibrates_while_another_tests(tmp_path: Pat
 
 
 @pytest.fixture
-def starter(store: Store, settings: Settings) -> Snapshot:
-    batch = seed_batch(settings)
+def starter(store: Store, workspace: Workspace) -> Snapshot:
+    batch = seed_batch(workspace.settings.pairs)
     assert batch is not None
     ingest(store, batch)
-    return take_snapshot(store, settings)
+    return take_snapshot(store, workspace.snapshots, workspace.split_rules)
 
 
 def test_the_starter_set_keeps_its_promises(starter: Snapshot) -> None:
@@ -266,17 +258,17 @@ def test_the_starter_set_keeps_its_promises(starter: Snapshot) -> None:
 
 
 def test_equal_data_gives_an_equal_snapshot_in_two_homes(starter: Snapshot, tmp_path: Path) -> None:
-    other = load_settings(tmp_path / "other")
-    store = Store(other.database)
-    batch = seed_batch(other)
+    other = make_workspace(tmp_path / "other")
+    store = other.store
+    batch = seed_batch(other.settings.pairs)
     assert batch is not None
     ingest(store, batch)
-    twin = take_snapshot(store, other)
+    twin = take_snapshot(store, other.snapshots, other.split_rules)
     assert (twin.snapshot_id, twin.test_id) == (starter.snapshot_id, starter.test_id)
 
 
 def test_test_and_calibration_stay_frozen_and_what_hangs_on_them_is_embargoed(
-    starter: Snapshot, store: Store, settings: Settings, tmp_path: Path
+    starter: Snapshot, store: Store, workspace: Workspace, tmp_path: Path
 ) -> None:
     tested, trained = (starter.pairs(split)["text_a"].iloc[0] for split in ("test", "train"))
     path = write(tmp_path, [
@@ -286,7 +278,7 @@ def test_test_and_calibration_stay_frozen_and_what_hangs_on_them_is_embargoed(
     ingest_files(store, [path])
     counts = count_pairs(store)
     assert (counts.embargoed, counts.train) == (4, starter.train.pairs + 1)
-    after = take_snapshot(store, settings)
+    after = take_snapshot(store, workspace.snapshots, workspace.split_rules)
     assert after.test_id == starter.test_id
     assert after.snapshot_id != starter.snapshot_id
     pd.testing.assert_frame_equal(after.pairs("test"), starter.pairs("test"))
@@ -304,11 +296,11 @@ def test_a_smaller_size_is_a_prefix_of_a_larger_one(starter: Snapshot, small: in
 
 
 def test_every_prefix_holds_the_set_share_of_interaction_pairs(
-    starter: Snapshot, store: Store, settings: Settings, tmp_path: Path
+    starter: Snapshot, store: Store, workspace: Workspace, tmp_path: Path
 ) -> None:
     trained = unique_texts(starter.pairs("train"))
     ingest_files(store, [write(tmp_path, [line(f"new {i}", trained[i]) for i in range(60)])])
-    snapshot = take_snapshot(store, settings)
+    snapshot = take_snapshot(store, workspace.snapshots, workspace.split_rules)
     pairs = snapshot.training_pairs("200", 0, 0.25)
     assert [(pairs["source"][:n] == "interaction").sum() for n in (4, 40, 200)] == [1, 10, 50]
     assert (snapshot.training_pairs("200", 0, 0.0)["source"] == "seed").all()
@@ -319,20 +311,22 @@ def test_every_prefix_holds_the_set_share_of_interaction_pairs(
 
 
 def test_an_old_interaction_pair_leaves_training_when_a_window_is_set(
-    starter: Snapshot, store: Store, settings: Settings, tmp_path: Path
+    starter: Snapshot, store: Store, workspace: Workspace, tmp_path: Path
 ) -> None:
     trained = unique_texts(starter.pairs("train"))
     ingest_files(store, [write(tmp_path, [
         line("new one", trained[0], time="2026-01-01"), line("new two", trained[1], time="2026-03-01"),
     ])])  # fmt: skip
-    window = settings.model_copy(update={"interaction_window_days": 30})
-    assert take_snapshot(store, window).train.interaction == 1
-    assert take_snapshot(store, settings).train.interaction == 2
+    window = with_options(workspace, splits={"interaction_window_days": 30})
+    assert take_snapshot(store, window.snapshots, window.split_rules).train.interaction == 1
+    assert take_snapshot(store, workspace.snapshots, workspace.split_rules).train.interaction == 2
 
 
 def test_the_rules_follow_the_settings() -> None:
-    rules = SplitRules.of(Settings(home=Path("x"), test_share=0.1, interaction_test_share=0.2))
-    assert (rules.seed.test, rules.interaction.test) == (0.1, 0.2)
+    rules = make_workspace(
+        Path("x"), splits={"seed_test_share": 0.1, "interaction_test_share": 0.2}, evaluation={"min_components": 7}
+    ).split_rules
+    assert (rules.seed.test, rules.interaction.test, rules.min_components) == (0.1, 0.2, 7)
 
 
 def _leaks_nothing(store: Store) -> None:
@@ -357,9 +351,10 @@ def test_four_hundred_thousand_pairs_with_one_giant_component_are_split_and_stay
     edges, labels = np.concatenate([giant, small]), np.concatenate([rng.random(161_716) < 0.88, rng.random(242_574) < 0.36])
     kept = edges[:, 0] != edges[:, 1]
     lines = [line(f"question {a}", f"question {b}", int(c)) for (a, b), c in zip(edges[kept], labels[kept], strict=True)]
-    store, settings = Store(tmp_path / "home" / "flywheel.duckdb"), Settings(home=tmp_path / "home", seed="none")
+    workspace = make_workspace(tmp_path / "home", pairs={"seed_pairs": "none"})
+    store = workspace.store
     ingest(store, Batch("quora", "seed", "quora", json_lines(iter(lines))))
-    snapshot = take_snapshot(store, settings)
+    snapshot = take_snapshot(store, workspace.snapshots, workspace.split_rules)
     assert (snapshot.test.pairs >= 10_000, snapshot.calibration.pairs >= 10_000) == (True, True)
     assert snapshot.shared_questions() == 0
     assert snapshot.train.prior > snapshot.test.prior + 0.1  # type: ignore[operator]
@@ -372,7 +367,7 @@ def test_four_hundred_thousand_pairs_with_one_giant_component_are_split_and_stay
     report = ingest_files(store, [write(tmp_path, later)])[0]
     assert report.embargoed == 100  # what hangs on a tested question, and what hangs on that
     assert rows(store, "SELECT count(*) FROM pairs WHERE split = 'embargoed' AND NOT seed") == [(100,)]
-    assert take_snapshot(store, settings).test_id == snapshot.test_id
+    assert take_snapshot(store, workspace.snapshots, workspace.split_rules).test_id == snapshot.test_id
     _leaks_nothing(store)
 
 

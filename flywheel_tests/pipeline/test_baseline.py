@@ -9,11 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.orchestration import steps
-from flywheel.orchestration.baseline import baseline_status, embed, export_baseline, texts_to_embed
-from flywheel.settings import Settings, load_settings
-from flywheel_tests.conftest import flywheel
+from flywheel.pipeline.baseline import baseline_status, embed, export_baseline, texts_to_embed
+from flywheel.pipeline.evaluation import measure_baseline
+from flywheel.pipeline.ingest import ingest_seed, take_snapshot
+from flywheel.pipeline.workspace import Workspace
+from flywheel_tests.conftest import flywheel, verb
 from flywheel_tests.helpers.endpoint import KEY, Endpoint, tokens_of
+from flywheel_tests.helpers.homes import make_workspace
 
 pytestmark = pytest.mark.usefixtures("plain_environment", "secret_key")
 
@@ -21,9 +23,9 @@ pytestmark = pytest.mark.usefixtures("plain_environment", "secret_key")
 @pytest.fixture(scope="module")
 def snapshot_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("baseline") / "home"
-    settings = load_settings(home)
-    steps.ingest_seed(settings)
-    steps.snapshot(settings)
+    workspace = make_workspace(home)
+    ingest_seed(workspace)
+    take_snapshot(workspace)
     return home
 
 
@@ -32,15 +34,15 @@ def home(snapshot_home: Path, tmp_path: Path) -> Path:
     return shutil.copytree(snapshot_home, tmp_path / "home")
 
 
-def at(endpoint: Endpoint, home: Path) -> Settings:
-    return Settings(home=home, baseline_url=endpoint.url, baseline_dimensions=4, baseline_price=1000)
+def at(endpoint: Endpoint, home: Path) -> Workspace:
+    return make_workspace(home, baseline={"url": endpoint.url, "dimensions": 4, "price": 1000})
 
 
 def say(endpoint: Endpoint, *arguments: str | Path, key: str = KEY) -> subprocess.CompletedProcess[str]:
     """`flywheel baseline ...` on the endpoint, at 1,000 US dollars a million tokens; it never says the key."""
-    finished = flywheel(
-        "baseline", *arguments, OPENAI_API_KEY=key, FLYWHEEL_BASELINE_URL=endpoint.url, FLYWHEEL_BASELINE_DIMENSIONS="4",
-        FLYWHEEL_BASELINE_PRICE="1000",
+    finished = verb(
+        "baseline", *arguments, OPENAI_API_KEY=key, FLYWHEEL_BASELINE__URL=endpoint.url, FLYWHEEL_BASELINE__DIMENSIONS="4",
+        FLYWHEEL_BASELINE__PRICE="1000",
     )  # fmt: skip
     assert KEY not in finished.stdout + finished.stderr
     return finished
@@ -49,7 +51,7 @@ def say(endpoint: Endpoint, *arguments: str | Path, key: str = KEY) -> subproces
 def test_the_verbs_tell_the_price_pay_once_and_carry_the_vectors_to_a_home_without_a_key(
     endpoint: Endpoint, home: Path, snapshot_home: Path, tmp_path: Path
 ) -> None:
-    texts = texts_to_embed(at(endpoint, home), train=False)
+    texts = texts_to_embed(at(endpoint, home).current_snapshot(), train=False)
 
     before = json.loads(say(endpoint, "--home", home, "--json").stdout)
     assert (before["judged"]["cached"], before["judged"]["missing"]) == (0, len(texts))
@@ -66,12 +68,12 @@ def test_the_verbs_tell_the_price_pay_once_and_carry_the_vectors_to_a_home_witho
     requests = len(endpoint.asked)
 
     second = say(endpoint, "embed", "--home", home)
-    assert f"All {len(texts):,} texts were cached; nothing was asked for." in second.stdout
+    assert f"All {len(texts):,} texts were cached; nothing was paid." in second.stdout
     assert len(endpoint.asked) == requests
     shown = say(endpoint, "status", "--home", home, key="").stdout
     assert f"Paid so far: {paid}." in shown
     assert "OPENAI_API_KEY is not set" in shown
-    assert "Next: flywheel leaderboard" in shown
+    assert "Next: flywheel grid, then flywheel leaderboard" in shown
 
     file = tmp_path / "vectors.parquet"
     assert json.loads(say(endpoint, "export", file, "--home", home, "--json", key="").stdout)["vectors"] == len(texts)
@@ -80,30 +82,55 @@ def test_the_verbs_tell_the_price_pay_once_and_carry_the_vectors_to_a_home_witho
     other = shutil.copytree(snapshot_home, tmp_path / "other")
     brought = say(endpoint, "import", file, "--home", other, key="")
     assert f"{len(texts):,} of the file's {len(texts):,} vectors were new" in brought.stdout
-    measured = steps.measure_baseline(at(endpoint, other))
+    measured = measure_baseline(at(endpoint, other), at(endpoint, other).current_snapshot(), pay=False)
     assert measured.is_api
     assert measured.evaluation.variant == "text-embedding-3-small@4"
     assert len(endpoint.asked) == requests
 
 
-def test_a_verb_that_has_to_pay_for_the_baseline_says_first_how_much(endpoint: Endpoint, home: Path) -> None:
-    texts = texts_to_embed(at(endpoint, home), train=False)
-    keys = {"OPENAI_API_KEY": KEY, "FLYWHEEL_BASELINE_URL": endpoint.url, "FLYWHEEL_BASELINE_DIMENSIONS": "4"}
-    finished = flywheel("leaderboard", "--home", home, "--json", **keys)
-    assert f"text-embedding-3-small is paid for {len(texts):,} texts: about" in finished.stderr
-    assert [row["kind"] for row in json.loads(finished.stdout)] == ["baseline", "published"]
-    assert "is paid for" not in flywheel("leaderboard", "--home", home, "--json", **keys).stderr
-    evidence = json.loads(flywheel("evidence", "--home", home, "--json", **keys).stdout)
-    assert (evidence["tone"], evidence["command"]) == ("open", "flywheel grid")
+def test_looking_pays_nothing_and_paying_is_said_by_the_verbs_name(endpoint: Endpoint, home: Path) -> None:
+    keys = {
+        "OPENAI_API_KEY": KEY, "FLYWHEEL_BASELINE__URL": endpoint.url, "FLYWHEEL_BASELINE__DIMENSIONS": "4",
+        "FLYWHEEL_EVALUATION__MIN_COMPONENTS": "2",
+    }  # fmt: skip
+    assert "No model has been evaluated on snapshot" in verb("leaderboard", "--home", home, **keys).stdout
+    unmeasured = verb("evidence", "--home", home, **keys)
+    assert unmeasured.returncode == 1
+    assert "The baseline has not been measured on snapshot" in unmeasured.stderr
+    assert "Run `flywheel grid`" in unmeasured.stderr
+    grid = verb("grid", "--variant", "all-MiniLM-L6-v2@256", "--size", "100", "--home", home, **keys)
+    assert grid.returncode == 0, grid.stderr
+    assert endpoint.asked == []
+    board = json.loads(verb("leaderboard", "--home", home, "--json", **keys).stdout)
+    assert [row["variant"] for row in board if row["kind"] == "baseline"] == ["all-MiniLM-L6-v2@384"]
+    assert verb("evidence", "--home", home, **keys).returncode == 0
+    only_api = {**keys, "FLYWHEEL_BASELINE__SOURCE": "openai"}
+    refused = verb("champion", "promote", "--home", home, **only_api)
+    assert refused.returncode == 1
+    assert (
+        "have no vector of text-embedding-3-small yet. Set OPENAI_API_KEY and run `flywheel baseline embed`" in refused.stderr
+    )
+    assert endpoint.asked == []
+
+    paid = json.loads(verb("baseline", "embed", "--home", home, "--json", **keys).stdout)
+    asked = len(endpoint.asked)
+    assert asked
+    board = json.loads(verb("leaderboard", "--home", home, "--json", **keys).stdout)
+    api = [row for row in board if row["variant"] == "text-embedding-3-small@4"]
+    assert [(row["kind"], row["error"]) for row in api] == [("baseline", paid["error"])]
+    evidence = json.loads(verb("evidence", "--home", home, "--json", **keys).stdout)
     assert KEY not in Path(evidence["file"]).read_text()
+    assert verb("champion", "promote", "--home", home, **only_api).returncode == 0
+    assert len(endpoint.asked) == asked
 
 
 def test_train_is_embedded_when_asked_for(endpoint: Endpoint, home: Path) -> None:
-    settings = at(endpoint, home)
-    judged, all_texts = texts_to_embed(settings, train=False), texts_to_embed(settings, train=True)
+    workspace = at(endpoint, home)
+    snapshot = workspace.current_snapshot()
+    judged, all_texts = texts_to_embed(snapshot, train=False), texts_to_embed(snapshot, train=True)
     finished = say(endpoint, "embed", "--home", home, "--train", "--json")
     assert json.loads(finished.stdout)["paid"] == {"texts": len(all_texts), "tokens": tokens_of(all_texts), "uncounted": 0}
-    found = baseline_status(settings)
+    found = baseline_status(workspace, snapshot)
     assert (found.judged.missing, found.train.missing) == (0, 0)
     assert (found.judged.cached, found.train.cached) == (len(judged), len(all_texts) - len(judged))
 
@@ -111,9 +138,7 @@ def test_train_is_embedded_when_asked_for(endpoint: Endpoint, home: Path) -> Non
 def test_without_a_snapshot_the_next_verb_is_named(endpoint: Endpoint, tmp_path: Path) -> None:
     finished = say(endpoint, "embed", "--home", tmp_path / "new")
     assert finished.returncode == 1
-    assert "run `flywheel snapshot`" in finished.stderr
-    with pytest.raises(FlywheelError, match="run `flywheel snapshot`"):
-        baseline_status(at(endpoint, tmp_path / "new"))
+    assert "Run `flywheel snapshot`" in finished.stderr
 
 
 def test_without_a_key_the_price_is_told_and_nothing_is_asked_for(endpoint: Endpoint, home: Path) -> None:
@@ -137,11 +162,11 @@ def test_a_file_for_another_model_is_refused(
     endpoint: Endpoint, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    settings, file = at(endpoint, home), tmp_path / "vectors.parquet"
+    workspace, file = at(endpoint, home), tmp_path / "vectors.parquet"
     with pytest.raises(FlywheelError, match="flywheel baseline embed"):
-        export_baseline(settings, file)
-    assert embed(settings, ["a", "b"]).texts == 2
-    assert export_baseline(settings, file) == 2
+        export_baseline(workspace, file)
+    assert embed(workspace, ["a", "b"]).texts == 2
+    assert export_baseline(workspace, file) == 2
     elsewhere = flywheel("baseline", "import", file, "--home", tmp_path / "new")
     assert elsewhere.returncode == 1
     assert "the settings ask for text-embedding-3-small at 1536 dimensions from openai" in elsewhere.stderr

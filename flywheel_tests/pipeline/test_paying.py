@@ -115,7 +115,7 @@ def test_a_damaged_shard_is_paid_for_again_alone_and_the_ledger_stays(endpoint: 
 FILLER = """
 import os, sys
 from pathlib import Path
-from flywheel.models.api import ApiVectors
+from flywheel.models.api.vectors import ApiVectors
 ApiVectors("text-embedding-3-small", 4, sys.argv[1], os.environ["OPENAI_API_KEY"], Path(sys.argv[2])).fill(
     str(number) for number in range(int(sys.argv[3]))
 )

@@ -16,31 +16,33 @@ import pandas as pd
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation import statistics
 from flywheel.evaluation.evaluate import SCORES
+from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import pair_metrics
+from flywheel.evaluation.paired import alpha_for
 from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder
 from flywheel.evaluation.retrieval import Retrieval
-from flywheel.evaluation.statistics import ErrorParts
+from flywheel.evaluation.statistics import ErrorParts, reason_no_verdict
 from flywheel.evidence.sections import decision_section
-from flywheel.registry import champions
+from flywheel.registry import decisions
 from flywheel.registry.champions import Champion, Entry, Registry, Verdict
-from flywheel.registry.decisions import Rules, alpha_left, choose_challenger, judge, spending
+from flywheel.registry.decisions import alpha_left, choose_challenger, count_decisions, judge, spending
+from flywheel.registry.options import PromotionOptions
+from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import ScoreFit
 
 SPAWN = multiprocessing.get_context("spawn")
-RULES = Rules(max_broken_share=0.1, max_retrieval_loss=0.005)
+RULES = PromotionOptions(max_broken_share=0.1, max_retrieval_loss=0.005)
 pair = np.arange(300)
 component = pair // 3
 NAMES = {"kind": "tuned", "variant": "all-MiniLM-L6-v2@256", "size": "400", "recipe": "head", "snapshot_id": "s1"}
-FIGURES = {"calibration_error": 0.1, "retrieval": Retrieval(0.8, 0.9, 50), "components": 100, "slices": (), "rough": False}
+FIGURES = {"calibration_set_error": 0.1, "retrieval": Retrieval(0.8, 0.9, 50), "components": 100, "slices": (), "rough": False}
 FIGURES |= {"parts": ErrorParts(0.1, 0.0, 0.0), "terms": Terms(40)}
 FIGURES |= dict.fromkeys(
     [
         "interval",
-        "calibrated_interval",
+        "own_labels",
         "no_verdict",
-        "own_note",
         "contamination",
         "train_seconds",
         "random_seed",
@@ -56,12 +58,7 @@ def model(home: Path, name: str, wrong: np.ndarray, at: float = 0.5, first_pair:
     metrics = pair_metrics(test, pair % 2, test >= at, np.where(test >= at, 0.9, 0.1))
     fit = ScoreFit((0.0, 1.0), at, 0.1, 0.5, 0.0, 1.0, at)
     given = {"record_id": name, "test_id": "t1", "metrics": metrics, "train_pairs": 400}
-    given |= {
-        "threshold": at,
-        "fits": {"seed": fit, "interaction": fit},
-        "error": metrics.error,
-        "calibrated_error": metrics.error,
-    }
+    given |= {"rule": DecisionRule(fit, fit), "error": metrics.error}
     record = Evaluation(**{**NAMES, **FIGURES, **given, **fields})
     folder = evaluation_folder(home / "evaluations", record.test_id, name)
     folder.mkdir(parents=True)
@@ -82,7 +79,7 @@ def registry(home: Path) -> Registry:
 
 
 def ask(home: Path, challenger: Evaluation, reference: Evaluation) -> tuple[Entry, bool]:
-    return registry(home).decide(challenger, reference, home / "evaluations", RULES)
+    return decisions.decide(registry(home), challenger, reference, home / "evaluations", RULES)
 
 
 def decide(home: Path, challenger: Evaluation, reference: Evaluation) -> Verdict:
@@ -105,8 +102,8 @@ def dynasty(home: Path, length: int) -> list[Evaluation]:
 
 
 def test_challenger_has_the_lowest_calibration_error_even_when_another_is_better_on_test(tmp_path: Path) -> None:
-    modest, brilliant = step(tmp_path, 1, calibration_error=0.10), step(tmp_path, 5, calibration_error=0.11)
-    untuned = step(tmp_path, 2, "untuned", kind="untuned", calibration_error=0.01)
+    modest, brilliant = step(tmp_path, 1, calibration_set_error=0.10), step(tmp_path, 5, calibration_set_error=0.11)
+    untuned = step(tmp_path, 2, "untuned", kind="untuned", calibration_set_error=0.01)
     assert choose_challenger([brilliant, untuned, modest]) == modest
     narrow = step(tmp_path, 1, "z", variant="all-MiniLM-L6-v2@64", train_pairs=1600)
     assert choose_challenger([modest, narrow]) == narrow
@@ -114,20 +111,27 @@ def test_challenger_has_the_lowest_calibration_error_even_when_another_is_better
         choose_challenger([untuned])
 
 
-def test_a_champion_names_the_threshold_of_each_source_where_they_differ(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("interaction", "sentence"),
+    [
+        (0.7, "pairs, threshold 0.7000."),
+        (0.9, "threshold 0.9000 for interaction pairs and 0.7000 for seed pairs, each judged at its own."),
+    ],
+)
+def test_a_champion_names_the_threshold_of_each_source_where_they_differ(
+    tmp_path: Path, interaction: float, sentence: str
+) -> None:
     winner = step(tmp_path, 2, at=0.7)
-    decide(tmp_path, winner, step(tmp_path, 0, kind="baseline"))
+    rule = replace(winner.rule, interaction=replace(winner.rule.interaction, threshold=interaction))
+    decide(tmp_path, replace(winner, rule=rule), step(tmp_path, 0, kind="baseline"))
     [entry] = registry(tmp_path).history()
-    champion = entry.champion
-    assert (champion.threshold, champion.seed_threshold) == (0.7, 0.7)
-    assert "pairs, threshold 0.7000." in decision_section(entry, entry, False).blocks[0].text
-    moved = replace(entry, champion=replace(champion, threshold=0.9))
-    said = "threshold 0.9000 for interaction pairs and 0.7000 for seed pairs, each judged at its own."
-    assert said in decision_section(entry, moved, False).blocks[0].text
+    assert entry.champion == registry(tmp_path).champion()
+    assert (entry.champion.threshold, entry.champion.seed_threshold) == (interaction, 0.7)
+    assert sentence in decision_section(entry, entry, False).blocks[0].text
 
 
 def test_clear_winner_is_promoted_with_pointer_and_history(tmp_path: Path) -> None:
-    winner = step(tmp_path, 2, at=0.7, calibrated_interval=statistics.Interval(0.1, 0.3))
+    winner = step(tmp_path, 2, at=0.7, interval=Interval(0.1, 0.3))
     verdict = decide(tmp_path, winner, step(tmp_path, 0, kind="baseline", at=0.2))
     assert verdict.difference == pytest.approx(-24 / 300)
     assert verdict.ci_low < verdict.difference < verdict.ci_high < 0
@@ -171,17 +175,17 @@ def test_alpha_falls_with_each_decision_on_a_test_and_starts_again_on_other_pair
         drawn = {"test_id": test, "first_pair": first_pair[test]}
         reference = model(tmp_path, f"base of {name}", pair < 18, kind="baseline", **drawn)
         verdicts.append(decide(tmp_path, model(tmp_path, name, pair < errors, **drawn), reference))
-    assert [verdict.alpha for verdict in verdicts] == [statistics.alpha_for(k) for k in (1, 2, 3, 1)]
+    assert [verdict.alpha for verdict in verdicts] == [alpha_for(k) for k in (1, 2, 3, 1)]
     assert [verdict.p_value for verdict in verdicts[1:]] == pytest.approx([2**-6] * 3)
     assert [verdict.promoted for verdict in verdicts] == [False, False, False, True]
 
 
 def test_decisions_on_a_test_of_which_nothing_is_left_count_on(tmp_path: Path) -> None:
     decide(tmp_path, step(tmp_path, 0, "worse"), model(tmp_path, "base", pair < 18, kind="baseline"))
-    assert registry(tmp_path).spent("t1", tmp_path / "evaluations") == 1
-    assert registry(tmp_path).spent("t2", tmp_path / "evaluations") == 0
+    assert count_decisions(registry(tmp_path), "t1", tmp_path / "evaluations") == 1
+    assert count_decisions(registry(tmp_path), "t2", tmp_path / "evaluations") == 0
     shutil.rmtree(tmp_path / "evaluations" / "t1")
-    assert registry(tmp_path).spent("t2", tmp_path / "evaluations") == 1
+    assert count_decisions(registry(tmp_path), "t2", tmp_path / "evaluations") == 1
 
 
 def test_a_verdict_says_what_it_could_have_found_and_on_how_much(tmp_path: Path) -> None:
@@ -192,16 +196,18 @@ def test_a_verdict_says_what_it_could_have_found_and_on_how_much(tmp_path: Path)
     assert verdict.detectable == pytest.approx((1.874 + 0.842) * error, rel=1e-3)
 
 
-def test_a_history_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "figure"),
+    [("verdict", "detectable"), ("verdict", "components"), ("verdict", "pairs"), ("champion", "seed_threshold")],
+)
+def test_an_entry_that_lacks_a_figure_is_damaged_and_the_figure_named(tmp_path: Path, part: str, figure: str) -> None:
     dynasty(tmp_path, 1)
     [file] = (tmp_path / "registry" / "history").glob("*.json")
     entry = json.loads(file.read_text())
-    for later in ("detectable", "components", "pairs"):
-        del entry["verdict"][later]
+    del entry[part][figure]
     file.write_text(json.dumps(entry))
-    verdict = registry(tmp_path).history()[0].verdict
-    assert (verdict.detectable, verdict.components, verdict.pairs) == (None, None, None)
-    assert "Decision 1 on pairs of this test set" in spending(verdict)
+    with pytest.raises(FlywheelError, match=rf"is damaged \({part}\.{figure}: Field required\)\. Put a copy of it back\."):
+        registry(tmp_path).history()
 
 
 @pytest.mark.parametrize(
@@ -215,17 +221,17 @@ def test_a_damaged_entry_is_named_and_the_pointer_is_not_blamed(tmp_path: Path, 
     file.write_text(text[: text.index(old)] if not new else text.replace(old, new))
     challenger = step(tmp_path, 2)
     for reads in (registry(tmp_path).history, registry(tmp_path).current, lambda: ask(tmp_path, challenger, champion)):
-        with pytest.raises(FlywheelError, match=r"Put a copy of it back; without one, move .* begins a new history") as caught:
+        with pytest.raises(FlywheelError, match=r"Put a copy of it back\. Without one, move .* begins a new history") as caught:
             reads()
-        assert str(caught.value).startswith(f"{file} is damaged (")
+        assert str(caught.value).startswith(f"{file} is damaged, or another version of flywheel wrote it (")
         assert "champion.json" not in str(caught.value)
 
 
 def test_alpha_that_is_left_is_what_all_later_decisions_may_spend() -> None:
     assert alpha_left(0) == pytest.approx(0.05)
-    for decisions in (1, 3, 52):
-        later = sum(statistics.alpha_for(k) for k in range(decisions + 1, 100_000))
-        assert alpha_left(decisions) == pytest.approx(later, abs=1e-6)
+    for made in (1, 3, 52):
+        later = sum(alpha_for(k) for k in range(made + 1, 100_000))
+        assert alpha_left(made) == pytest.approx(later, abs=1e-6)
 
 
 def test_spending_is_told_in_percent_and_a_fresh_test_advised_when_little_is_left(tmp_path: Path) -> None:
@@ -253,7 +259,7 @@ def test_the_same_two_are_judged_once_and_a_rolled_back_winner_stays_out(tmp_pat
 
 
 def test_refused_without_a_trace_where_no_verdict_is_possible(tmp_path: Path) -> None:
-    api, few = step(tmp_path, 0, kind="baseline"), statistics.why_no_verdict(pair % 39)
+    api, few = step(tmp_path, 0, kind="baseline"), reason_no_verdict(pair % 39)
     with pytest.raises(FlywheelError, match=r"t2.*t1"):
         ask(tmp_path, step(tmp_path, 3, test_id="t2"), api)
     with pytest.raises(FlywheelError, match="39 components are fewer than the 40"):
@@ -319,6 +325,7 @@ def compete(home: Path, rivals: list[Evaluation], models: dict[str | None, Evalu
         registry(home).rollback(1)
 
 
+@pytest.mark.slow
 def test_many_processes_leave_consecutive_numbers_and_a_valid_pointer(tmp_path: Path) -> None:
     rivals = [step(tmp_path, better, name) for better in (1, 2) for name in "abcd"]
     models = {None: step(tmp_path, 0, kind="baseline"), **{rival.record_id: rival for rival in rivals}}
@@ -342,11 +349,11 @@ def test_many_processes_leave_consecutive_numbers_and_a_valid_pointer(tmp_path: 
 def test_at_most_5_lives_in_100_see_a_false_promotion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes: dict[str, pd.DataFrame] = {}
     # From memory, because thousands of verdicts would spend most of their time on files.
-    monkeypatch.setattr(champions, "decisions", lambda _, record: outcomes[record.record_id])
+    monkeypatch.setattr(decisions, "decisions", lambda _, record: outcomes[record.record_id])
     champion, challenger = (step(tmp_path, 0, name) for name in ("champion", "challenger"))
     # Up to a twentieth of all pairs in one component; a model errs in few components, and there often.
     ids = np.repeat(np.arange(60), np.clip(60 // np.arange(1, 61), 1, 8))
-    assert statistics.why_no_verdict(ids) is None
+    assert reason_no_verdict(ids) is None
     rng, lives = np.random.default_rng(0), 300
 
     def draw(model: Evaluation) -> None:
@@ -356,7 +363,9 @@ def test_at_most_5_lives_in_100_see_a_false_promotion(tmp_path: Path, monkeypatc
         draw(champion)
         for decision in range(1, 11):
             draw(challenger)
-            if judge(challenger, champion, tmp_path, Rules(1, 1), decision, False).promoted:
+            if judge(
+                challenger, champion, tmp_path, PromotionOptions(max_broken_share=1, max_retrieval_loss=1), decision, False
+            ).promoted:
                 return True
         return False
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.head import Head, untuned_head
-from flywheel.training.head import PairFeatures, folds_by_component, own_components, train_head
+from flywheel.training.head import PairFeatures, folds_by_component, own_components, train_head, train_heads, train_with_folds
 from flywheel.training.job import HeadRecipe
 from flywheel.training.progress import Progress, Trained, ignore_progress
 from flywheel_tests.helpers.clumps import clump_pairs, embed, six_texts
 
 # Steps long enough for pairs as few as these.
-BRISK = HeadRecipe(learning_rate=3e-3)
+BRISK = HeadRecipe(learning_rate=7.5e-3)
 WIDTH = CATALOGUE["all-MiniLM-L6-v2"].width
 
 
@@ -55,12 +55,67 @@ def test_training_separates_unseen_duplicates_from_siblings_and_repeats_bit_for_
     assert gap(head, unseen) > 1.2 * gap(start, unseen)
     last = heard[-1]
     assert isinstance(last, Trained)
-    assert (last.done, last.of, last.seconds_left) == (200, 200, 0)  # 600 pairs in batches of 64, twenty times
+    assert (last.done, last.of, last.seconds_left) == (80, 80, 0)  # 600 pairs in 10 batches, eight times
     assert last.loss > 0
     again = train_head(start, seen, BRISK, 0, ignore_progress)
     assert np.array_equal(head.weight, again.weight)
     assert np.array_equal(head.bias, again.bias)
     assert not np.array_equal(head.weight, train_head(start, seen, BRISK, 1, ignore_progress).weight)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 8])
+def test_heads_trained_together_are_what_each_is_alone(cores: int) -> None:
+    import torch
+
+    pairs = clump_pairs(range(20))
+    start = untuned_head(pairs.features, 32)
+    random = np.random.default_rng(0)
+    rows = [np.sort(random.permutation(len(pairs.labels))[:count]) for count in (300, 240, 65, 64, 1)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        together = train_heads(start, pairs, rows, HeadRecipe(), 0, ignore_progress)
+    finally:
+        torch.set_num_threads(threads)
+    alone = [train_heads(start, pairs, [some], HeadRecipe(), 0, ignore_progress)[0] for some in rows]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(pairs.scores(one), pairs.scores(other), atol=1e-4)
+        assert np.abs(one.weight - start.weight).mean() > 0.005
+
+
+def test_a_head_with_folds_is_the_head_without_and_repeats_bit_for_bit() -> None:
+    pairs = clump_pairs(range(20))
+    start = untuned_head(pairs.features, 32)
+    head, scores = train_with_folds(start, pairs, HeadRecipe(), 0, ignore_progress)
+    again, same_scores = train_with_folds(start, pairs, HeadRecipe(), 0, ignore_progress)
+    assert np.array_equal(head.weight, again.weight)
+    assert np.array_equal(scores, same_scores)
+    only = train_head(start, pairs, HeadRecipe(), 0, ignore_progress)
+    np.testing.assert_allclose(pairs.scores(head), pairs.scores(only), atol=1e-4)
+
+
+def test_the_score_of_a_pair_out_of_fold_does_not_depend_on_the_labels_of_its_fold() -> None:
+    pairs = clump_pairs(range(20))
+    start = untuned_head(pairs.features, 32)
+    for _, held_out in folds_by_component(pairs.components):
+        labels = pairs.labels.copy()
+        labels[held_out] = 1 - labels[held_out]
+        _, scores = train_with_folds(start, pairs, HeadRecipe(), 0, ignore_progress)
+        _, flipped = train_with_folds(start, replace(pairs, labels=labels), HeadRecipe(), 0, ignore_progress)
+        others = np.setdiff1d(np.arange(len(labels)), held_out)
+        assert np.array_equal(scores[held_out], flipped[held_out])
+        assert np.abs(scores[others] - flipped[others]).max() > 0.01  # the folds that train on them do see them
+
+
+def test_features_that_are_nothing_everywhere_keep_their_weights_and_change_nothing_else() -> None:
+    pairs = clump_pairs(range(8))
+    start = untuned_head(pairs.features, 16)
+    wide = replace(pairs, features=np.concatenate([np.zeros_like(pairs.features), pairs.features], axis=1))
+    extra = np.random.default_rng(0).normal(size=start.weight.shape).astype(np.float32)
+    head = train_head(Head(np.concatenate([extra, start.weight], axis=1), start.bias), wide, HeadRecipe(), 0, ignore_progress)
+    assert np.array_equal(head.weight[:, :WIDTH], extra)
+    narrow = train_head(start, pairs, HeadRecipe(), 0, ignore_progress)
+    np.testing.assert_allclose(head.weight[:, WIDTH:], narrow.weight, atol=1e-4)
 
 
 def test_the_weight_of_a_pair_is_how_much_it_teaches() -> None:
@@ -83,6 +138,8 @@ def test_a_loss_that_is_no_number_is_an_error_that_says_what_to_do() -> None:
     broken = replace(pairs, features=np.full_like(pairs.features, np.nan))
     with pytest.raises(FlywheelError, match="loss is nan at step 0: lower the learning rate"):
         train_head(untuned_head(pairs.features, 16), broken, HeadRecipe(), 0, ignore_progress)
+    with pytest.raises(FlywheelError, match="loss is nan at step 0: lower the learning rate"):
+        train_with_folds(untuned_head(pairs.features, 16), broken, HeadRecipe(), 0, ignore_progress)
 
 
 def test_vectors_that_are_all_one_point_are_an_error() -> None:
@@ -90,6 +147,8 @@ def test_vectors_that_are_all_one_point_are_an_error() -> None:
     constant = Head(np.zeros((16, WIDTH), np.float32), np.ones(16, np.float32))
     with pytest.raises(FlywheelError, match="collapsed to one point"):
         train_head(constant, pairs, HeadRecipe(learning_rate=1e-12), 0, ignore_progress)
+    with pytest.raises(FlywheelError, match="collapsed to one point"):
+        train_with_folds(constant, pairs, HeadRecipe(learning_rate=1e-12), 0, ignore_progress)
 
 
 def test_one_question_on_the_left_of_every_pair_is_no_collapse() -> None:
@@ -124,6 +183,23 @@ def test_texts_of_one_component_are_never_each_others_negatives() -> None:
     assert with_cell(4, 3) == loss  # neither is a duplicate's text
     assert ranking_loss(logits, torch.zeros(5), ones, component) == 0
     assert ranking_loss(logits, label, 0.5 * ones, component) == pytest.approx(0.5 * loss)
+
+
+def test_pairs_of_weight_0_change_no_loss_and_heads_are_lost_side_by_side() -> None:
+    import torch
+
+    from flywheel.training.losses import PairLoss
+
+    random = torch.Generator().manual_seed(0)
+    left, right = torch.randn(2, 7, 8, generator=random), torch.randn(2, 7, 8, generator=random)
+    labels, weights = torch.tensor([1.0, 0, 1, 0, 1, 1, 0]), torch.tensor([1.0, 0.5, 2, 1, 1, 0, 0])
+    components = torch.arange(7)
+    fits = [[(10.0, -5.0), (8.0, -3.0)], [(6.0, -2.0), (7.0, -4.0)]]
+    both = PairLoss(fits, (8, 4), 0.5, 20.0)(left, right, *(v.expand(2, 7) for v in (labels, weights, components)))
+    for head in range(2):
+        one = PairLoss(fits[head], (8, 4), 0.5, 20.0)
+        loss = one(left[head, :5], right[head, :5], labels[:5], weights[:5], components[:5])
+        assert both[head].item() == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_the_ranking_weight_makes_duplicates_outrank_other_clumps_texts() -> None:

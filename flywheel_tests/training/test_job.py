@@ -18,7 +18,7 @@ OTHERS = [
         {"head": replace(JOB.head, **{name: getattr(JOB.head, name) * 2})}
         for name in ("epochs", "batch_size", "ranking_weight", "min_steps")
     ),
-    *({"tuning": TUNING["top"]}, {"dims": (256, 384)}, {"version": 0}),
+    *({"tuning": TUNING["top"]}, {"dims": (256, 384)}, {"target_prior": 0.4}, {"version": 0}),
 ]
 
 
@@ -62,12 +62,13 @@ GARBAGE = {
     "rate in words": json.dumps(SPEC | {"head": {"learning_rate": "fast"}}),
     **{f"rate {rate}": json.dumps(SPEC | {"head": {"learning_rate": rate}}) for rate in (float("nan"), 0, -1, 2)},
     "share of two": json.dumps(SPEC | {"interaction_share": 2}),
+    **{f"prior {prior}": json.dumps(SPEC | {"target_prior": prior}) for prior in (0, 1, -0.5, "0.4", float("nan"))},
 }
 
 
 @pytest.mark.parametrize("text", GARBAGE.values(), ids=GARBAGE)
 def test_what_is_no_spec_is_refused_in_one_line(text: str | bytes) -> None:
-    with pytest.raises(FlywheelError, match=r"not a training job|is not a size|no recipe|out of range") as caught:
+    with pytest.raises(FlywheelError, match=r"not a training job|is not a size|Unknown recipe|out of range") as caught:
         TrainingJob.from_json(text)
     assert "\n" not in str(caught.value)
 
@@ -78,11 +79,12 @@ def test_a_spec_of_layers_survives_json() -> None:
     assert job.tuning == TUNING["top"]
 
 
-def test_jobs_that_differ_in_their_dimension_alone_share_their_layers() -> None:
+@pytest.mark.parametrize("change", [{"variant": "all-MiniLM-L6-v2@256"}, {"target_prior": 0.4}], ids=str)
+def test_jobs_that_differ_in_their_dimension_or_decision_rule_alone_share_their_layers(change: dict[str, Any]) -> None:
     wide = TrainingJob.from_json(json.dumps(LAYERS))
-    narrow = replace(wide, variant="all-MiniLM-L6-v2@256")
-    assert wide.job_id != narrow.job_id
-    assert wide.tuning_id == narrow.tuning_id
+    other = replace(wide, **change)
+    assert wide.job_id != other.job_id
+    assert wide.tuning_id == other.tuning_id
     assert replace(wide, random_seed=1).tuning_id != wide.tuning_id
 
 
@@ -96,5 +98,5 @@ def test_settings_change_fields_of_a_recipe_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("changes", [{"rate": 1}, {"learning_rate": -1.0}, {"epochs": 0}, {"lora_rank": 1.5}])
 def test_a_wrong_field_of_a_recipe_is_named(changes: dict[str, float]) -> None:
-    with pytest.raises(FlywheelError, match=rf"The setting recipes\.full is wrong: {next(iter(changes))}"):
+    with pytest.raises(FlywheelError, match=rf"The setting training\.recipes\.full is invalid: {next(iter(changes))}"):
         tuning_recipe("full", changes)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
+import yaml
 
 from flywheel.errors import FlywheelError
 from flywheel.models.folder import read_head, served_difference
@@ -23,22 +23,24 @@ from flywheel.models.vectors import Vectors
 from flywheel.pairs.events.seeds import STARTER
 from flywheel.pairs.events.starter import starter_lines
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
-from flywheel.settings import Settings
+from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.training.job import HeadRecipe, TrainingJob
 from flywheel.training.model import TrainedModel
-from flywheel.training.progress import Encoded, Event, Failure, Progress, Result, Trained, from_line, ignore_progress
+from flywheel.training.progress import Encoded, Progress, Trained, ignore_progress
+from flywheel.training.starts import pair_scores
 from flywheel.training.train import train
 from flywheel_tests.helpers.clumps import MINILM, World, clump_world, take_world
+from flywheel_tests.helpers.homes import make_workspace
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return clump_world(tmp_path_factory.mktemp("world"), clumps=30, min_components=5)
+    return clump_world(tmp_path_factory.mktemp("world"), clumps=30, evaluation={"min_components": 5})
 
 
 @pytest.fixture(scope="module")
 def model(world: World) -> TrainedModel:
-    return train(world.job(), world.snapshot, world.vectors, world.settings.models, ignore_progress)
+    return train(world.job(), world.snapshot, world.vectors, world.workspace.home.models, ignore_progress)
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -65,34 +67,59 @@ def test_equal_jobs_give_equal_folders_without_ever_opening_test(world: World, m
 def test_the_folder_says_what_it_is_and_holds_no_pickle(world: World, model: TrainedModel) -> None:
     record = json.loads((model.folder / "flywheel.json").read_text())
     assert TrainingJob.from_json(json.dumps(record["job"])) == world.job()
-    assert record["threshold"] == model.fit.threshold
+    assert DecisionRule.from_json(record["decision_rule"]) == model.rule
     assert {"torch", "sentence-transformers", "transformers", "numpy"} <= record["versions"].keys()
     assert (model.train_pairs, record["calibration_pairs"]) == (100, world.snapshot.calibration.pairs)
     modules = json.loads((model.folder / "modules.json").read_text())
     assert [module["path"] for module in modules] == ["", "1_Pooling", "2_Dense", "3_Normalize"]
     assert all((model.folder / module["path"]).is_dir() for module in modules)
     card = (model.folder / "README.md").read_text()
-    assert "base_model: sentence-transformers/all-MiniLM-L6-v2\nlicense: apache-2.0\n" in card
-    assert f"{model.fit.threshold:.4f}" in card
+    assert yaml.safe_load(card.split("---\n")[1]) == {
+        "base_model": "sentence-transformers/all-MiniLM-L6-v2", "library_name": "sentence-transformers",
+        "license": "apache-2.0", "pipeline_tag": "sentence-similarity",
+    }  # fmt: skip
+    assert f"{model.rule.threshold:.4f}" in card
     weights = {str(f.relative_to(model.folder)) for f in model.folder.rglob("*") if f.stat().st_size > 1_000_000}
     assert weights == {"model.safetensors"}
     assert {f.suffix for f in model.folder.rglob("*") if f.is_file()} <= {".safetensors", ".json", ".txt", ".md", ".parquet"}
 
 
+def test_a_share_of_duplicates_moves_the_rule_that_folder_and_card_carry_and_no_weight(
+    world: World, model: TrainedModel, tmp_path: Path
+) -> None:
+    moved = train(world.job(target_prior=0.1), world.snapshot, world.vectors, tmp_path, ignore_progress)
+    for mine, theirs in zip(read_head(moved.folder), read_head(model.folder), strict=True):
+        assert np.array_equal(mine, theirs)
+    assert moved.rule.seed == model.rule.seed == model.rule.interaction
+    assert moved.rule.threshold > model.rule.threshold + 0.01  # a tenth of duplicates, where calibration has two fifths
+    assert TrainedModel.load(moved.folder).rule == moved.rule
+    calibration = world.snapshot.pairs("calibration")
+    scores, sources = pair_scores(Head(*read_head(moved.folder)), world.vectors, calibration), calibration["source"].to_numpy()
+    wrong = moved.rule.decide(scores, sources) != calibration["label"].to_numpy()
+    assert moved.calibration_set_error == wrong.mean()
+    card, usual = ((each.folder / "README.md").read_text() for each in (moved, model))
+    assert f"at least **{moved.rule.threshold:.4f}**. For seed pairs the threshold is {moved.rule.seed.threshold:.4f}." in card
+    assert "moved to 10.0 % of duplicates" in card
+    assert "For seed pairs" not in usual
+    assert "moved to" not in usual
+
+
 def test_own_scores_are_out_of_fold(model: TrainedModel, world: World) -> None:
-    own = pd.read_parquet(model.folder / "own_scores.parquet")
+    out_of_fold = model.out_of_fold()
+    assert out_of_fold is not None
+    own = out_of_fold.pairs
+    assert out_of_fold.fit == model.out_of_fold_fit
     pairs = world.snapshot.training_pairs("100", 0, 0.0)
     head = Head(*read_head(model.folder))
     left, right = (head.apply(world.vectors.features(list(pairs[text]))) for text in ("text_a", "text_b"))
     assert list(own["label"]) == list(pairs["label"])
-    assert model.own_fit is not None
     seen = (left * right).sum(1)
     same = (pairs["label"] == 1).to_numpy()
     assert seen[same].mean() - seen[~same].mean() > own["score"][same].mean() - own["score"][~same].mean()
 
 
 def test_base_weights_lie_on_disk_once(model: TrainedModel, world: World) -> None:
-    other = train(world.job(random_seed=1), world.snapshot, world.vectors, world.settings.models, ignore_progress)
+    other = train(world.job(random_seed=1), world.snapshot, world.vectors, world.workspace.home.models, ignore_progress)
     both = [folder / "model.safetensors" for folder in (model.folder, other.folder)]
     assert os.path.samefile(*both)
     assert (model.folder / "2_Dense" / "model.safetensors").stat().st_nlink == 1
@@ -110,11 +137,11 @@ def test_pickles_beside_the_base_weights_stay_behind(world: World, model: Traine
 
 def test_a_finished_job_is_reused_and_nothing_is_encoded(world: World, model: TrainedModel, tmp_path: Path) -> None:
     empty = Vectors(MINILM, tmp_path, {}, "gone")
-    again = train(world.job(), world.snapshot, empty, world.settings.models, ignore_progress)
+    again = train(world.job(), world.snapshot, empty, world.workspace.home.models, ignore_progress)
     assert again == replace(model, reused=True)
     assert not model.reused
     with pytest.raises(FlywheelError, match="no device 'gone'"):
-        train(world.job(random_seed=7), world.snapshot, empty, world.settings.models, ignore_progress)
+        train(world.job(random_seed=7), world.snapshot, empty, world.workspace.home.models, ignore_progress)
 
 
 def test_of_two_at_once_one_trains_and_the_other_finds_its_model(world: World, tmp_path: Path) -> None:
@@ -128,7 +155,7 @@ def test_a_training_that_breaks_off_leaves_no_model_and_the_next_one_succeeds(wo
         if isinstance(event, Trained):
             raise KeyboardInterrupt
 
-    models, cache = tmp_path / "models", shutil.copytree(world.settings.cache, tmp_path / "cache")
+    models, cache = tmp_path / "models", shutil.copytree(world.workspace.home.cache, tmp_path / "cache")
     shared = cache / "weights" / world.vectors.weights_id / "model.safetensors"
     shared.unlink()
     shared.mkdir()  # the weights can be neither linked nor copied, so that writing the folder fails half way
@@ -154,87 +181,43 @@ def test_a_size_beyond_the_data_is_refused_with_both_numbers(world: World, tmp_p
 
 def test_a_few_pairs_train_without_a_threshold_of_their_own(world: World, tmp_path: Path) -> None:
     small = train(world.job(size="3"), world.snapshot, world.vectors, tmp_path, ignore_progress)
-    assert (small.train_pairs, small.own_fit) == (3, None)
+    assert (small.train_pairs, small.out_of_fold_fit, small.out_of_fold()) == (3, None, None)
 
 
 def test_no_calibration_split_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     few = clump_world(tmp_path, clumps=3)
     with pytest.raises(FlywheelError, match=r"no calibration split yet.*Ingest more pairs"):
-        train(few.job(), few.snapshot, few.vectors, few.settings.models, ignore_progress)
+        train(few.job(), few.snapshot, few.vectors, few.workspace.home.models, ignore_progress)
 
 
-@pytest.mark.parametrize("damage", [None, "{", "{}", "[]", '{"job": {}}'])
-def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, damage: str | None) -> None:
-    if damage is not None:
-        (tmp_path / "flywheel.json").write_text(damage)
-    with pytest.raises(FlywheelError, match=r"no model of flywheel|not a training job"):
+def test_a_folder_without_a_record_is_not_a_model(tmp_path: Path) -> None:
+    with pytest.raises(FlywheelError, match=rf"{tmp_path} is not a model folder of flywheel\. Train the model"):
         TrainedModel.load(tmp_path)
 
 
-def run_job(job: TrainingJob, world: World, output: Path | str) -> subprocess.CompletedProcess[str]:
-    spec = world.settings.home / f"{job.job_id}.json"
-    spec.write_text(job.to_json())
-    where = [spec, world.snapshot.folder, output, world.settings.cache]
-    return subprocess.run(
-        [sys.executable, "-m", "flywheel.training", *map(str, where)], capture_output=True, text=True, check=False,
-        env={**os.environ, "FLYWHEEL_HOME": str(world.settings.home), "FLYWHEEL_DEVICE": world.settings.device},
-    )  # fmt: skip
+@pytest.mark.parametrize("change", ["{", "{}", "[]", '{"job": {}}', '{"decision_rule": {}}', '{"out_of_fold_fit": 1}'])
+def test_a_damaged_record_is_named_with_what_to_do(model: TrainedModel, tmp_path: Path, change: str) -> None:
+    record = json.loads((model.folder / "flywheel.json").read_text())
+    changed = json.dumps(record | json.loads(change)) if ":" in change else change
+    (tmp_path / "flywheel.json").write_text(changed)
+    with pytest.raises(FlywheelError, match=rf"{tmp_path}/flywheel\.json is damaged, or .* Delete the folder and train"):
+        TrainedModel.load(tmp_path)
 
 
-def told(done: subprocess.CompletedProcess[str]) -> list[Event]:
-    return [from_line(line) for line in done.stdout.splitlines()]
-
-
-def test_the_command_line_makes_the_same_folder(world: World, model: TrainedModel, tmp_path: Path) -> None:
-    done = run_job(world.job(), world, tmp_path / "models")
-    assert done.returncode == 0, done.stderr
-    *progress, result = told(done)
-    assert isinstance(result, Result)
-    assert all(isinstance(event, Trained) for event in progress)
-    assert [event.of for event in progress] == [200] * 100
-    assert result.model == str(tmp_path / "models" / world.job().job_id)
-    assert (result.threshold, result.calibration_error) == (model.fit.threshold, model.calibration_error)
-    assert not result.reused
-    assert contents(Path(result.model)) == contents(model.folder)
-
-
-def test_an_output_at_a_uri_is_whole_or_no_model_and_a_finished_one_is_reused(
-    world: World, model: TrainedModel, tmp_path: Path
-) -> None:
-    output, job = f"file://{tmp_path}/shared", world.job()
-    there = tmp_path / "shared" / job.job_id
-    (there / "modules.json").mkdir(parents=True)  # so that the upload stops half way
-    failed = run_job(job, world, output)
-    assert failed.returncode == 1
-    assert (there / "README.md").exists()
-    assert not (there / "flywheel.json").exists()
-    (there / "modules.json").rmdir()
-    done, again = run_job(job, world, output), run_job(job, elsewhere(world, tmp_path), output)
-    assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
-    assert contents(there) == contents(model.folder)
-    (first,), (second,) = ([event for event in told(run) if isinstance(event, Result)] for run in (done, again))
-    assert first.model == second.model == f"{output}/{job.job_id}"
-    assert replace(first, reused=True) == second
-    assert len(told(again)) == 1
-
-
-def elsewhere(world: World, empty: Path) -> World:
-    """The world on a machine that has neither its models nor its cache."""
-    return replace(world, settings=world.settings.model_copy(update={"home": empty}))
-
-
-def test_the_command_line_refuses_another_snapshot_in_one_sentence(world: World, tmp_path: Path) -> None:
-    done = run_job(world.job(snapshot_id="other"), world, tmp_path / "models")
-    sentence = f"The job names snapshot other, but {world.snapshot.folder} is {world.snapshot.snapshot_id}."
-    assert (done.returncode, told(done), done.stderr) == (1, [Failure(sentence)], f"{sentence}\n")
-    assert not (tmp_path / "models").exists()
+@pytest.mark.parametrize("content", [None, b"PAR1"])
+def test_damaged_scores_are_named_with_what_to_do(model: TrainedModel, tmp_path: Path, content: bytes | None) -> None:
+    (tmp_path / "flywheel.json").write_bytes((model.folder / "flywheel.json").read_bytes())
+    if content is not None:
+        (tmp_path / "own_scores.parquet").write_bytes(content)
+    with pytest.raises(FlywheelError, match=rf"{tmp_path}/own_scores\.parquet is damaged .* Delete its folder and train"):
+        TrainedModel.load(tmp_path).out_of_fold()
 
 
 @pytest.fixture(scope="module")
 def starter(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A few of the starter set's clumps, with the real encoder and nothing cached."""
-    settings = Settings(home=tmp_path_factory.mktemp("starter"), device="cpu", min_components=2)
-    return take_world(settings, list(starter_lines(STARTER / "questions.csv"))[-6 * 48 :])
+    workspace = make_workspace(tmp_path_factory.mktemp("starter"), models={"device": "cpu"}, evaluation={"min_components": 2})
+    return take_world(workspace, list(starter_lines(STARTER / "questions.csv"))[-6 * 48 :])
 
 
 SERVE = """
@@ -249,7 +232,7 @@ json.dump([model.get_embedding_dimension(), vectors.tolist()], open(sys.argv[2],
 
 def test_the_folder_serves_the_evaluated_vectors_without_flywheel(starter: World, tmp_path: Path) -> None:
     heard: list[Progress] = []
-    model = train(starter.job(size="20"), starter.snapshot, starter.vectors, starter.settings.models, heard.append)
+    model = train(starter.job(size="20"), starter.snapshot, starter.vectors, starter.workspace.home.models, heard.append)
     needed = len(unique_texts(starter.snapshot.pairs("train"), starter.snapshot.pairs("calibration")))
     assert [event for event in heard if isinstance(event, Encoded)][-1] == Encoded(needed, needed)
 
@@ -273,7 +256,7 @@ class QuickVectors(Vectors):
     """Vectors whose encoder is quick and knows nothing."""
 
     @property
-    def _encoder(self) -> Any:
+    def loaded(self) -> Any:
         return None
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.evaluation.evaluate import evaluate, tuned_subject, untuned_subject
-from flywheel.evaluation.records import Evaluation, Terms
+from flywheel.evaluation.evaluate import tuned_subject, untuned_subject
+from flywheel.evaluation.records import Evaluation
 from flywheel.models.api.vectors import ApiVectors
 from flywheel.models.catalogue import Variant
 from flywheel.pairs.snapshots.snapshot import unique_texts
@@ -20,7 +20,7 @@ MINIMUM = 20
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return clump_world(tmp_path_factory.mktemp("world"), clumps=300, min_components=MINIMUM)
+    return clump_world(tmp_path_factory.mktemp("world"), clumps=300, evaluation={"min_components": MINIMUM})
 
 
 def api(folder: Path) -> ApiVectors:
@@ -37,23 +37,23 @@ def paid(world: World, folder: Path, *splits: str) -> ApiVectors:
 
 def head_on(vectors: ApiVectors, world: World, size: str, recipe: HeadRecipe | None = None) -> Evaluation | None:
     job = world.job(size=size, head=recipe or HeadRecipe())
-    return evaluate_head_on_api(vectors, job, world.snapshot, world.settings.evaluations, Terms(MINIMUM), ignore_progress)
+    return evaluate_head_on_api(world.workspace, vectors, job, world.snapshot)
 
 
 @pytest.mark.parametrize("size", ["400", "1700"])
 def test_a_head_on_the_apis_vectors_gains_what_ours_gains_on_the_same_vectors(world: World, tmp_path: Path, size: str) -> None:
     vectors = paid(world, tmp_path, "train", "calibration", "test")
     untuned = untuned_subject(Variant.parse("all-MiniLM-L6-v2@32"), world.snapshot, world.vectors)
-    start, _ = evaluate(untuned, world.snapshot, world.settings.evaluations, Terms(MINIMUM))
-    model = train(world.job(size=size), world.snapshot, world.vectors, world.settings.models, ignore_progress)
-    ours, _ = evaluate(tuned_subject(model, world.vectors), world.snapshot, world.settings.evaluations, Terms(MINIMUM))
+    start = world.workspace.evaluate(untuned, world.snapshot)
+    model = train(world.job(size=size), world.snapshot, world.vectors, world.workspace.home.models, ignore_progress)
+    ours = world.workspace.evaluate(tuned_subject(model, world.vectors), world.snapshot)
     head = head_on(vectors, world, size)
     assert head is not None
-    assert head.calibrated_error < start.calibrated_error
-    assert head.calibrated_error == pytest.approx(ours.calibrated_error, abs=0.05)
+    assert head.error < start.error
+    assert head.error == pytest.approx(ours.error, abs=0.05)
     assert (head.kind, head.variant, head.size, head.recipe) == ("baseline", "text-embedding-3-small@32", size, "head")
     assert head.train_pairs == int(size)
-    assert (head.threshold == head.calibrated_threshold) == (int(size) > 1600)
+    assert (head.own_labels is None) == (int(size) > 1600)
     assert head.name == f"text-embedding-3-small@32 baseline + head | {size}"
 
 
