@@ -37,22 +37,23 @@ def main() -> None:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    with quora_home(arguments.quora, arguments.home) as (settings, snapshot):
-        model, place = CATALOGUE[arguments.base], resolve_device(settings.device)
+    with quora_home(arguments.quora, arguments.home) as (workspace, snapshot):
+        models, model = workspace.settings.models, CATALOGUE[arguments.base]
+        place = resolve_device(models.device)
         calibration, test = (snapshot.pairs(split).head(arguments.pairs) for split in ("calibration", "test"))
         texts = unique_texts(calibration, test)
         with quiet_transformers():
-            folder = str(locate_weights(model, settings.model_paths))
+            folder = str(locate_weights(model, models.paths))
             plain = SentenceTransformer(folder, device=place, local_files_only=True)
-        dtype = working_dtype(settings.device)
-        ours = load_encoder(model, settings.model_paths, settings.device).to(getattr(torch, dtype))
+        dtype = working_dtype(models.device)
+        ours = load_encoder(model, models.paths, models.device).to(getattr(torch, dtype))
         part = PARTS.index(model.pooling) * model.width
         sides: dict[str, Encode] = {
             "plain": lambda some: plain.encode(some, show_progress_bar=False),
             "flywheel": lambda some: pooled(ours, some)[:, part : part + model.width],
         }
         print(
-            f"{arguments.base} on {machine(settings.device)}; {len(texts):,} texts, {arguments.rounds} rounds, {dtype}\n",
+            f"{arguments.base} on {machine(models.device)}; {len(texts):,} texts, {arguments.rounds} rounds, {dtype}\n",
             flush=True,
         )
         vectors, seconds = take_turns(sides, texts, arguments.rounds)

@@ -32,11 +32,11 @@ from flywheel.files import write_json
 from flywheel.models.catalogue import Variant
 from flywheel.models.encoder import resolve_device
 from flywheel.models.vectors import Vectors
-from flywheel.orchestration import steps
-from flywheel.orchestration.partitions import GRID_DIMENSIONS
 from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.pipeline.training import training_job
+from flywheel.pipeline.workspace import Workspace
 from flywheel.scoring.thresholds import fit_scores
-from flywheel.settings import Settings
+from flywheel.training.job import GRID_DIMENSIONS, Cell
 from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Encoded, Progress
 from flywheel.training.train import train
@@ -52,9 +52,9 @@ def main() -> None:
     parser.add_argument("--eval-pairs", type=int, default=2_000, help="test pairs that the timed evaluation encodes")
     parser.add_argument("--out", type=Path, default=Path("experiment.json"), help="where results are kept")
     arguments = parser.parse_args()
-    with quora_home(arguments.quora, arguments.home) as (settings, snapshot):
-        bench = Bench(settings, snapshot, arguments.base, arguments.eval_pairs)
-        done = Done.open(arguments.out, bench.name, machine(settings.device))
+    with quora_home(arguments.quora, arguments.home) as (workspace, snapshot):
+        bench = Bench(workspace, snapshot, arguments.base, arguments.eval_pairs)
+        done = Done.open(arguments.out, bench.name, machine(workspace.settings.models.device))
         print(f"{arguments.base} on {done.machine}; snapshot {snapshot.snapshot_id}\n", flush=True)
         timed = arguments.sizes if arguments.timed is None else arguments.timed
         time_flywheel(bench, done, arguments.sizes)
@@ -64,14 +64,14 @@ def main() -> None:
         components = bench.test["component"].to_numpy()
         print(cost_table(done.results, bench.dims, timed, arguments.eval_pairs))
         print(error_table(done.results, bench.dims, arguments.sizes, arguments.redraws, components))
-        print(plan_table(snapshot, 0, settings.interaction_share))
+        print(plan_table(snapshot, 0, workspace.settings.training.interaction_share))
 
 
 @dataclass(frozen=True)
 class Bench:
     """What is compared on what."""
 
-    settings: Settings
+    workspace: Workspace
     snapshot: Snapshot
     base: str
     eval_pairs: int
@@ -89,18 +89,18 @@ class Bench:
     @property
     def device(self) -> str:
         """Where encoders run."""
-        return resolve_device(self.settings.device)
+        return resolve_device(self.workspace.settings.models.device)
 
     @property
     def folder(self) -> Path:
         """Where the cache and the models of this benchmark lie, apart from the home's own."""
-        return self.settings.home / "benchmark"
+        return self.workspace.home.root / "benchmark"
 
     @cached_property
     def vectors(self) -> Vectors:
         """flywheel's cached vectors."""
         model = Variant(self.base, self.dims[0]).model
-        return Vectors(model, self.folder / "cache", self.settings.model_paths, self.settings.device)
+        return Vectors.of(model, self.folder / "cache", self.workspace.settings.models)
 
     @cached_property
     def states(self) -> dict[str, np.ndarray]:
@@ -125,12 +125,12 @@ class Bench:
 
     def pairs(self, size: int, redraw: int) -> pd.DataFrame:
         """The training pairs of a cell."""
-        return self.snapshot.training_pairs(str(size), redraw, self.settings.interaction_share)
+        return self.snapshot.training_pairs(str(size), redraw, self.workspace.settings.training.interaction_share)
 
     def train(self, size: int, dim: int, redraw: int, listener: Any) -> TrainedModel:
         """flywheel's model of a cell."""
-        settings = self.settings.model_copy(update={"random_seed": redraw})
-        job = steps.training_job(settings, self.snapshot, Variant(self.base, dim), str(size), "head")
+        drawn = self.workspace.with_options("training", random_seed=redraw)
+        job = training_job(drawn, self.snapshot, Cell(Variant(self.base, dim), str(size)), "head")
         return train(job, self.snapshot, self.vectors, self.folder / "models", listener)
 
 
@@ -180,7 +180,7 @@ def time_flywheel(bench: Bench, done: Done, sizes: Sequence[int]) -> None:
         tested = bench.test.head(bench.eval_pairs)
         before = bench.vectors.missing(distinct(tested))
         scores = cosines(tuned_subject(model, bench.vectors).embed, tested)
-        error = float(((scores >= model.fit.threshold) != tested["label"]).mean())
+        error = float(wrong_decisions(model, scores, tested).mean())
         seconds = time.perf_counter() - started
         figures[name] = {"seconds": seconds, "sentences": max(counted, default=0) + before, "error": error}
     done.put(**figures)
@@ -211,8 +211,13 @@ def measure_redraw(bench: Bench, done: Done, redraw: int, sizes: Sequence[int]) 
             if f"flywheel {redraw} {size}@{dim}" not in done.results:
                 model = bench.train(size, dim, redraw, lambda event: None)
                 scores = cosines(tuned_subject(model, bench.vectors).embed, bench.test)
-                wrong = (scores >= model.fit.threshold) != bench.test["label"].to_numpy()
+                wrong = wrong_decisions(model, scores, bench.test)
                 done.put(**{f"flywheel {redraw} {size}@{dim}": {"wrong": packed(wrong)}})
+
+
+def wrong_decisions(model: TrainedModel, scores: np.ndarray, pairs: pd.DataFrame) -> np.ndarray:
+    """Which pairs (n,) the model's decision rule decides wrongly."""
+    return np.asarray(model.rule.decide(scores, pairs["source"].to_numpy()) != pairs["label"].to_numpy())
 
 
 def original_errors(bench: Bench, heads: Sequence[TanhHead], pairs: pd.DataFrame) -> dict[str, Any]:

@@ -26,12 +26,12 @@ from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
 from flywheel.models.encoder import quiet_transformers, resolve_device
 from flywheel.models.head import Head
-from flywheel.models.vectors import Vectors, vectors_of
-from flywheel.orchestration import steps
+from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.pipeline.training import training_job
+from flywheel.pipeline.workspace import Workspace
 from flywheel.scoring.thresholds import fit_scores
-from flywheel.settings import Settings
-from flywheel.training.job import TrainingJob
+from flywheel.training.job import Cell, TrainingJob
 from flywheel.training.progress import Progress, Trained
 from flywheel.training.starts import untuned_start
 from flywheel.training.train import train
@@ -76,24 +76,26 @@ def main() -> None:
     parser.add_argument("--eval-pairs", type=int, default=2_000, help="pairs of calibration and of test, each")
     arguments = parser.parse_args()
     variant = Variant(arguments.base, arguments.dim)
-    with quora_home(arguments.quora, arguments.home) as (settings, snapshot), tempfile.TemporaryDirectory() as scratch:
-        print(f"{variant} on {machine(settings.device)}; {arguments.size:,} pairs, {arguments.epochs} epochs\n", flush=True)
-        vectors = vectors_of(variant.model, settings)
+    with quora_home(arguments.quora, arguments.home) as (workspace, snapshot), tempfile.TemporaryDirectory() as scratch:
+        options = workspace.settings
+        on, size = machine(options.models.device), arguments.size
+        print(f"{variant} on {on}; {size:,} pairs, {arguments.epochs} epochs\n", flush=True)
+        vectors = workspace.vectors(variant.model)
         start = untuned_start(snapshot, vectors, arguments.dim)
-        pairs = snapshot.training_pairs(str(arguments.size), 0, settings.interaction_share)
-        device = resolve_device(settings.device)
+        pairs = snapshot.training_pairs(str(size), 0, options.training.interaction_share)
+        device = resolve_device(options.models.device)
         trials = [run_plain(vectors.weights, start, pairs, arguments.epochs, arguments.batch_size, device, Path(scratch))]
         try:
-            job = our_job(settings, snapshot, variant, arguments)
+            job = our_job(workspace, snapshot, variant, arguments)
             trials.append(run_flywheel(job, snapshot, vectors, Path(scratch)))
         except FlywheelError as error:
             print(f"flywheel did not train: {error}\n")
         print(table(trials, snapshot, arguments.eval_pairs, device))
 
 
-def our_job(settings: Settings, snapshot: Snapshot, variant: Variant, arguments: argparse.Namespace) -> TrainingJob:
+def our_job(workspace: Workspace, snapshot: Snapshot, variant: Variant, arguments: argparse.Namespace) -> TrainingJob:
     """flywheel's job with the epochs and the batch size of the other side; the recipe's own values for the rest."""
-    job = steps.training_job(settings, snapshot, variant, str(arguments.size), arguments.recipe)
+    job = training_job(workspace, snapshot, Cell(variant, str(arguments.size)), arguments.recipe)
     assert job.tuning is not None
     tuning = replace(job.tuning, epochs=arguments.epochs, min_steps=1, batch_size=arguments.batch_size)
     return replace(job, tuning=tuning, dims=(variant.dim,))

@@ -22,11 +22,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 from flywheel.evaluation.retrieval import retrieval
 from flywheel.models.catalogue import Variant
 from flywheel.models.head import Head
-from flywheel.models.vectors import Vectors, vectors_of
+from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.scoring.thresholds import fit_scores
 from flywheel.training.gate import reason_not_better
-from flywheel.training.head import PairFeatures, out_of_fold_scores, train_head
+from flywheel.training.head import PairFeatures, train_head, train_with_folds
 from flywheel.training.job import HeadRecipe, count_epochs
 from flywheel.training.losses import logistic_fit, ranking_loss
 from flywheel.training.progress import ignore_progress
@@ -64,9 +64,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     variant = Variant(arguments.base, arguments.dim)
-    with quora_home(arguments.quora, arguments.home) as (settings, snapshot):
-        vectors = vectors_of(variant.model, settings)
-        print(f"{variant} on {machine(settings.device)}; {arguments.redraws} redraws\n", flush=True)
+    with quora_home(arguments.quora, arguments.home) as (workspace, snapshot):
+        vectors = workspace.vectors(variant.model)
+        print(f"{variant} on {machine(workspace.settings.models.device)}; {arguments.redraws} redraws\n", flush=True)
         study(snapshot, vectors, arguments.dim, arguments.sizes, arguments.redraws)
         gate(snapshot, vectors, arguments.dim, arguments.gate_sizes, arguments.gate_redraws)
 
@@ -79,18 +79,20 @@ def study(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], 
     recipes = {
         **{
             f"own pooling, rate {rate:g}": partial(product, own, own_scale, replace(DEFAULT, learning_rate=rate))
-            for rate in (5e-4, 1e-3)
+            for rate in (1.25e-3, 2.5e-3)
         },
         **{
             f"rate {rate:g}": partial(product, start, scale, replace(DEFAULT, learning_rate=rate))
-            for rate in (3e-4, 5e-4, 1e-3)
+            for rate in (7.5e-4, 1.25e-3, 2.5e-3)
         },
         **{
             f"ranking {weight:g}": partial(product, start, scale, replace(DEFAULT, ranking_weight=weight))
             for weight in (0.0, 0.3, 3.0)
         },
         "at least 1 step": partial(product, start, scale, replace(DEFAULT, min_steps=1)),
-        "20 epochs, rate 3e-4": partial(product, start, scale, replace(DEFAULT, learning_rate=3e-4, epochs=20)),
+        "10 epochs and at least 200 steps, rate 5e-4": partial(
+            product, start, scale, replace(DEFAULT, learning_rate=5e-4, epochs=10, min_steps=200)
+        ),
         "CoSENT": partial(other, start, scale, "cosent", 0),
         "logistic from scale 10": partial(other, start, scale, "unfitted", 0),
         "hidden layer of 512": partial(other, start, scale, "logistic", 512),
@@ -98,8 +100,8 @@ def study(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], 
     print(row("head", *(f"{size:,} pairs: calibration, test error, MRR@10" for size in sizes)))
     print(row("---", *("---:" for _ in sizes)))
     for name, embed in (
-        ("untuned", own.on_scaled(own_scale).apply),
-        ("mean, max and CLS, untrained", start.on_scaled(scale).apply),
+        ("untuned", own.fold_scale(own_scale).apply),
+        ("mean, max and CLS, untrained", start.fold_scale(scale).apply),
     ):
         print(row(name, *[cell([judged(embed, splits, True)])] * len(sizes)), flush=True)
     for name, make in recipes.items():
@@ -110,15 +112,15 @@ def study(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], 
                 pairs = snapshot.training_pairs(str(size), redraw, 0.0)
                 found.append(judged(make(pairs, vectors, redraw), splits, redraw == 0))
             cells.append(cell(found))
-        print(row(name + (" (default)" if name == "rate 0.0005" else ""), *cells), flush=True)
+        print(row(name + (" (default)" if name == "rate 0.00125" else ""), *cells), flush=True)
 
 
 def gate(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], redraws: int) -> None:
     """What ships where the gate lets a trained head through only when it is better out of fold than its start."""
-    start, scale = choose_start(snapshot, vectors, dim, snapshot.pairs("calibration"))
+    start, scale = choose_start(snapshot, vectors, dim)
     own, own_scale = start_from_pooling(snapshot, vectors, dim)
     splits = {name: frozen(snapshot.pairs(name), vectors) for name in ("calibration", "test")}
-    untuned, kept_error = (judged(h.on_scaled(by).apply, splits, False)[1] for h, by in ((own, own_scale), (start, scale)))
+    untuned, kept_error = (judged(h.fold_scale(by).apply, splits, False)[1] for h, by in ((own, own_scale), (start, scale)))
     print(f"\nWith the gate, {redraws} redraws; test error untuned {untuned:.2f} %, of the chosen start {kept_error:.2f} %.\n")
     print(row("pairs", "test error, always trained", "test error, what ships", "spread", "trained heads shipped", "seconds"))
     print(row(*["---:"] * 6))
@@ -127,10 +129,9 @@ def gate(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], r
         for redraw in range(redraws):
             pairs = snapshot.training_pairs(str(size), redraw, 0.0)
             training = pair_features(pairs, vectors, scale)
-            scores = out_of_fold_scores(start, training, DEFAULT, redraw)
+            head, scores = train_with_folds(start, training, DEFAULT, redraw, ignore_progress)
             kept = reason_not_better(scores, training.scores(start), training.labels, training.components)
-            head = train_head(start, training, DEFAULT, redraw, ignore_progress)
-            trained.append(judged(head.on_scaled(scale).apply, splits, False)[1])
+            trained.append(judged(head.fold_scale(scale).apply, splits, False)[1])
             shipped.append(trained[-1] if kept is None else kept_error)
             through += kept is None
         seconds = (time.perf_counter() - began) / redraws
@@ -175,7 +176,7 @@ def cell(found: list[tuple[float, float, float]]) -> str:
 def product(start: Head, scale: np.ndarray, recipe: HeadRecipe, pairs: pd.DataFrame, vectors: Vectors, redraw: int) -> Embed:
     """What the product trains."""
     training = pair_features(pairs, vectors, scale)
-    return train_head(start, training, recipe, redraw, ignore_progress).on_scaled(scale).apply
+    return train_head(start, training, recipe, redraw, ignore_progress).fold_scale(scale).apply
 
 
 def other(start: Head, scale: np.ndarray, loss: str, hidden: int, pairs: pd.DataFrame, vectors: Vectors, redraw: int) -> Embed:

@@ -69,7 +69,8 @@ def child(name: str, file: Path, home: Path) -> dict[str, Any]:
 def measure(what: Callable[[Path, Path], None], file: Path, home: Path) -> dict[str, float]:
     """Wall-clock seconds of one call, imports done before, and the process's peak resident memory in MiB."""
     import flywheel.pairs.ingest
-    import flywheel.pairs.snapshots  # noqa: F401
+    import flywheel.pairs.snapshots.export
+    import flywheel.pairs.store.ducklake  # noqa: F401
 
     home.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -89,32 +90,37 @@ def floor(file: Path, home: Path) -> None:
 
 def ingest(file: Path, home: Path) -> None:
     """What `flywheel ingest` does."""
+    from flywheel.home import Home
     from flywheel.pairs.ingest import ingest_files
+    from flywheel.pairs.options import StorageOptions
     from flywheel.pairs.store.ducklake import open_store
-    from flywheel.settings import Settings
 
-    settings = Settings(home=home, seed="none")
-    report = ingest_files(open_store(settings), [file], settings)[0]
+    report = ingest_files(open_store(Home(home), StorageOptions()), [file])[0]
     assert report.accepted + report.duplicates + report.quarantined == report.lines
 
 
 def new(file: Path, home: Path) -> None:
     """How many training pairs are new?"""
+    from flywheel.home import Home
+    from flywheel.pairs.options import StorageOptions
     from flywheel.pairs.store.ducklake import open_store
     from flywheel.pairs.store.new_pairs import new_pairs
-    from flywheel.settings import Settings
 
-    assert new_pairs(open_store(Settings(home=home))).new > 0
+    assert new_pairs(open_store(Home(home), StorageOptions())).new > 0
 
 
 def snapshot(file: Path, home: Path) -> None:
     """Draw, freeze and export."""
+    from flywheel.evaluation.options import EvaluationOptions
+    from flywheel.home import Home
+    from flywheel.pairs.options import SplitOptions, StorageOptions
     from flywheel.pairs.snapshots.export import take_snapshot
+    from flywheel.pairs.snapshots.folder import Snapshots
+    from flywheel.pairs.snapshots.splits import SplitRules
     from flywheel.pairs.store.ducklake import open_store
-    from flywheel.settings import Settings
 
-    settings = Settings(home=home, seed="none")
-    take_snapshot(open_store(settings), settings)
+    rules = SplitRules.of(SplitOptions(), EvaluationOptions().min_components)
+    take_snapshot(open_store(Home(home), StorageOptions()), Snapshots(Home(home).snapshots), rules)
 
 
 def seconds(figure: dict[str, float]) -> str:

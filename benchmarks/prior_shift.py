@@ -17,7 +17,8 @@ from quora import row
 from flywheel.evaluation.evaluate import SCORES
 from flywheel.evaluation.records import evaluation_folder
 from flywheel.evaluation.statistics import error_rate
-from flywheel.orchestration import steps
+from flywheel.pipeline.evaluation import leaderboard
+from flywheel.pipeline.workspace import Workspace
 from flywheel.scoring.thresholds import fit_scores
 from flywheel.settings import load_settings
 
@@ -29,11 +30,11 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.5, help="share of duplicates to thin to")
     parser.add_argument("--redraws", type=int, default=20)
     arguments = parser.parse_args()
-    settings = load_settings(arguments.home)
+    workspace = Workspace(load_settings(arguments.home))
     print(row("model", "test pairs", "threshold as fitted", "moved", "fitted on thinned pairs"))
     print(row("---", "---:", "---:", "---:", "---:"))
-    for record in steps.leaderboard(settings).rows:
-        scores = pd.read_parquet(evaluation_folder(settings.evaluations, record.test_id, record.record_id) / SCORES)
+    for record in leaderboard(workspace, workspace.current_snapshot()).rows:
+        scores = pd.read_parquet(evaluation_folder(workspace.home.evaluations, record.test_id, record.record_id) / SCORES)
         splits = {name: scores[scores["split"] == name] for name in ("calibration", "test")}
         errors, pairs = measure(splits["calibration"], splits["test"], arguments.target, arguments.redraws)
         told = (f"{mean:.2f} % ({spread:.2f})" for mean, spread in zip(100 * errors.mean(0), 100 * errors.std(0), strict=True))

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from flywheel.models.encoder import resolve_device
-from flywheel.orchestration import steps
 from flywheel.pairs.snapshots.snapshot import Snapshot
-from flywheel.settings import Settings
+from flywheel.pipeline.ingest import ingest_seed, take_snapshot
+from flywheel.pipeline.workspace import Workspace
+from flywheel.settings import load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def quora_home(quora: Path, home: Path | None) -> Iterator[tuple[Settings, Snapshot]]:
+def quora_home(quora: Path, home: Path | None) -> Iterator[tuple[Workspace, Snapshot]]:
     """A home that holds the pairs, and a snapshot of it."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
-        settings = Settings(home=home or Path(temporary), seed="quora", quora_path=quora)
-        steps.ingest_seed(settings)
-        yield settings, steps.snapshot(settings)
+        opened = Workspace(load_settings(home or Path(temporary)))
+        workspace = opened.with_options("pairs", seed_pairs="quora", quora_path=quora)
+        ingest_seed(workspace)
+        yield workspace, take_snapshot(workspace)
 
 
 def machine(device: str) -> str:
