@@ -174,17 +174,17 @@ def advice(curve: LearningCurve, worth: float) -> Advice:
     """
     gain = curve.next_doubling
     low, high = 100 * gain.interval.low, 100 * gain.interval.high
-    said = (
+    sentence = (
         f"Twice the pairs ({gain.then:,} instead of {gain.now:,}) would lower the error by about "
         f"{100 * gain.estimate:.1f} points (95 % {low:.1f} to {high:.1f})"
     )
     if gain.interval.high < worth:
-        return Advice("stop collecting", f"{said}, less than the {100 * worth:g} that are worth it: stop collecting.")
+        return Advice("stop collecting", f"{sentence}, less than the {100 * worth:g} that are worth it: stop collecting.")
     if gain.interval.low >= _PRINTS_AS_ZERO and gain.estimate >= worth:
-        return Advice("collect more", f"{said}: collect more.")
+        return Advice("collect more", f"{sentence}: collect more.")
     return Advice(
         "unclear",
-        f"{said}: the band is too wide to say whether it reaches the {100 * worth:g} that are worth it; "
+        f"{sentence}: the band is too wide to say whether it reaches the {100 * worth:g} that are worth it; "
         "measure more sizes or a larger test set.",
     )
 

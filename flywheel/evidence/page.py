@@ -1,4 +1,4 @@
-"""A page as data: said once, shown as HTML, as Markdown in the Dagster UI, and as text on the terminal."""
+"""A page as data: built once, shown as HTML, as Markdown in the Dagster UI, and as text on the terminal."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

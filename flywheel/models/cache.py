@@ -165,7 +165,7 @@ class EmbeddingCache:
 
     def _rewrite(self, keep: Callable[[np.ndarray], np.ndarray]) -> int:
         """Rewrite the shards with those texts that `keep` says, by their keys; returns how many went."""
-        gone = 0
+        removed = 0
         with self._locked():
             for name in self._refresh().names:
                 shard = self._read_shard(name)
@@ -175,11 +175,11 @@ class EmbeddingCache:
                 kept = keep(keys)
                 if kept.all():
                     continue
-                gone += int(np.count_nonzero(~kept))
+                removed += int(np.count_nonzero(~kept))
                 if kept.any():
                     self._write_shard(keys[kept], Ragged(np.asarray(rows[np.repeat(kept, lengths)]), lengths[kept]))
                 self._remove_shard(name)
-        return gone
+        return removed
 
     def _compact(self) -> None:
         """Join small shards once they are many. Needs the lock. Readers go on with what they have open."""
@@ -299,7 +299,7 @@ class EmbeddingCache:
     def _refresh(self) -> _Index:
         """Bring the index up to date with the folder and give it."""
         present = sorted(path.name.removesuffix(_KEYS) for path in self.folder.glob(f"*{_KEYS}"))
-        # Shards are never changed; when some are gone, the cache was deleted and its index starts again.
+        # Shards are never changed; when some are missing, the cache was deleted and its index starts again.
         index = self._index if set(self._index.names) <= set(present) else _EMPTY
         known = set(index.names)
         read = {name: shard for name in present if name not in known and (shard := self._read_shard(name)) is not None}

@@ -26,4 +26,4 @@ class BaselineOptions(BaseModel, frozen=True, extra="forbid"):
     dimensions: int = Field(1536, gt=0, description="Length of the API's vectors.")
     url: str = Field("https://api.openai.com/v1", description="Any OpenAI-compatible endpoint.")
     price: float = Field(0.02, ge=0, allow_inf_nan=False, description="US dollars for a million of the API's tokens.")
-    local_variant: str = Field("all-MiniLM-L6-v2@384", description="Untuned variant that stands in for the API.")
+    local_variant: str = Field("all-MiniLM-L6-v2@384", description="Untuned variant that is the baseline without the API.")

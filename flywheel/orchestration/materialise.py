@@ -20,7 +20,7 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 def materialise(
     session: Session, assets: Sequence[str], cell: Cell | None = None, recipe: str = "head"
 ) -> dict[str, dict[str, Any]]:
-    """Materialise `assets`, of one cell if they are partitioned, in one run; returns by name what each said of itself.
+    """Materialise `assets`, of one cell if they are partitioned, in one run; returns the metadata of each by name.
 
     Nothing is paid for: only the asset in the UI and `flywheel baseline embed` may do that. Raises FlywheelError with the one
     sentence of the step that failed, or with the name of a blocking check.

@@ -121,7 +121,7 @@ def _train(
 
     used = pairs.features.any(axis=0)  # a feature that is 0 everywhere teaches nothing, so its weights stay
     features = torch.tensor(pairs.features[:, used])
-    nobody = len(pairs.labels)  # the row that fills batches: a pair of weight 0
+    count = len(pairs.labels)  # also the number of the row that fills batches, a pair of weight 0
     left, right = (torch.tensor(np.append(side, 0)) for side in (pairs.left, pairs.right))
     label, importance = (torch.tensor(np.append(v, 0), dtype=torch.float32) for v in (pairs.labels, pairs.weights))
     component = torch.tensor(np.append(pairs.components, -1))
@@ -131,7 +131,7 @@ def _train(
     objective = PairLoss(fits, dims, recipe.ranking_weight, recipe.ranking_scale)
     weight = torch.tensor(start.weight[:, used].T).repeat(len(rows), 1, 1).requires_grad_()
     bias = torch.tensor(start.bias).repeat(len(rows), 1, 1).requires_grad_()
-    steps = count_epochs(recipe, nobody) * -(-nobody // recipe.batch_size)
+    steps = count_epochs(recipe, count) * -(-count // recipe.batch_size)
     optimizer = torch.optim.Adam([weight, bias, *objective.parameters()], lr=recipe.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (1 - step / steps)
@@ -140,7 +140,7 @@ def _train(
     started, every = time.monotonic(), max(1, steps // _EVENTS)
     losses = []
     for step in range(1, steps + 1):
-        batch = torch.tensor(_stacked([next(each) for each in batches], nobody))
+        batch = torch.tensor(_stacked([next(each) for each in batches], count))
         both = torch.baddbmm(bias, features[torch.cat([left[batch], right[batch]], 1)].float(), weight)
         loss = objective(*both.chunk(2, 1), label[batch], importance[batch], component[batch])
         if not torch.isfinite(loss).all():
@@ -161,7 +161,7 @@ def _train(
         whole[:, used] = matrix.T
         heads.append(Head(whole, vector[0]))
     some_features = pairs.features[:_SAMPLE]
-    if nobody > 1 and any(head.apply(some_features).std(axis=0).max() < 1e-4 for head in heads):
+    if count > 1 and any(head.apply(some_features).std(axis=0).max() < 1e-4 for head in heads):
         raise FlywheelError("All vectors collapsed to one point: lower the learning rate. No model was saved.")
     return heads
 

@@ -80,11 +80,13 @@ def draw_reliability(probabilities: ArrayLike, labels: ArrayLike) -> "Figure":
     if not len(given) or len(given) != len(same):
         raise FlywheelError(f"There are {len(given)} probabilities for {len(same)} labels: give one for each of some pairs.")
     bins = int(np.clip(len(given) // _BIN_PAIRS, 1, _MOST_BINS))
-    found, said = calibration_curve(same, given, n_bins=bins, strategy="quantile")
+    measured, given_probability = calibration_curve(same, given, n_bins=bins, strategy="quantile")
     figure = Figure((4.2, 4.6), facecolor="white", layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 100], [0, 100], color=QUIET, linestyle="--", linewidth=1.2, label="as it should be")
-    upper.plot(100 * said, 100 * found, color=COLOURS[0], marker="o", markersize=5, linewidth=1.8, label="measured")
+    upper.plot(
+        100 * given_probability, 100 * measured, color=COLOURS[0], marker="o", markersize=5, linewidth=1.8, label="measured"
+    )
     upper.set_ylim(-3, 103)
     upper.set_title(f"Probabilities against what is true, {len(given):,} pairs", loc="left", fontsize=10, color=INK)
     upper.set_ylabel("Pairs that are the same", fontsize=9, color=INK)

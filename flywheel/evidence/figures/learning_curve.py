@@ -180,8 +180,8 @@ def _dress(panel: "Axes", base: str, page: FigureLayout, leftmost: bool, lowest:
     panel.tick_params(labelsize=8, labelcolor=INK, color=_AXIS)
     panel.tick_params(axis="x", labelbottom=lowest)
     panel.set_xticks([])
-    said = "Error rate" if page.grows else "Error rate (lower is better)"
-    panel.set_ylabel(said if leftmost else "", fontsize=page.text_size, color=INK)
+    label = "Error rate" if page.grows else "Error rate (lower is better)"
+    panel.set_ylabel(label if leftmost else "", fontsize=page.text_size, color=INK)
 
 
 def _scale_sizes(panel: "Axes", sized: Sequence[Evaluation], curves: Sequence[LearningCurve], inches: float) -> None:

@@ -141,9 +141,9 @@ def _check_origin(file: pq.ParquetFile, origin: VectorSource, source: Path) -> N
     if missing := [name for name in names if name.encode() not in found]:
         raise FlywheelError(f"{source} does not say {missing[0]}: it is no export of `flywheel baseline export`.")
     if any(found[name] != value for name, value in origin.metadata().items()):
-        said = {name.removeprefix("flywheel."): found[name.encode()].decode(errors="replace") for name in names}
+        named = {name.removeprefix("flywheel."): found[name.encode()].decode(errors="replace") for name in names}
         raise FlywheelError(
-            f"{source} holds vectors of {said['model']} at {said['dimensions']} dimensions from {said['family']}, and the "
+            f"{source} holds vectors of {named['model']} at {named['dimensions']} dimensions from {named['family']}, and the "
             f"settings ask for {origin}. Set baseline.model, baseline.dimensions and baseline.url to the file's."
         )
     schema = file.schema_arrow

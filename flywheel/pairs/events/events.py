@@ -36,7 +36,7 @@ WITH fields AS MATERIALIZED (
 lists AS (
     SELECT *, json_transform(shown, '["VARCHAR"]') AS texts, unnest(range(1, list_max(clicked) + 1)) AS place
     FROM fields WHERE type = 'search'),
-said AS (
+stated AS (
     SELECT line, 0 AS item, coalesce(type, 'label') AS type, event_id, "user", time, model, extra,
         coalesce(text_a, query) AS text_a, coalesce(text_b, shown, answer) AS text_b,
         CASE coalesce(type, 'label')
@@ -52,7 +52,7 @@ said AS (
     FROM lists)
 SELECT line, CAST(item AS SMALLINT) AS item, type, nullif(trim(event_id), '') AS event_id, nullif(trim("user"), '') AS user_id,
     time, nullif(trim(model), '') AS model, extra, text_a, text_b, CAST(label AS TINYINT) AS label, kind, weight, position
-FROM said
+FROM stated
 """
 
 
@@ -113,8 +113,8 @@ def _reason(error: Any) -> str:
     path = list(error.instance_path)
     if path == ["label"]:
         return "label is none of 1 or 0, true or false, same or different"
-    said = error.message.replace('"', "")[:200]
-    return said if not path else f"{'.'.join(map(str, path))}: {said}"
+    message = error.message.replace('"', "")[:200]
+    return message if not path else f"{'.'.join(map(str, path))}: {message}"
 
 
 def _json_type(value: Any) -> str:

@@ -34,7 +34,7 @@ _QUARANTINE = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("raw", 
 # newest word on its pair for ever. An event of several pairs is stored when at least one of them is one.
 CLEAN_SQL = f"""
 COPY (
-    WITH said AS ({EVENTS_TO_PAIRS_SQL}),
+    WITH stated AS ({EVENTS_TO_PAIRS_SQL}),
     cleaned AS (
         SELECT * REPLACE (clean(text_a) AS text_a, clean(text_b) AS text_b),
             CASE WHEN NOT regexp_matches(time, '^ *[0-9]') THEN NULL  -- 'epoch' is a time to the database
@@ -42,7 +42,7 @@ COPY (
                  WHEN TRY_CAST(time AS DOUBLE) BETWEEN 1e8 AND 1e11  -- below it is 20260101
                      THEN make_timestamp(CAST(TRY_CAST(time AS DOUBLE) * 1e6 AS BIGINT))
             END AS observed_at
-        FROM said),
+        FROM stated),
     named AS (SELECT *, question_of(text_a) AS a, question_of(text_b) AS b FROM cleaned)
     SELECT CASE WHEN event_id IS NULL THEN CAST(md5(concat($batch, '|line|', line)) AS UUID)
            ELSE CAST(md5(concat($source, '|event|', event_id)) AS UUID) END AS event,

@@ -61,7 +61,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class PairEvent:
-    """One observation of a pair: where it came from and what it said."""
+    """One observation of a pair: where it came from and what it states."""
 
     pair_id: str
     text_a: str
