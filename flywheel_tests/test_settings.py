@@ -298,3 +298,14 @@ def test_config_shows_no_password_of_a_database(tmp_path: Path, address: str, sh
         answer = verb(*arguments, "--home", tmp_path, FLYWHEEL_STORAGE__DATABASE=address).stdout
         assert shown in answer
         assert "s3cret" not in answer
+
+
+def test_a_wrong_setting_is_named_and_config_then_lists_the_right_ones(tmp_path: Path) -> None:
+    wrong = {"FLYWHEEL_BASELINE__ADDRESS": "http://127.0.0.1:9/v1"}
+    refused = verb("leaderboard", "--home", tmp_path, **wrong)
+    assert (refused.returncode, "`flywheel config` lists every setting" in refused.stderr) == (1, True)
+    listed = verb("config", "--home", tmp_path, **wrong)
+    assert listed.returncode == 1
+    assert "FLYWHEEL_BASELINE__ADDRESS" in listed.stderr
+    assert "[baseline]" in listed.stdout
+    assert '# url = "https://api.openai.com/v1"' in listed.stdout

@@ -79,7 +79,12 @@ def config(init: Annotated[bool, typer.Option("--init", help="Write a flywheel.t
         if file.exists():
             raise FlywheelError(f"{file} exists already and was left as it is. Edit it, or move it away first.")
         write_bytes(file, settings_template().encode())
-    settings, sources = load_settings(home), origins(home)
+    try:
+        settings, sources = load_settings(home), origins(home)
+    except FlywheelError:
+        if not as_json:
+            print(settings_template())  # what there is, for whoever looks for the right name
+        raise
     groups: dict[str, dict[str, Any]] = {}
     for group, name in sources:
         groups.setdefault(group, {})[name] = without_secrets(getattr(getattr(settings, group), name))

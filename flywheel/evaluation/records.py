@@ -16,7 +16,9 @@ from flywheel.scoring.decision_rule import DecisionRule
 
 # Raised when a record holds more than before: an older one counts as missing and is made again from what is cached.
 FORMAT = 4
-EVALUATE_AGAIN = "Remove its folder and evaluate again, a cell with `flywheel train`, anything else with `flywheel evidence`."
+EVALUATE_AGAIN = (
+    "Delete its folder and run `flywheel grid`, which evaluates again; for a cell outside the grid, `flywheel train`."
+)
 
 
 @dataclass(frozen=True)

@@ -207,3 +207,19 @@ def test_help_and_config_never_show_the_key(tmp_path: Path) -> None:
     run = flywheel("config", "--json", "--home", tmp_path, OPENAI_API_KEY="sk-very-secret")
     assert json.loads(run.stdout)["retraining"]["after"] == {"value": 2000, "origin": "default"}
     assert "sk-very-secret" not in run.stdout + run.stderr
+
+
+def test_a_damaged_record_is_one_sentence_whose_remedy_works(demo: Demo, tmp_path: Path) -> None:
+    home = copy_home(demo[0], tmp_path / "damaged-record")
+    champion = json.loads(verb("champion", "show", "--json", "--home", home).stdout)
+    (record,) = home.glob(f"evaluations/*/{Path(champion['model']).name}/evaluation.json")
+    before = json.loads(record.read_text())
+    record.write_text("{")
+    refused = verb("leaderboard", "--home", home)
+    assert refused.returncode == 1
+    assert f"{record} is damaged" in refused.stderr
+    assert "Delete its folder and run `flywheel grid`" in refused.stderr
+    shutil.rmtree(record.parent)
+    assert verb("grid", "--variant", champion["variant"], "--size", champion["size"], "--home", home).returncode == 0
+    assert json.loads(record.read_text()) == before
+    assert verb("leaderboard", "--home", home).returncode == 0

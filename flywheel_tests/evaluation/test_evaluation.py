@@ -173,7 +173,7 @@ def test_a_record_survives_json_and_a_damaged_one_is_named(few_record: Evaluatio
     assert load_evaluation(tmp_path) is None
     for damage in ("{", "[]", json.dumps({"format": FORMAT}), json.dumps(few_record.to_json() | {"metrics": {}})):
         (tmp_path / "evaluation.json").write_text(damage)
-        with pytest.raises(FlywheelError, match=r"evaluation\.json is damaged .* evaluate again"):
+        with pytest.raises(FlywheelError, match=r"evaluation\.json is damaged .* Delete its folder and run `flywheel grid`"):
             load_evaluation(tmp_path)
 
 
@@ -195,7 +195,7 @@ def test_a_record_with_a_figure_that_is_no_finite_number_is_damaged(
     few_record: Evaluation, tmp_path: Path, damage: dict[str, object], words: str
 ) -> None:
     (tmp_path / "evaluation.json").write_text(json.dumps(few_record.to_json() | damage))
-    with pytest.raises(FlywheelError, match="Remove its folder and evaluate again, a cell with `flywheel train`") as caught:
+    with pytest.raises(FlywheelError, match="Delete its folder and run `flywheel grid`, which evaluates again") as caught:
         load_evaluation(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'evaluation.json'} is damaged ({words}")
     assert "\n" not in str(caught.value)
