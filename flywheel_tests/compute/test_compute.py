@@ -145,10 +145,11 @@ def test_a_run_whose_training_process_is_killed_fails_and_says_why(world: World,
 
 def test_one_who_stops_listening_leaves_no_process_behind(world: World) -> None:
     def stop(event: Progress) -> None:
-        children.extend(psutil.Process().children())
+        children.update(set(psutil.Process().children()) - others)
         raise KeyboardInterrupt
 
-    children: list[psutil.Process] = []
+    children: set[psutil.Process] = set()
+    others = set(psutil.Process().children())
     with pytest.raises(KeyboardInterrupt):
         run_in("process", world, world.job(random_seed=2), stop)
     assert children
