@@ -28,10 +28,10 @@ from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.encoder import load_encoder
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pipeline.workspace import Workspace
-from flywheel_tests.helpers.endpoint import endpoint, plain_environment, secret_key
+from flywheel_tests.helpers.endpoint import endpoint, plain_environment, secret_key, vectors
 from flywheel_tests.helpers.homes import make_workspace
 
-__all__ = ["endpoint", "plain_environment", "secret_key"]  # fixtures of every test that asks for them
+__all__ = ["endpoint", "plain_environment", "secret_key", "vectors"]  # fixtures of every test that asks for them
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

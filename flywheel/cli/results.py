@@ -66,7 +66,11 @@ def show(home: Home = None, as_json: Json = False) -> None:
     workspace = open_workspace(home)
     present = workspace.registry.current()
     if present is None or present.champion is None:
-        raise FlywheelError("There is no champion yet. Run `flywheel champion promote` once cells are evaluated.")
+        if workspace.registry.history():
+            raise FlywheelError(
+                "No model was proven better, so there is no champion yet. Run `flywheel evidence`, which says what next."
+            )
+        raise FlywheelError("There is no champion yet. Run `flywheel grid`, then `flywheel champion promote`.")
     _print_entry(workspace, present, as_json)
 
 

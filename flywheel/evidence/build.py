@@ -35,11 +35,6 @@ def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture |
 
 def _answer(evidence: Evidence) -> tuple[str, Tone]:
     model, versus = evidence.model, evidence.versus_baseline
-    if model is None or versus is None:
-        return (
-            "No model has been evaluated on this snapshot under the present settings, so there is nothing to compare.",
-            "open",
-        )
     if versus.test is None:
         reason = versus.ours.no_verdict or versus.theirs.no_verdict
         return f"No verdict is possible on these pairs: {reason}.", "open"
@@ -64,8 +59,6 @@ def _baseline(evidence: Evidence) -> str:
 
 def _next_step(evidence: Evidence) -> tuple[str, str | None]:
     model, challenger = evidence.model, evidence.challenger
-    if model is None:
-        return "Train and evaluate the cells that the data fills; what is trained is not trained again.", "flywheel grid"
     if model.no_verdict:
         return f"Bring more labelled pairs: {model.no_verdict}.", "flywheel ingest FILE"
     if alpha_for(evidence.decisions + 1) < SPENT_BELOW:
@@ -94,8 +87,6 @@ def _advised(evidence: Evidence) -> tuple[str, str | None]:
 
 def _glance(evidence: Evidence) -> tuple[Block, ...]:
     versus = evidence.versus_baseline
-    if versus is None:
-        return ()
     ours, theirs = versus.ours, versus.theirs
     facts = [_error_fact(f"{evidence.name(row)} is wrong on", row) for row in (ours, theirs)]
     if versus.test:
@@ -125,8 +116,6 @@ def _error_fact(label: str, row: Evaluation) -> Fact:
 
 
 def _curve(evidence: Evidence, picture: Picture | None) -> tuple[Block, ...]:
-    if evidence.model is None:
-        return ()
     text = f"No power law is fitted: {evidence.curve}."
     if evidence.advice:
         text = (

@@ -19,7 +19,7 @@ def costs(evidence: Evidence) -> tuple[Block, ...]:
             f"{money(prices.api_million)} a million tokens, {prices.tokens_a_text:.0f} tokens a text ({prices.counted_by})",
         )
     ]  # fmt: skip
-    if model and model.train_seconds is not None:
+    if model.train_seconds is not None:
         spent = _training_money(model.train_seconds, prices)
         facts.insert(0, Fact("Training it took", duration(model.train_seconds), f"{spent}; encoding, done once, not counted"))
     rows = [
@@ -85,9 +85,7 @@ def _break_even(cost: ModelCost, prices: Prices) -> str:
 def data(evidence: Evidence) -> tuple[Block, ...]:
     """Splits, thresholds by source, and what base models had seen before."""
     snapshot, model = evidence.board.snapshot, evidence.model
-    blocks: list[Block] = [_splits(snapshot)]
-    if model:
-        blocks += _thresholds(model, snapshot)
+    blocks: list[Block] = [_splits(snapshot), *_thresholds(model, snapshot)]
     seen = sorted({row.variant.split("@")[0] for row in evidence.board.rows} & set(CATALOGUE))
     blocks.append(Text(_seen_text(evidence)))
     blocks.append(

@@ -34,10 +34,10 @@ class Evidence:
 
     board: Leaderboard
     present: Entry | None
-    model: Evaluation | None
+    model: Evaluation
     challenger: Evaluation | None
     baseline: Baseline
-    versus_baseline: Comparison | None
+    versus_baseline: Comparison
     decided: tuple[Entry, ...]
     decisions: int
     versus_reference: Comparison | None
@@ -74,7 +74,7 @@ def gather(
     evaluations: Path,
     board: Leaderboard,
     baseline: Baseline,
-    model: Evaluation | None,
+    model: Evaluation,
     challenger: Evaluation | None,
     costs: Sequence[ModelCost],
     prices: Prices,
@@ -88,11 +88,7 @@ def gather(
     compared = _Compared(board, evaluations, options.flipped_pairs)
     decided = [entry for entry in registry.history() if entry.verdict and entry.verdict.test_id == board.snapshot.test_id]
     lines = _curves(evaluations, board)
-    own = (
-        lines.get(_line(model), "its line has no cells on this snapshot under the present settings")
-        if model
-        else "no cell has been evaluated"
-    )
+    own = lines.get(_line(model), "its line has no cells on this snapshot under the present settings")
     return Evidence(
         board=board,
         present=registry.current(),
@@ -122,21 +118,19 @@ class _Compared:
     evaluations: Path
     flipped_pairs: int
 
-    def compare(self, ours: Evaluation | None, theirs: Evaluation | None) -> Comparison | None:
-        """The two side by side, or None where one is missing."""
-        if ours is None or theirs is None:
-            return None
+    def compare(self, ours: Evaluation, theirs: Evaluation) -> Comparison:
+        """The two side by side."""
         return compare(ours, theirs, self.board.snapshot, self.evaluations, self.flipped_pairs)
 
     def latest_match(self, decided: Sequence[Entry], terms: Terms) -> Comparison | None:
         """The latest decision's challenger against whom it met, where both are evaluated on these terms."""
         if not decided or decided[-1].verdict is None:
             return None
-        both = (
+        ours, theirs = (
             load_evaluation(evaluation_folder(self.evaluations, self.board.snapshot.test_id, record_id), terms)
             for record_id in (decided[-1].verdict.challenger, decided[-1].verdict.reference)
         )
-        return self.compare(*both)
+        return self.compare(ours, theirs) if ours and theirs else None
 
 
 def _line(record: Evaluation) -> tuple[str, str | None]:

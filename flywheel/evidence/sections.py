@@ -107,8 +107,6 @@ def decision(entry: Entry | None, on_quora: bool) -> tuple[Block, ...]:
 def kinds(evidence: Evidence) -> tuple[Block, ...]:
     """Error rates on kinds of pairs, beside the baseline's."""
     versus = evidence.versus_baseline
-    if versus is None:
-        return ()
     rows = [
         (each.name, percent(each.ours), percent(each.theirs), *_difference(each), f"{each.n:,}", f"{each.components:,}")
         for each in versus.slices
@@ -144,8 +142,6 @@ def _difference(each: SliceDifference) -> tuple[str, str]:
 def flips(evidence: Evidence) -> tuple[Block, ...]:
     """Pairs that the latest challenger breaks and fixes, against the model it was compared with, or the baseline."""
     versus = evidence.versus_reference or evidence.versus_baseline
-    if versus is None:
-        return ()
     allowed = f" (at most {percent(evidence.max_broken_share)} are allowed)" if versus.theirs.kind == "tuned" else ""
     ours, theirs = (f"{evidence.name(row)} | {row.size or row.kind}" for row in (versus.ours, versus.theirs))
     text = (
@@ -172,8 +168,6 @@ def _pairs_table(pairs: Iterable[FlippedPair]) -> Table:
 
 def parts(evidence: Evidence, reliability: Picture | None) -> tuple[Block, ...]:
     """What the errors are made of, and the usual figures, beside the baseline's."""
-    if evidence.model is None:
-        return ()
     both = [evidence.model, evidence.baseline.evaluation]
     made_of = [
         (evidence.name(row), *(f"{100 * part:.2f}" for part in (

@@ -48,12 +48,13 @@ def find_evidence(workspace: Workspace, snapshot: Snapshot) -> Evidence:
     """Read what the page needs. Raises FlywheelError when the baseline or the champion is not measured on this snapshot."""
     baseline, champion = read_baseline(workspace, snapshot), read_champion(workspace, snapshot)
     board = leaderboard(workspace, snapshot)
-    if not board.tuned and champion is None:
+    match = next_match(workspace, board, baseline.evaluation, champion) if board.tuned else None
+    model = champion or (match.challenger if match else None)
+    if model is None:
         raise FlywheelError(
             f"No model has been evaluated on snapshot {snapshot.snapshot_id[:12]} under the present settings. Run "
             "`flywheel grid`, which trains and evaluates what is missing."
         )
-    match = next_match(workspace, board, baseline.evaluation, champion) if board.tuned else None
     judged = match is not None and find_decision(workspace.registry, *match) is not None
     prices = _prices(workspace, snapshot)
     return gather(
@@ -61,7 +62,7 @@ def find_evidence(workspace: Workspace, snapshot: Snapshot) -> Evidence:
         evaluations=workspace.home.evaluations,
         board=board,
         baseline=baseline,
-        model=champion or (match.challenger if match else None),
+        model=model,
         challenger=match.challenger if match and not judged else None,
         costs=_costs(workspace, board, prices),
         prices=prices,
@@ -107,9 +108,7 @@ def _curve_picture(evidence: Evidence) -> Picture | None:
     return Picture(alt, wide, narrow, learning_curve(*drawn, note=note))
 
 
-def _reliability_picture(workspace: Workspace, model: Evaluation | None) -> Picture | None:
-    if model is None:
-        return None
+def _reliability_picture(workspace: Workspace, model: Evaluation) -> Picture:
     test = decisions(workspace.home.evaluations, model)
     drawn = test["probability"].to_numpy(), test["label"].to_numpy()
     svg = reliability_svg(*drawn)

@@ -223,3 +223,48 @@ def test_a_damaged_record_is_one_sentence_whose_remedy_works(demo: Demo, tmp_pat
     assert verb("grid", "--variant", champion["variant"], "--size", champion["size"], "--home", home).returncode == 0
     assert json.loads(record.read_text()) == before
     assert verb("leaderboard", "--home", home).returncode == 0
+
+
+def test_a_cell_that_fails_is_named_and_the_demo_goes_on_when_it_is_put_right(demo: Demo, tmp_path: Path) -> None:
+    home = copy_home(demo[0], tmp_path / "in-the-way")
+    champion = json.loads(verb("champion", "show", "--json", "--home", home).stdout)["model"]
+    folder = next(path for path in sorted(home.glob("models/*/")) if path.name not in (".locks", Path(champion).name))
+    shutil.rmtree(folder)
+    shutil.rmtree(next(home.glob(f"evaluations/*/{folder.name}")))
+    folder.write_text("in the way")
+    refused = verb("demo", "--home", home)
+    assert refused.returncode == 1
+    assert str(folder.parent) in refused.stderr
+    assert "Some cells failed" in refused.stderr
+    assert "run `flywheel demo` again" in refused.stderr
+    folder.unlink()
+    again = verb("demo", "--home", home)
+    assert again.returncode == 0, again.stderr
+    assert "1 cells to train, 13 already finished" in again.stdout
+    assert (folder / "model.safetensors").exists()
+
+
+def test_where_there_is_no_champion_the_verbs_that_are_named_make_one(demo: Demo, tmp_path: Path) -> None:
+    home = copy_home(demo[0], tmp_path / "no-champion")
+    shutil.rmtree(home / "registry")
+    refused = verb("champion", "--home", home)
+    assert refused.returncode == 1
+    assert "Run `flywheel grid`, then `flywheel champion promote`." in refused.stderr
+    assert verb("grid", "--variant", "all-MiniLM-L6-v2@256", "--size", "all", "--home", home).returncode == 0
+    assert verb("champion", "promote", "--home", home).returncode == 0
+    assert verb("champion", "--home", home).returncode == 0
+
+
+def test_where_no_model_was_proven_better_the_evidence_says_what_next(demo: Demo, tmp_path: Path) -> None:
+    home = copy_home(demo[0], tmp_path / "not-proven")
+    shutil.rmtree(home / "registry")
+    for row in json.loads(verb("leaderboard", "--json", "--home", home).stdout):
+        if row["kind"] == "tuned" and row["size"] != "100":
+            shutil.rmtree(home / "evaluations" / row["test_id"] / row["record"])
+    assert verb("champion", "promote", "--home", home).returncode == 0
+    refused = verb("champion", "--home", home)
+    assert refused.returncode == 1
+    assert "No model was proven better" in refused.stderr
+    told = verb("evidence", "--home", home)
+    assert told.returncode == 0, told.stderr
+    assert "Next" in told.stdout

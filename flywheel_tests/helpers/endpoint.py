@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flywheel.models.api.vectors import ApiVectors
+
 KEY = "sk-proj-0123456789-secret"
 WIDTH = 4
 
@@ -155,6 +157,12 @@ def endpoint() -> Iterator[Endpoint]:
         server.closing.set()
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def vectors(endpoint: Endpoint, tmp_path: Path) -> ApiVectors:
+    """Vectors of the endpoint, with an empty cache."""
+    return ApiVectors("text-embedding-3-small", WIDTH, endpoint.url, KEY, tmp_path / "cache")
 
 
 @pytest.fixture

@@ -40,11 +40,6 @@ from flywheel_tests.helpers.endpoint import (
 pytestmark = pytest.mark.usefixtures("plain_environment", "secret_key")
 
 
-@pytest.fixture
-def vectors(endpoint: Endpoint, tmp_path: Path) -> ApiVectors:
-    return ApiVectors("text-embedding-3-small", WIDTH, endpoint.url, KEY, tmp_path / "cache")
-
-
 def with_encoding(vectors: ApiVectors) -> ApiVectors:
     """These vectors with a real encoding, a tiny one that knows the bytes and "ab", "ba": the vocabulary is not at hand."""
     ranks = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256, b"ba": 257}

@@ -46,7 +46,7 @@ def test_a_pair_that_others_spoke_of_stays_as_they_left_it(workspace: Workspace)
 
 def test_the_file_itself_holds_nothing_of_it_any_more(workspace: Workspace) -> None:
     store = home_with(
-        workspace, [*clump_lines(range(3)), line("my secret garden", "nobody knows it", user="u1"), b'{"user": "u1"}']
+        workspace, [*clump_lines(range(3)), line("my secret garden", "behind the old wall", user="u1"), b'{"user": "u1"}']
     )
     assert b"secret garden" in workspace.home.database.read_bytes()
     assert forget(store, Selection(user="u1")).quarantined == 1
@@ -57,7 +57,7 @@ def test_the_file_itself_holds_nothing_of_it_any_more(workspace: Workspace) -> N
 
 def test_all_of_it_works_in_a_home_of_any_name(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path / "it's mine")
-    store = home_with(workspace, [*clump_lines(range(450)), line("my secret garden", "nobody knows it", user="u1")])
+    store = home_with(workspace, [*clump_lines(range(450)), line("my secret garden", "behind the old wall", user="u1")])
     snapshot = take_snapshot(store, workspace.snapshots, workspace.split_rules)
     assert (snapshot.shared_questions(), probe_leaks(snapshot, workspace.settings.storage.memory_limit).why_not) == (0, None)
     assert forget_everywhere(workspace, Selection(user="u1")).snapshots == (snapshot.snapshot_id,)

@@ -172,7 +172,7 @@ def test_a_store_in_a_ducklake_on_s3_holds_what_one_file_holds(s3: str, tmp_path
 def test_what_a_ducklake_forgets_is_in_none_of_its_files(tmp_path: Path) -> None:
     workspace = lake(tmp_path / "home")
     store = workspace.store
-    ingest_files(store, [write(tmp_path, [*LINES, line("my secret garden", "a garden nobody knows", user="u1")])])
+    ingest_files(store, [write(tmp_path, [*LINES, line("my secret garden", "a garden behind the wall", user="u1")])])
     assert "garden" in _everything(workspace.home.root)
     assert forget(store, Selection(user="u1")).observations == 1
     assert "garden" not in _everything(workspace.home.root)

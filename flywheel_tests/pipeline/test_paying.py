@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from flywheel.models.api.ledger import Paid
 from flywheel.models.api.vectors import ApiVectors
 from flywheel_tests.helpers.endpoint import (
     KEY,
-    WIDTH,
     Endpoint,
     Handler,
     change,
@@ -32,11 +30,6 @@ from flywheel_tests.helpers.endpoint import (
 )
 
 pytestmark = pytest.mark.usefixtures("plain_environment", "secret_key")
-
-
-@pytest.fixture
-def vectors(endpoint: Endpoint, tmp_path: Path) -> ApiVectors:
-    return ApiVectors("text-embedding-3-small", WIDTH, endpoint.url, KEY, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("torn", [b'{"time": "2026-10-01T09:00:00+00:00", "te', b'{"texts": 3}\n', b"\xff\n", b"7\n"])

@@ -127,6 +127,8 @@ def test_texts_are_encoded_on_the_device_that_is_named(world: World, tmp_path: P
     assert isinstance(failure, Failure)
     assert failure.reason.startswith(reason)
     assert (done.returncode, done.stderr) == (1, f"{failure.reason}\n")
+    assert "Set models.device to auto" in failure.reason
+    assert run_job(world.job(), elsewhere(world, tmp_path), tmp_path / "models", "--device", "auto").returncode == 0
 
 
 @pytest.mark.slow
