@@ -9,6 +9,7 @@ from flywheel.cli.common import Home, Json, open_home, open_workspace, print_jso
 from flywheel.errors import FlywheelError
 
 if TYPE_CHECKING:
+    from flywheel.pairs.preview import Preview
     from flywheel.pairs.store.contradictions import Contradictions
     from flywheel.pairs.store.overview import Overview, PairEvent
     from flywheel.pipeline.forgetting import ForgetReport
@@ -20,16 +21,19 @@ app.add_typer(pairs_app, name="pairs")
 
 
 @app.command()
-def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of events: .jsonl, .csv, .tsv, .parquet, also .gz, .zst.")],
+def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of events, or folders of them.")],
+           dry_run: Annotated[bool, typer.Option("--dry-run", help="Show how files are understood; store nothing.")] = False,
            home: Home = None, as_json: Json = False) -> None:  # fmt: skip
     """Store files of what users left behind; doing it twice changes nothing."""
     from dataclasses import asdict
 
     from flywheel.cli.console import counter
     from flywheel.pairs.ingest import quarantine_reasons
-    from flywheel.pipeline.ingest import ingest_paths
+    from flywheel.pipeline.ingest import ingest_paths, preview_paths
 
     workspace = open_workspace(home)
+    if dry_run:
+        return _show_previews(preview_paths(workspace, paths), as_json)
     with counter("lines read", as_json) as progress:
         summary = ingest_paths(workspace, paths, progress)
     counts = {k: v for k, v in asdict(summary).items() if isinstance(v, int)}
@@ -37,14 +41,53 @@ def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of events: .j
     if not (options.redact or options.redact_hook):
         del counts["redacted"]
     if as_json:
-        return print_json(counts)
-    print(", ".join(f"{value:,} {name}" for name, value in counts.items()))
-    bad = quarantine_reasons(workspace.store, [report.batch_id for report in summary.files], 11)
-    for file, line, reason in bad[:10]:
-        print(f"  quarantined {file}:{line}: {reason}")
-    if len(bad) > 10:
-        print("  ... and more; `flywheel pairs` counts the reasons")
-    print("Next: flywheel snapshot, then flywheel train VARIANT all")
+        print_json({**counts, "rejected": summary.rejected})
+    elif summary.files:
+        print(", ".join(f"{value:,} {name}" for name, value in counts.items()))
+        bad = quarantine_reasons(workspace.store, [report.batch_id for report in summary.files], 11)
+        for file, line, reason in bad[:10]:
+            print(f"  quarantined {file}:{line}: {reason}")
+        if len(bad) > 10:
+            print("  ... and more; `flywheel pairs` counts the reasons")
+        print("Next: flywheel snapshot, then flywheel train VARIANT all")
+    if summary.rejected:
+        raise FlywheelError("\n".join(summary.rejected))
+    return None
+
+
+def _show_previews(previews: "list[Preview]", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        print_json([asdict(each) for each in previews])
+    else:
+        for each in previews:
+            _print_preview(each)
+    if problems := [each.problem for each in previews if each.problem]:
+        raise FlywheelError("\n".join(problems))
+
+
+def _print_preview(found: "Preview") -> None:
+    """How a file was understood."""
+    form = [found.format, found.compression, found.encoding]
+    form += [f"delimiter {found.delimiter!r}", f"quoting {found.quoting}"] if found.delimiter else []
+    print(f"{found.file}: " + ", ".join(each for each in form if each))
+    print("  columns: " + (", ".join(f"{ours} = {theirs}" for ours, theirs in found.columns.items()) or "by our own names"))
+    if found.other_columns:
+        print(f"  kept beside them: {', '.join(found.other_columns)}")
+    for name, values in found.values.items():
+        print(
+            f"  {name}: " + ", ".join(f"{value} ({count:,}) is {'nothing' if m is None else m}" for value, count, m in values)
+        )
+    print(f"  {found.lines:,} lines: {found.header} header, {found.continuation:,} continuation, {found.events:,} events")
+    for line, reason, count in found.refused:
+        print(f"  {count:,} refused, the first is line {line}: {reason}")
+    for pair in found.pairs:
+        label = "same     " if pair["label"] else "different"
+        said = f"({pair['kind']}, weight {pair['weight']:g})"
+        print(f"  {pair['line']:>6}  {label}  {pair['text_a'][:60]!r} | {pair['text_b'][:60]!r}  {said}")
+    print("Settings that say so:\n" + found.settings)
+    print("Nothing was stored." + ("" if found.problem else f" Next: flywheel ingest {found.file}"))
 
 
 @app.command()

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import duckdb
 from flywheel.errors import FlywheelError, UnreadableFileError
 from flywheel.files import scratch_folder
 from flywheel.pairs.events import staging
-from flywheel.pairs.events.events import field_names
+from flywheel.pairs.events.events import KNOWN_FIELDS, field_names
+from flywheel.pairs.events.forms import is_readable_name, suffixes
 from flywheel.pairs.events.lines import Batch
-from flywheel.pairs.events.readers import read_batch, suffixes
+from flywheel.pairs.events.readers import read_delivery
 from flywheel.pairs.events.redaction import Redactor
-from flywheel.pairs.events.staging import OnLines, Staged, stage
-from flywheel.pairs.options import PairOptions
+from flywheel.pairs.events.staging import OnLines, Part, Staged, stage
+from flywheel.pairs.options import FileOptions, PairOptions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import Outcome, add_observations
 from flywheel.pairs.store.new_pairs import count_trainable
@@ -30,15 +32,18 @@ _SLICE = 500_000  # lines stored in one transaction
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of a batch's lines: accepted + duplicates + quarantined = lines.
+    """What became of a batch's lines: header + continuation + accepted + duplicates + quarantined = lines.
 
-    `observations` is how many the accepted lines hold; `conflicts` and `embargoed` count those whose pair has both labels,
-    and those whose pair is linked to a test or calibration question; `redacted` counts what was replaced before it was stored.
+    A continuation line goes on with a record that began before. `observations` is how many the accepted lines hold; `conflicts`
+    and `embargoed` count those whose pair has both labels, and those whose pair is linked to a test or calibration question;
+    `redacted` counts what was replaced before it was stored.
     """
 
     batch_id: str
     file: str
     lines: int
+    header: int
+    continuation: int
     accepted: int
     duplicates: int
     quarantined: int
@@ -48,18 +53,22 @@ class IngestReport:
     redacted: int
 
 
-def ingest(store: Store, batch: Batch, redactor: Redactor | None = None, progress: OnLines | None = None) -> IngestReport:
+def ingest(
+    store: Store, batch: Batch, redacted: Redactor | None = None, progress: OnLines | None = None, max_refused: float = 1.0
+) -> IngestReport:
     """Store a batch once; a batch that is known already changes nothing.
 
     An event is known by its id, else by batch and line. Killing the process at any moment loses nothing (run it again)
-    and doubles nothing (see `_commit`). `progress` hears how many lines have been read.
+    and doubles nothing (see `_commit`). `progress` hears how many lines have been read. Raises UnreadableFileError, with
+    nothing stored, when no line is an event or more than the share `max_refused` of them fails for one reason.
     """
     with store.transaction() as db:
         known = _known(db, batch)
     if known:
         return known
     with scratch_folder(store.scratch) as folder:
-        staged = stage(batch, folder, store.memory_limit, redactor or Redactor(), progress)
+        staged = stage(batch, folder, store.memory_limit, redacted or Redactor(), progress)
+        staged.check(batch, max_refused)
         return _commit(store, batch, staged)
 
 
@@ -67,28 +76,89 @@ def ingest_files(
     store: Store, paths: Sequence[Path], options: PairOptions | None = None, names: Sequence[str] | None = None,
     progress: OnLines | None = None,
 ) -> list[IngestReport]:  # fmt: skip
-    """Ingest files, all of them checked to be there and of a known format before the first is stored.
+    """Ingest deliveries, files or folders of part files, all of them looked for before the first is stored.
 
-    `names` says what the store calls them, if not by their own names. `options` name columns and what to redact.
+    `names` says what the store calls them, if not by their own names.
     """
-    for path in paths:
-        if not _is_file(path):
-            raise UnreadableFileError(f"{path} is not a file. Nothing was ingested; give the path of a {suffixes()} file.")
+    names = names or [path.name for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        files_of(path, name, options or PairOptions())
+    found = (ingest_delivery(store, path, name, options, progress) for path, name in zip(paths, names, strict=True))
+    return list(chain.from_iterable(found))
+
+
+def ingest_delivery(
+    store: Store, path: Path, name: str, options: PairOptions | None = None, progress: OnLines | None = None
+) -> list[IngestReport]:
+    """Ingest one file, or a folder of part files, which the store calls `name`; one report a file.
+
+    `options` say how files are read and what is redacted. Raises UnreadableFileError when a file cannot be read.
+    """
     options = options or PairOptions()
-    columns = options.columns
-    if strange := sorted(columns.keys() - field_names()):
-        raise FlywheelError(
-            f"Nothing was ingested: pairs.columns names {', '.join(strange)}, which no event has; it maps our field names "
-            f"({', '.join(sorted(field_names()))}) to your columns."
-        )
-    batches = [read_batch(p, n, columns) for p, n in zip(paths, names or [path.name for path in paths], strict=True)]
-    redactors = (Redactor(options.redact, options.redact_region, options.redact_hook) for _ in batches)
-    return [ingest(store, batch, redactor, progress) for batch, redactor in zip(batches, redactors, strict=True)]
-
-
-def _is_file(path: Path) -> bool:
     try:
-        return path.is_file()
+        batches = read_delivery(*files_of(path, name, options), options)
+        return [ingest(store, batch, redactor(options), progress, options.max_refused) for batch in batches]
+    except UnreadableFileError as error:
+        raise UnreadableFileError(redactor(options)(str(error))) from error
+
+
+def redactor(options: PairOptions) -> Redactor:
+    """What keeps out of the store, and out of sentences, what the settings name."""
+    return Redactor(options.redact, options.redact_region, options.redact_hook)
+
+
+def files_of(path: Path, name: str, options: PairOptions) -> tuple[list[Path], list[str]]:
+    """The files of a delivery, a file or a folder called `name`, and what the store calls them.
+
+    Raises UnreadableFileError when there are none, and FlywheelError for settings that name no field.
+    """
+    for each in (options, *options.files.values()):
+        _check_fields(each)
+    if not _is_there(path):
+        raise UnreadableFileError(f"{path} is not a file. Nothing of it was ingested; give the path of a {suffixes()} file.")
+    if not path.is_dir():
+        return [path], [name]
+    parts = _part_files(path)
+    strange = [part.relative_to(path) for part in parts if not is_readable_name(part)]
+    if strange or not parts:
+        what = f"with {strange[0]}, which is" if strange else "and holds"
+        raise UnreadableFileError(f"{path} is a folder {what} none of {suffixes()}. Nothing of it was stored.")
+    return parts, [f"{name}/{part.relative_to(path)}" for part in parts]
+
+
+def _part_files(folder: Path) -> list[Path]:
+    """The part files that a folder delivers, also in partitions such as `day=2026-09-01`.
+
+    What its writer keeps for itself begins with _ or a dot, and is left out.
+    """
+    try:
+        seen = [path for path in sorted(folder.iterdir()) if not path.name.startswith(("_", "."))]
+    except OSError as error:
+        raise UnreadableFileError(f"{folder} cannot be read ({error.strerror}). Nothing of it was stored.") from error
+    partitions = [path for path in seen if path.is_dir() and "=" in path.name]
+    return [*(path for path in seen if path.is_file()), *chain.from_iterable(map(_part_files, partitions))]
+
+
+def _check_fields(options: FileOptions) -> None:
+    """Raise FlywheelError for a setting that names a field or a type which no event has."""
+    known = field_names()
+    for setting, names in (("columns", options.columns.keys()), ("constants", options.constants.keys())):
+        if strange := sorted(names - known):
+            raise FlywheelError(
+                f"Nothing was ingested: pairs.{setting} names {', '.join(strange)}, which no event has; it takes "
+                f"{', '.join(sorted(known))}."
+            )
+    said = {*options.types.values(), *(str(v) for k, v in options.constants.items() if k == "type")}
+    if strange := sorted(said - KNOWN_FIELDS.keys()):
+        raise FlywheelError(
+            f"Nothing was ingested: the settings below [pairs] name the type {', '.join(strange)}, and events are "
+            f"{', '.join(KNOWN_FIELDS)}."
+        )
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file() or path.is_dir()
     except (OSError, ValueError):  # a name that is too long, or holds a NUL
         return False
 
@@ -115,9 +185,10 @@ def _commit(store: Store, batch: Batch, staged: Staged) -> IngestReport:
                     [batch.batch_id, batch.file, batch.source],
                 )
             _store_slice(db, batch, parts)
-            lines = together * staging.CHUNK
-            _store_refused(db, batch, staged, range(number * lines + 1, (number + 1) * lines + 1))
-            if number == len(slices) - 1:
+            last = number == len(slices) - 1
+            begin = slices[number - 1][-1].last if number else 0
+            _store_refused(db, batch, staged, begin, staged.lines if last else parts[-1].last)
+            if last:
                 return _complete(db, batch, staged)
     raise AssertionError("the last slice completes the batch")
 
@@ -127,7 +198,7 @@ def _stored_slices(db: duckdb.DuckDBPyConnection, batch: Batch) -> int:
     return row[0] if row else 0
 
 
-def _store_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Path]) -> None:
+def _store_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Part]) -> None:
     repeated, outcome = 0, Outcome(0, 0, 0)
     if parts:
         repeated = _take_slice(db, batch, parts)
@@ -140,28 +211,23 @@ def _store_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Pa
     )
 
 
-def _store_refused(db: duckdb.DuckDBPyConnection, batch: Batch, staged: Staged, lines: range) -> None:
+def _store_refused(db: duckdb.DuckDBPyConnection, batch: Batch, staged: Staged, after: int, last: int) -> None:
     """The slice's refused lines, with the slice: another run may refuse others, since a time in the future comes."""
     (refused,) = db.execute(
-        """INSERT INTO quarantine SELECT $batch, $file, line, reason, raw FROM read_parquet($path)
-           WHERE line >= $first AND line < $after""",
-        {
-            "batch": batch.batch_id,
-            "file": batch.file,
-            "path": str(staged.quarantine),
-            "first": lines.start,
-            "after": lines.stop,
-        },
+        """INSERT INTO quarantine SELECT $batch, $file, line, kind, reason, raw FROM read_parquet($path)
+           WHERE line > $after AND line <= $last""",
+        {"batch": batch.batch_id, "file": batch.file, "path": str(staged.quarantine), "after": after, "last": last},
     ).fetchall()[0]
     db.execute("UPDATE batches SET quarantined = quarantined + ? WHERE batch_id = ?", [refused, batch.batch_id])
 
 
 def _complete(db: duckdb.DuckDBPyConnection, batch: Batch, staged: Staged) -> IngestReport:
     db.execute(
-        """UPDATE batches SET complete = true, lines = $lines, redacted = $redacted,
-           accepted = $lines - quarantined - duplicates, ingested_at = $now WHERE batch_id = $batch""",
+        """UPDATE batches SET complete = true, lines = $lines, header = $header, continuation = $continuation,
+           redacted = $redacted, accepted = $records - quarantined - duplicates, ingested_at = $now WHERE batch_id = $batch""",
         {
-            "lines": staged.lines, "redacted": staged.redacted,
+            "lines": batch.total, "header": batch.header, "continuation": staged.continuation, "redacted": staged.redacted,
+            "records": staged.lines - batch.header - staged.continuation,
             "now": datetime.now(UTC).replace(tzinfo=None), "batch": batch.batch_id,
         },
     )  # fmt: skip
@@ -173,9 +239,9 @@ def _complete(db: duckdb.DuckDBPyConnection, batch: Batch, staged: Staged) -> In
     return report
 
 
-def _take_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Path]) -> int:
+def _take_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Part]) -> int:
     """The slice's new observations as the temporary view `slice`, stored; returns how many lines were known already."""
-    staged = "read_parquet([" + ", ".join(f"'{quoted(part)}'" for part in parts) + "])"
+    staged = "read_parquet([" + ", ".join(f"'{quoted(part.path)}'" for part in parts) + "])"
     db.execute(
         f"""CREATE OR REPLACE TEMP TABLE repeated AS
             WITH named AS (SELECT event, line FROM {staged} WHERE event_id IS NOT NULL AND reason IS NULL)
@@ -198,10 +264,12 @@ def _take_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Pat
 
 
 def _known(db: Any, batch: Batch) -> IngestReport | None:
-    row = db.execute("SELECT lines, quarantined FROM batches WHERE batch_id = ? AND complete", [batch.batch_id]).fetchone()
-    if row is None:
-        return None
-    return IngestReport(batch.batch_id, batch.file, row[0], 0, row[0] - row[1], row[1], 0, 0, 0, 0)
+    row = db.execute(
+        """SELECT lines, header, continuation, 0, accepted + duplicates, quarantined, 0, 0, 0, 0 FROM batches
+           WHERE batch_id = ? AND complete""",
+        [batch.batch_id],
+    ).fetchone()
+    return IngestReport(batch.batch_id, batch.file, *row) if row else None
 
 
 def quarantine_reasons(store: Store, batch_ids: list[str], limit: int = 1000) -> list[tuple[str, int, str]]:
@@ -226,15 +294,15 @@ def unaccounted(store: Store, batch_ids: list[str]) -> list[str]:
                refused AS (
                    SELECT batch_id, count(*) AS quarantined FROM quarantine
                    WHERE list_contains($batches, batch_id) GROUP BY batch_id)
-               SELECT b.file, b.lines, b.accepted, b.duplicates, b.quarantined, coalesce(h.accepted, 0),
-                   coalesce(r.quarantined, 0)
+               SELECT b.file, b.lines, b.header, b.continuation, b.accepted, b.duplicates, b.quarantined,
+                   coalesce(h.accepted, 0), coalesce(r.quarantined, 0)
                FROM batches b LEFT JOIN held h USING (batch_id) LEFT JOIN refused r USING (batch_id)
                WHERE list_contains($batches, b.batch_id) AND b.complete AND NOT b.thinned""",
             {"batches": batch_ids},
         ).fetchall()
     return [
-        f"{file}: {lines} lines read, {accepted} accepted ({held} in the store), {duplicates} duplicates, "
-        f"{quarantined} quarantined ({kept} in the store)"
-        for file, lines, accepted, duplicates, quarantined, held, kept in rows
-        if accepted + duplicates + quarantined != lines or held != accepted or kept != quarantined
+        f"{file}: {lines} lines, {header} header, {continuation} continuation, {accepted} accepted ({held} in the store), "
+        f"{duplicates} duplicates, {quarantined} quarantined ({kept} in the store)"
+        for file, lines, header, continuation, accepted, duplicates, quarantined, held, kept in rows
+        if header + continuation + accepted + duplicates + quarantined != lines or held != accepted or kept != quarantined
     ]

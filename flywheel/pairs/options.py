@@ -1,17 +1,57 @@
 """Settings of this room: which pairs come in, where they are kept, and how they are split."""
 
+import codecs
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 
-class PairOptions(BaseModel, frozen=True, extra="forbid"):
+class FileOptions(BaseModel, frozen=True, extra="forbid"):
+    """How files of events are read. What is not set is recognised, or asked for where it cannot be."""
+
+    columns: dict[str, str] = Field(
+        {}, description="Our field name -> your column, or a nested field such as event.item.title."
+    )
+    constants: dict[str, str | int | float] = Field({}, description="What every line says though no column does: type = thumb.")
+    labels: dict[str, Literal[0, 1]] = Field(
+        {}, description="Label in your files -> 1 (same) or 0 (different); others are left out."
+    )
+    cut: float | None = Field(None, allow_inf_nan=False, description="For graded labels: this much and more is the same.")
+    thumbs: dict[str, Literal["up", "down"]] = Field({}, description="Thumb in your files -> up or down; others are left out.")
+    types: dict[str, str] = Field({}, description="Type of event in your files -> ours; events of other types are left out.")
+    day_first: bool | None = Field(None, description="Whether 1/9/2026 is the first of September (true) or January 9th.")
+    encoding: str | None = Field(None, description="Encoding of your text files, such as cp1252; unset: recognised.")
+    delimiter: str | None = Field(None, min_length=1, max_length=1, description="What parts the cells; unset: recognised.")
+    quoting: Literal["standard", "backslash", "none"] | None = Field(
+        None, description='How cells are quoted: "" or \\" within quotes, or quotes are plain characters; unset: recognised.'
+    )
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                codecs.lookup(value)
+            except LookupError as error:
+                raise ValueError(f"{value!r} is no encoding that Python knows; such names are utf-8, cp1252, utf-16") from error
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "FileOptions":
+        if self.labels and self.cut is not None:
+            raise ValueError("labels and cut both say what a label means: set one of them")
+        return self
+
+
+class PairOptions(FileOptions, frozen=True, extra="forbid"):
     """Which pairs come in, and how files of events are read."""
 
+    files: dict[str, FileOptions] = Field({}, description='The same for files of some names only: [pairs.files."chat-*.csv"].')
+    max_refused: float = Field(0.5, gt=0, le=1, description="A file of which a larger share fails for one reason is refused.")
     seed_pairs: Literal["starter", "quora", "none"] = Field("starter", description="Which seed pairs are ingested.")
     quora_path: Path | None = Field(None, description="Parquet file of Quora pairs; without it they come from the hub.")
-    columns: dict[str, str] = Field({}, description="Our field name -> the column's name in your files.")
     redact: tuple[Literal["email", "phone", "card"], ...] = Field((), description="What is replaced in texts before storing.")
     redact_region: str = Field("US", min_length=2, max_length=2, description="Country whose phone numbers are recognised.")
     redact_hook: str | None = Field(None, description="Your function, module:function, from text to text, run last.")
@@ -20,6 +60,21 @@ class PairOptions(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return value.expanduser().resolve() if value is not None else None
+
+    def for_file(self, name: str) -> FileOptions:
+        """How a file of this name is read: what [pairs] says, and above it the first entry of `files` that fits.
+
+        Of a part file, `folder/part-0.csv`, the names of the folder and of the file may fit, too.
+        """
+        said = {field: getattr(self, field) for field in FileOptions.model_fields if field in self.model_fields_set}
+        for pattern, options in self.files.items():
+            if any(fnmatchcase(each, pattern) for each in (name, *Path(name).parts)):
+                own = {field: getattr(options, field) for field in options.model_fields_set}
+                if "labels" in own or "cut" in own:  # either takes the place of both
+                    said = {field: value for field, value in said.items() if field not in ("labels", "cut")}
+                said |= own
+                break
+        return FileOptions(**said)
 
 
 class StorageOptions(BaseModel, frozen=True, extra="forbid"):

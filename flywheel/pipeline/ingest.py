@@ -3,11 +3,14 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+from flywheel.errors import UnreadableFileError
 from flywheel.pairs.events.seeds import STARTER, seed_batch
 from flywheel.pairs.inbox import take_inbox
-from flywheel.pairs.ingest import IngestReport, ingest, ingest_files, unaccounted
+from flywheel.pairs.ingest import IngestReport, files_of, ingest, ingest_delivery, unaccounted
+from flywheel.pairs.preview import Preview, preview
 from flywheel.pairs.snapshots.export import take_snapshot as export_snapshot
 from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.pipeline.workspace import Workspace
@@ -15,9 +18,14 @@ from flywheel.pipeline.workspace import Workspace
 
 @dataclass(frozen=True)
 class IngestSummary:
-    """What became of some files' lines: accepted + duplicates + quarantined = lines; conflicts and embargoed are accepted."""
+    """What became of some files' lines: header + continuation + accepted + duplicates + quarantined = lines.
+
+    Conflicts and embargoed are accepted. `rejected` has a sentence for each delivery that could not be read.
+    """
 
     lines: int
+    header: int
+    continuation: int
     accepted: int
     duplicates: int
     quarantined: int
@@ -35,8 +43,28 @@ def ingest_seed(workspace: Workspace) -> IngestReport | None:
 
 
 def ingest_paths(workspace: Workspace, paths: Sequence[Path], progress: Callable[[int], None] | None = None) -> IngestSummary:
-    """Ingest files of events from where they are; `progress` hears how many lines have been read."""
-    return _summary(ingest_files(workspace.store, paths, workspace.settings.pairs, progress=progress), ())
+    """Ingest files, and folders of part files, from where they are; `progress` hears how many lines have been read.
+
+    One that cannot be read keeps no other from being stored. Raises UnreadableFileError when one is not there at all.
+    """
+    options = workspace.settings.pairs
+    for path in paths:
+        files_of(path, path.name, options)
+    reports: list[IngestReport] = []
+    rejected = []
+    for path in paths:
+        try:
+            reports += ingest_delivery(workspace.store, path, path.name, options, progress)
+        except UnreadableFileError as error:
+            rejected.append(str(error))
+    return _summary(reports, tuple(rejected))
+
+
+def preview_paths(workspace: Workspace, paths: Sequence[Path]) -> list[Preview]:
+    """How files would be understood, with the first pairs of each; stores nothing."""
+    options = workspace.settings.pairs
+    found = (preview(*files_of(path, path.name, options), options, workspace.store.memory_limit) for path in paths)
+    return list(chain.from_iterable(found))
 
 
 def ingest_inbox(workspace: Workspace) -> IngestSummary:
@@ -45,7 +73,7 @@ def ingest_inbox(workspace: Workspace) -> IngestSummary:
 
 
 def _summary(reports: list[IngestReport], rejected: tuple[str, ...]) -> IngestSummary:
-    counted = ("lines", "accepted", "duplicates", "quarantined", "conflicts", "embargoed", "redacted")
+    counted = ("lines", "header", "continuation", "accepted", "duplicates", "quarantined", "conflicts", "embargoed", "redacted")
     totals = {name: sum(getattr(report, name) for report in reports) for name in counted}
     return IngestSummary(**totals, files=tuple(reports), rejected=rejected)
 

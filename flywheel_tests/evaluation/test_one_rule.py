@@ -13,7 +13,7 @@ from flywheel.evaluation.evaluate import SCORES, decisions, evaluate, tuned_subj
 from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder
 from flywheel.evidence.page import Table, Text
 from flywheel.models.catalogue import Variant
-from flywheel.pairs.events.lines import Batch, json_lines
+from flywheel.pairs.events.json_rows import json_batch
 from flywheel.pairs.ingest import ingest
 from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.pipeline.evaluation import evaluate_cell, leaderboard, measure_baseline, measure_champion
@@ -48,7 +48,7 @@ def deliver(workspace: Workspace) -> Snapshot:
     events = [json.loads(line) for line in clump_lines(USERS)]
     kept = [event for event in events if event["label"] or event["text_a"].split()[2] == event["text_b"].split()[2]]
     lines = [json.dumps(event).encode() for event in kept]
-    ingest(workspace.store, Batch("users", "interaction", "users.jsonl", json_lines(iter(lines))))
+    ingest(workspace.store, json_batch("users", "interaction", "users.jsonl", lines))
     workspace.vectors(MINILM).cache.get([text for clump in USERS for text in six_texts(clump)], embed_features)
     return take_snapshot(workspace)
 

@@ -17,7 +17,7 @@ from flywheel.evidence.cost import Prices, api_corpus, model_cost
 from flywheel.evidence.cost_sections import costs
 from flywheel.evidence.page import Facts, Page, Picture, Table, Text, as_plain
 from flywheel.models.catalogue import Variant
-from flywheel.pairs.events.lines import Batch, json_lines
+from flywheel.pairs.events.json_rows import json_batch
 from flywheel.pairs.ingest import ingest
 from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.pipeline.api_heads import evaluate_api_heads
@@ -256,7 +256,7 @@ def test_the_champion_stays_on_the_board_and_in_the_answer_when_its_cell_is_trai
     champion = champion_of(workspace)
     known = workspace.current_snapshot().pairs("train")["text_a"][0]
     text = "clump0 intenta wording9"
-    ingest(workspace.store, Batch("later", "seed", "quora (more of it)", json_lines(iter([line(known, text, 0)]))))
+    ingest(workspace.store, json_batch("later", "seed", "quora (more of it)", [line(known, text, 0)]))
     workspace.vectors(V32.model).cache.get([text], embed_features)
     take_snapshot(workspace)
     measure_cells(workspace, "400")

@@ -12,7 +12,7 @@ import numpy as np
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.features import PARTS
 from flywheel.models.vectors import Vectors
-from flywheel.pairs.events.lines import Batch, json_lines
+from flywheel.pairs.events.json_rows import json_batch
 from flywheel.pairs.ingest import ingest
 from flywheel.pairs.snapshots.export import take_snapshot
 from flywheel.pairs.snapshots.snapshot import Snapshot
@@ -81,7 +81,7 @@ class World:
 
 def take_world(workspace: Workspace, lines: list[bytes]) -> World:
     """Ingest seed pairs and take a snapshot."""
-    ingest(workspace.store, Batch(hashlib.sha256(b"".join(lines)).hexdigest(), "seed", "test", json_lines(iter(lines))))
+    ingest(workspace.store, json_batch(hashlib.sha256(b"".join(lines)).hexdigest(), "seed", "test", lines))
     snapshot = take_snapshot(workspace.store, workspace.snapshots, workspace.split_rules)
     return World(workspace, snapshot, workspace.vectors(MINILM))
 

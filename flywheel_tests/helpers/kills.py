@@ -206,9 +206,9 @@ def _settle_in() -> None:
     import pyarrow.dataset  # noqa: F401  (or every child would import it anew, and the next one too)
     import scipy.sparse.csgraph  # noqa: F401
 
-    from flywheel.pairs.events.events import reason_not_event
+    from flywheel.pairs.events.mapping import FieldMap
 
-    reason_not_event({})
+    FieldMap().read({"text_a": "a", "text_b": "b", "label": 1})
     staging.CHUNK, ingest_module._SLICE = CHUNK, SLICE
     logging.disable(logging.WARNING)
     assert threading.active_count() == 1, threading.enumerate()

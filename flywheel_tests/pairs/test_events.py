@@ -31,11 +31,12 @@ CLICKED: dict[str, dict[int, int] | str] = {
     "[18446744073709551616]": "clicked",
     "[1e300]": "clicked",
     "[1.5]": "clicked",
-    '["1"]': "clicked",
+    '["1"]': {1: 1},
     "[true]": "clicked",
     "[null]": "clicked",
     "[[1]]": "clicked",
-    "1": "clicked",
+    "1": {1: 1},
+    '"[2]"': {1: 0, 2: 1},
     "null": "clicked",
     "{}": "clicked",
 }
@@ -84,8 +85,9 @@ TIMES: dict[str, datetime | None] = {
     **dict.fromkeys(('""', '" "', '"12:00:00"', '"5 days"', '"2026-02-30"', '"01/02/2026"', '"2026-W01"', '"1,5"'), None),
     **dict.fromkeys(('"0000-01-01"', '"0001-01-01"', '"-0044-03-15"', '"2026-01-01 (BC)"', '"1969-12-31T23:59:59"'), None),
     **dict.fromkeys(('"1970-01-01T00:30:00+01:00"', '"2999-01-01"', '"9999-12-31T23:59:59"', '"294247-01-10"'), None),
-    **dict.fromkeys(('"20260101"', '"2026"', "20260101", '"20260101T120000"'), None),  # dates, and no seconds since 1970
-    **dict.fromkeys(("1767268800000", "1e300", "-1", "99999999999", "1" * 40, "true", "[]", "{}", "[1767268800]"), None),
+    **dict.fromkeys(('"20260101"', "20260101"), datetime(2026, 1, 1)),
+    **dict.fromkeys(('"20260101T120000"', "1767268800000", '"1767268800000000"', "1767268800000000123"), NOON),
+    **dict.fromkeys(('"2026"', '"20261301"', "1e300", "-1", "9999999", "1" * 40, "true", "[]", "{}", "[1767268800]"), None),
 }
 
 
@@ -152,10 +154,11 @@ def test_every_event_says_what_the_table_of_events_says(store: Store, suffix: st
 
 
 def test_a_thumb_is_up_or_down(store: Store) -> None:
-    thumbs = {"up": None, "down": None, "UP": "thumb", "": "thumb", "sideways": "thumb", "true": "thumb"}
+    thumbs = {"up": None, "down": None, "UP": None, "": "thumb is empty", "sideways": "thumb is", "true": None}
     lines = [{"type": "thumb", "query": "q", "answer": "a", "thumb": thumb} for thumb in thumbs]
-    check(take(store, json_file([*lines, {"type": "thumb", "query": "q", "answer": "a", "thumb": True}])),
-          [*thumbs.values(), "thumb"])  # fmt: skip
+    taken = take(store, json_file([*lines, {"type": "thumb", "query": "q", "answer": "a", "thumb": False}]))
+    check(taken, [*thumbs.values(), None])
+    assert [taken.only(n)["label"] for n in (1, 2, 3, 6, 7)] == [1, 0, 1, 1, 0]
 
 
 def test_the_schema_is_valid_and_describes_every_event_there_is() -> None:

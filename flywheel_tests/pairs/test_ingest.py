@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from flywheel.errors import FlywheelError, StoreBusyError
 from flywheel.pairs.events.readers import read_batch
 from flywheel.pairs.ingest import IngestReport, ingest, ingest_files, quarantine_reasons, unaccounted
+from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import count_pairs
 from flywheel_tests.conftest import examples
@@ -39,7 +40,8 @@ def rows(store: Store, query: str) -> list[tuple[Any, ...]]:
 
 
 def balanced(report: IngestReport) -> bool:
-    return report.accepted + report.duplicates + report.quarantined == report.lines
+    records = report.accepted + report.duplicates + report.quarantined
+    return records + report.header + report.continuation == report.lines
 
 
 def test_a_malformed_line_is_quarantined_with_file_line_and_reason_and_stops_nothing(store: Store, tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_a_malformed_line_is_quarantined_with_file_line_and_reason_and_stops_not
     assert "not JSON" in reasons[4]
     assert "not an object" in reasons[5]
     assert "text_b" in reasons[6]
-    assert "label is none of 1 or 0" in reasons[7]
+    assert reasons[7].startswith('label is "maybe", none of 1 or 0')
     assert "same question" in reasons[9]
     assert sorted(reasons) == list(range(2, 16))
     assert rows(store, "SELECT extra FROM observations WHERE extra IS NOT NULL") == [('{"session":{"id":7}}',)]
@@ -82,9 +84,10 @@ def test_a_line_that_no_calendar_or_encoding_holds_is_quarantined_too(store: Sto
         line("a", "b", time="2999-01-01"),
         line("a", "b", event_id="\ud800"),
         line("\u200b", "b"),
+        line("a", "b", time="2026-01-01"),
     ]
-    report = ingest_files(store, [write(tmp_path, lines)])[0]
-    assert (report.accepted, report.quarantined) == (0, len(lines))
+    report = ingest_files(store, [write(tmp_path, lines)], PairOptions(max_refused=0.9))[0]
+    assert (report.accepted, report.quarantined) == (1, len(lines) - 1)
 
 
 def test_a_first_line_that_is_nested_too_deeply_to_be_kept_is_quarantined(store: Store, tmp_path: Path) -> None:
@@ -134,11 +137,13 @@ def test_accepted_duplicates_and_quarantined_always_add_up(
 ) -> None:
     folder = tmp_path_factory.mktemp("home")
     store = Store(folder / "flywheel.duckdb")
-    first = ingest_files(store, [write(folder, lines)])[0]
+    lines = [line("always", "there"), *lines]
+    said = PairOptions(max_refused=1, labels={"1": 1, "same": 1, "0": 0}, encoding="utf-8")
+    first = ingest_files(store, [write(folder, lines)], said)[0]
     assert first.lines == len(lines)
     assert balanced(first)
     before = rows(store, "FROM observations ORDER BY ALL"), rows(store, "FROM quarantine ORDER BY ALL")
-    again = ingest_files(store, [write(folder, lines, "other-name.jsonl")])[0]
+    again = ingest_files(store, [write(folder, lines, "other-name.jsonl")], said)[0]
     assert balanced(again)
     assert again.accepted == 0
     assert (rows(store, "FROM observations ORDER BY ALL"), rows(store, "FROM quarantine ORDER BY ALL")) == before

@@ -8,7 +8,7 @@ from flywheel.errors import FlywheelError
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pipeline.workspace import Workspace
-from flywheel_tests.helpers.deliveries import GOOD, HEADER, KINDS, check, contents, file_of, json_file, take, texts
+from flywheel_tests.helpers.deliveries import GOOD, HEADER, KINDS, check, contents, file_of, json_file, refused, take, texts
 from flywheel_tests.pairs.test_ingest import line, rows
 
 # ---- 4. redaction ----
@@ -36,7 +36,7 @@ REDACTED = {
 SECRETS = ("bob@example.com", "415-555-2671", "4111 1111 1111 1111")
 
 
-REDACTING = PairOptions(redact=ALL)
+REDACTING = PairOptions(redact=ALL, max_refused=1)
 
 
 def everything_stored(store: Store) -> str:
@@ -95,34 +95,42 @@ def test_every_text_of_an_event_is_redacted(store: Store) -> None:
 
 @pytest.mark.parametrize("suffix", KINDS)
 def test_what_is_quarantined_is_redacted_too(store: Store, suffix: str) -> None:
-    records = [{"text_a": secret, "text_b": "b", "label": "?", "time": secret} for secret in SECRETS]
+    records = [{"text_a": "a", "text_b": "b", "label": "1"}] * 300
+    records += [{"text_a": secret, "text_b": "b", "label": "?", "time": secret} for secret in SECRETS]
     records += [{"text_a": "a", "text_b": "b", "label": "1", "time": secret} for secret in SECRETS]
     records += [{"text_a": secret, "text_b": " ", "label": "1", "type": secret} for secret in SECRETS]
     taken = take(store, file_of(records, suffix), f"batch{suffix}", REDACTING)
-    check(taken, [""] * len(records))
+    check(taken, [None] * 300 + [""] * 3 * len(SECRETS))
     assert not any(secret in everything_stored(store) for secret in SECRETS)
-    assert taken.report.redacted >= len(records)
+    assert taken.report.redacted >= 3 * len(SECRETS)
+
+
+def test_a_sentence_about_a_file_is_redacted_too(store: Store) -> None:
+    for secret in SECRETS:
+        for record in ({"label": secret}, {"label": "1", "time": secret}, {"label": "1", "type": secret}):
+            data = json_file([{"text_a": "a", "text_b": "b", **record}] * 5)
+            assert secret not in refused(store, data, "batch.jsonl", REDACTING)
 
 
 def test_lines_that_cannot_be_read_are_redacted_too(store: Store) -> None:
     lines = [f'{{"text_a": "{secret}'.encode() for secret in SECRETS] + [b"\xff bob@example.com", b"bob@example.com\0"]
-    taken = take(store, b"\n".join(lines), options=REDACTING)
-    check(taken, ["not JSON"] * 3 + ["not UTF-8", "NUL"])
+    taken = take(store, b"\n".join([*lines, "é".encode(), GOOD]), options=REDACTING)
+    check(taken, ["not JSON"] * 3 + ["not UTF-8", "NUL", "not JSON", None])
     assert not any(secret in everything_stored(store) for secret in SECRETS)
     csv_lines = "".join(f"{secret},b\n" for secret in SECRETS).encode()
-    assert take(store, HEADER + csv_lines, "batch.csv", REDACTING).report.quarantined == 3
+    assert take(store, HEADER + b"a,b,1\n" + csv_lines, "batch.csv", REDACTING).report.quarantined == 3
     assert not any(secret in everything_stored(store) for secret in SECRETS)
 
 
 def test_a_quarantined_line_is_redacted_before_it_is_shortened(store: Store) -> None:
-    addresses = [f'{{"label": 5, "more": "{"x" * length} bob@example.com"}}\n' for length in range(440, 490)]
+    addresses = [f'{{"label": 1, "more": "{"x" * length} bob@example.com"}}\n' for length in range(440, 490)]
     addresses += [f"{'x' * length} bob@example.com\n" for length in range(470, 500)]
-    take(store, "".join(addresses).encode(), options=REDACTING)
+    take(store, GOOD + "".join(addresses).encode(), options=REDACTING)
     assert "bob@" not in everything_stored(store)
 
 
 def test_a_quarantined_line_is_redacted_as_it_reads_and_not_as_it_is_escaped(store: Store) -> None:
-    take(store, rb'{"text_a": "bob@ex\u00e4mple.com or bob\u0040example.com", "label": 5}', options=REDACTING)
+    take(store, GOOD + rb'{"text_a": "bob@ex\u00e4mple.com or bob\u0040example.com", "label": 1}', options=REDACTING)
     assert "bob" not in everything_stored(store)
 
 

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError
-from flywheel.pairs.events.lines import Batch, json_lines
+from flywheel.pairs.events.json_rows import json_batch
 from flywheel.pairs.events.seeds import STARTER, seed_batch
 from flywheel.pairs.events.starter import starter_lines
 from flywheel.pairs.ingest import ingest, ingest_files
@@ -52,7 +52,7 @@ class Graph:
         for source in ("seed", "interaction"):
             lines = [line(f"q{a:03}", f"q{b:03}", kind=kind) for a, b, of, kind in edges if of == source]
             self._batches += 1
-            ingest(self.store, Batch(f"batch {self._batches}", source, "test", json_lines(iter(lines))))  # type: ignore[arg-type]
+            ingest(self.store, json_batch(f"batch {self._batches}", source, "test", lines))  # type: ignore[arg-type]
 
     def snapshot(self, **options: Any) -> Snapshot:
         return take_snapshot(self.store, self.workspace.snapshots, self.workspace.split_rules, **options)
@@ -353,7 +353,7 @@ def test_four_hundred_thousand_pairs_with_one_giant_component_are_split_and_stay
     lines = [line(f"question {a}", f"question {b}", int(c)) for (a, b), c in zip(edges[kept], labels[kept], strict=True)]
     workspace = make_workspace(tmp_path / "home", pairs={"seed_pairs": "none"})
     store = workspace.store
-    ingest(store, Batch("quora", "seed", "quora", json_lines(iter(lines))))
+    ingest(store, json_batch("quora", "seed", "quora", lines))
     snapshot = take_snapshot(store, workspace.snapshots, workspace.split_rules)
     assert (snapshot.test.pairs >= 10_000, snapshot.calibration.pairs >= 10_000) == (True, True)
     assert snapshot.shared_questions() == 0

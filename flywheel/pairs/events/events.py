@@ -18,6 +18,7 @@ nothing: the user may not have seen them. An event's own `weight` takes the plac
 """
 
 import functools
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -61,61 +62,42 @@ def event_schema() -> dict[str, Any]:
     return orjson.loads(files("flywheel.pairs.events").joinpath("event.schema.json").read_bytes())
 
 
+def _known_fields() -> dict[str, tuple[str, ...]]:
+    definitions = event_schema()["$defs"]
+    common = definitions["common"]["properties"]
+    names = [each["$ref"].rpartition("/")[2] for each in event_schema()["oneOf"]]
+    return {name: tuple(definitions[name]["properties"] | common) for name in names}
+
+
+# The fields that each type of event knows, in the schema's order.
+KNOWN_FIELDS = _known_fields()
+
+
 @functools.cache
-def _kinds() -> dict[str | None, tuple[Any, frozenset[str]]]:
-    """Of each type of event: what validates it, and the fields it knows."""
+def _validator(kind: str) -> Any:
     import jsonschema_rs
 
     schema = event_schema()
-    definitions = schema["$defs"]
-    common = definitions["common"]["properties"].keys()
-    kinds: dict[str | None, tuple[Any, frozenset[str]]] = {}
-    for each in schema["oneOf"]:
-        name = each["$ref"].rpartition("/")[2]
-        validator = jsonschema_rs.validator_for({**each, "$defs": definitions}, mask="the value")
-        kinds[name] = validator, frozenset(common | definitions[name]["properties"].keys())
-    return {None: kinds["label"], **kinds}
+    (one,) = (each for each in schema["oneOf"] if each["$ref"].endswith(f"/{kind}"))
+    return jsonschema_rs.validator_for({**one, "$defs": schema["$defs"]})
 
 
 def field_names() -> frozenset[str]:
     """Every field that some type of event knows."""
-    return frozenset().union(*(known for _, known in _kinds().values()))
+    return frozenset().union(*KNOWN_FIELDS.values())
 
 
-def reason_not_event(record: Any) -> str | None:
-    """The reason why a record is no event, or None when it is one. Never raises for bad data."""
-    if type(record) is not dict:
-        return f"the line holds a JSON {_json_type(record)}, not an object"
-    name = record.get("type")
-    known = _kinds().get(name) if name is None or type(name) is str else None
-    if known is None:
-        return f"type is none of {', '.join(name for name in _kinds() if name)}"
-    if not known[0].is_valid(record):
-        return "; ".join(_reason(error) for error in known[0].iter_errors(record))
-    return _why_no_list(record) if name == "search" else None
+def invalid_field(kind: str, event: Mapping[str, Any]) -> str | None:
+    """The field for which an event is none of its kind, or None when it is one."""
+    validator = _validator(kind)
+    if validator.is_valid(event):
+        return None
+    for name in ("text_a", "text_b", "query", "shown", "answer", "clicked", "label", "thumb"):  # what is missing, first
+        if name not in event and name in _required(kind):
+            return name
+    return next(str(error.instance_path[0]) for error in validator.iter_errors(event))
 
 
-def unknown_fields(record: dict[str, Any]) -> str | None:
-    """The fields that are not in the schema, as JSON; None when there are none."""
-    unknown = record.keys() - _kinds()[record.get("type")][1]
-    return orjson.dumps({field: record[field] for field in sorted(unknown)}, default=str).decode() if unknown else None
-
-
-def _why_no_list(record: dict[str, Any]) -> str | None:
-    if not record["clicked"]:
-        return "no result was clicked, so the list says nothing"
-    if max(record["clicked"]) > len(record["shown"]):
-        return f"clicked names position {max(record['clicked'])} of a list of {len(record['shown'])}"
-    return None
-
-
-def _reason(error: Any) -> str:
-    path = list(error.instance_path)
-    if path == ["label"]:
-        return "label is none of 1 or 0, true or false, same or different"
-    message = error.message.replace('"', "")[:200]
-    return message if not path else f"{'.'.join(map(str, path))}: {message}"
-
-
-def _json_type(value: Any) -> str:
-    return {list: "array", str: "string", bool: "boolean", type(None): "null"}.get(type(value), "number")
+@functools.cache
+def _required(kind: str) -> frozenset[str]:
+    return frozenset(event_schema()["$defs"][kind]["required"])

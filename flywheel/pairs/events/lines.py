@@ -1,97 +1,112 @@
 """Lines of a delivery: records, the lines that cannot be read, and the batch they came in."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
-
-import orjson
+from typing import Any, Literal, NamedTuple
 
 from flywheel.errors import UnreadableFileError
+from flywheel.pairs.events.coding import toml
+from flywheel.pairs.events.mapping import FieldMap
 
 MAX_LINE_BYTES = 1_000_000
 HOLDS_NUL = "holds a NUL character"
+BLANK = "the line is blank"
 
 
 class Unreadable(NamedTuple):
-    """A line that is no record: why, and how it begins."""
+    """A line that is no record: why, how it begins, and its number in the file.
+
+    Lines of one `kind` are refused for one reason, whatever values the sentences name.
+    """
 
     reason: str
     raw: bytes
+    number: int
+    kind: str = "unreadable"
 
 
-# One line: its record, and the bytes it was read from (none where the format has no lines).
-Line = tuple[Any, bytes | None]
+class Line(NamedTuple):
+    """A record, the bytes it was read from (none where the format has no lines), its first line and how many it is on."""
+
+    record: Any
+    raw: bytes | None
+    number: int
+    span: int = 1
 
 
 @dataclass(frozen=True)
 class Batch:
     """One delivery of lines. `batch_id` is a hash of the content, so the same delivery is known again by any name.
 
-    `source` is `seed` or `interaction`; `file` says where the lines came from.
+    `source` is `seed` or `interaction`; `file` says where the lines came from. `total` lines were counted in the file, and
+    the first `header` of them name columns. `fields` turns a record into an event.
     """
 
     batch_id: str
     source: Literal["seed", "interaction"]
     file: str
+    total: int
     lines: Iterator[Line | Unreadable]
+    header: int = 0
+    fields: FieldMap = field(default_factory=FieldMap)
 
 
-def json_lines(lines: Iterator[bytes]) -> Iterator[Line | Unreadable]:
-    """JSON lines as records."""
-    for raw in lines:
-        yield json_record(raw)
-
-
-def raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines without their ends. One that is too long is one line still: its beginning, and one byte more than allowed."""
-    while line := file.readline(MAX_LINE_BYTES + 2):
-        if not line.endswith(b"\n") and len(line) > MAX_LINE_BYTES:
-            while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                pass
-            yield line
-        else:
-            yield line.rstrip(b"\r\n")
-
-
-def refused(raw: bytes) -> Unreadable | None:
+def refused(raw: bytes, number: int) -> Unreadable | None:
     """Why a line of any format cannot be a record: too long, blank, or with a NUL. None if it can."""
     if len(raw) > MAX_LINE_BYTES:
-        return Unreadable(f"the line is longer than {MAX_LINE_BYTES:,} bytes", raw)
+        return Unreadable(f"the line is longer than {MAX_LINE_BYTES:,} bytes", raw, number, "too long")
     if not raw.strip():
-        return Unreadable("the line is blank", raw)
+        return Unreadable(BLANK, raw, number, "blank")
     if b"\0" in raw:
-        return Unreadable(f"the line {HOLDS_NUL}", raw)
+        return Unreadable(f"the line {HOLDS_NUL}", raw, number, "NUL")
     return None
 
 
-def json_record(raw: bytes) -> Line | Unreadable:
-    """A line of JSON as a record."""
-    try:
-        record = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        return refused(raw) or Unreadable(f"the line is not {not_utf8(raw) or f'JSON ({error.msg})'}", raw)
-    return refused(raw) or (record, raw)
-
-
-def not_utf8(raw: bytes) -> str | None:
-    """The first byte at which `raw` is not UTF-8, in words; None if it is."""
+def not_utf8(raw: bytes, number: int) -> Unreadable | None:
+    """The line as refused for the first byte that is not UTF-8; None if all are."""
     try:
         raw.decode()
     except UnicodeDecodeError as error:
-        return f"UTF-8 (byte {error.start})"
+        return Unreadable(
+            f"the line is not UTF-8 (byte {error.start}); is it in another pairs.encoding?", raw, number, "not UTF-8"
+        )
     return None
 
 
-def check_names(path: Path, names: list[str], columns: Mapping[str, str]) -> None:
-    """Raise UnreadableFileError unless a table's column `names` are distinct and hold a text of ours."""
+# Names under which public data sets and exports have our fields, for a suggestion; nothing is read by them.
+_COMMON_NAMES = {
+    "text_a": ("question1", "sentence1", "premise", "sentence_a", "text1", "text_1", "anchor", "query", "input"),
+    "text_b": ("question2", "sentence2", "hypothesis", "sentence_b", "text2", "text_2", "positive", "passage", "output"),
+    "label": ("is_duplicate", "label", "score", "similarity", "similarity_score", "relatedness_score", "gold_label", "labels"),
+}
+
+
+def check_names(file: str, names: list[str], columns: Mapping[str, str], header: int = 0) -> None:
+    """Raise UnreadableFileError unless a table's column `names` are distinct and hold a text of ours.
+
+    `header` is the line they are in, if the file has lines.
+    """
+    where = f"{file}:{header}" if header else file
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
-        raise UnreadableFileError(f"{path.name} has two columns named {twice[0]}. Nothing of it was stored; rename one.")
-    found = {ours for ours in ("text_a", "query") if columns.get(ours, ours) in names}
-    if not found:
+        raise UnreadableFileError(f"{where} has two columns named {twice[0]}. Nothing of it was stored; rename one.")
+    roots = {*names, *(name.partition(".")[0] for name in names)}
+    wanted = [columns.get(ours, ours) for ours in ("text_a", "query")]
+    if not any(name in roots or name.partition(".")[0] in roots for name in wanted):
+        section = f"[pairs.files.{toml(Path(file).parts[0])}]"
+        listed = ", ".join(name or "(no name)" for name in names[:20])
         raise UnreadableFileError(
-            f"{path.name} has the columns {', '.join(names[:20])} and neither text_a nor query. Nothing of it was stored; "
-            "say in the home's flywheel.toml, below [pairs], which is which: "
-            'columns = {"text_a" = "...", "text_b" = "...", "label" = "..."}.'
+            f"{where} has the columns {listed} and none called {' or '.join(wanted)}. Nothing of it was stored. "
+            f"Say which is which in the home's flywheel.toml: {section} and below it columns = {suggested(names)}."
         )
+
+
+def suggested(names: list[str]) -> str:
+    """A mapping of columns as TOML: by the names that are common, else to be filled in."""
+    found: dict[str, str] = {}
+    for ours, common in _COMMON_NAMES.items():
+        found[ours] = next(
+            (name for each in common for name in names if name.lower() == each and name not in found.values()), "..."
+        )
+    return "{" + ", ".join(f"{ours} = {toml(theirs)}" for ours, theirs in found.items()) + "}"

@@ -1,46 +1,81 @@
 """Rows of a Parquet file as records."""
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel.errors import UnreadableFileError
 from flywheel.pairs.events.lines import Line, Unreadable, check_names
+from flywheel.pairs.events.text import COMPRESSION, unpacked
+
+_EXACT = {pa.float16(): 2.0**11, pa.float32(): 2.0**24}
 
 
-def parquet_rows(path: Any, name: str, columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
-    """The rows of a Parquet file (a path or an open file) called `name`; a row that cannot be read loses no other."""
-    with pq.ParquetFile(path) as file:
-        check_names(Path(name), file.schema_arrow.names, columns)
+@contextmanager
+def opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, unpacked if it is compressed as a whole."""
+    if path.suffix.lower() not in COMPRESSION:
+        with pq.ParquetFile(path) as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as plain:  # it has no name, so that nothing stays when the process is killed
+        with unpacked(path) as packed:
+            shutil.copyfileobj(packed, plain)
+        with pq.ParquetFile(plain) as file:
+            yield file
+
+
+def exact_floats(file: pq.ParquetFile) -> dict[str, float]:
+    """Of columns of narrow floats, up to where they hold every whole number."""
+    return {each.name: _EXACT[each.type] for each in file.schema_arrow if each.type in _EXACT}
+
+
+def class_names(file: pq.ParquetFile, column: str) -> tuple[str, ...]:
+    """The names that the file's metadata gives to the classes 0, 1, ... of a column, as the library `datasets` writes them."""
+    try:
+        features = orjson.loads((file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[column]["names"]))
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def parquet_rows(path: Path, name: str, columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
+    """The rows of a Parquet file called `name`, numbered from 1; a row that cannot be read loses no other."""
+    with opened(path) as file:
+        check_names(name, file.schema_arrow.names, columns)
         read = 0
         for group in file.iter_batches(batch_size=10_000):
             try:
                 rows = group.to_pylist()
             except (ValueError, OverflowError, LookupError) as error:  # a text that is not UTF-8, a time that no calendar holds
                 for i in range(group.num_rows):
-                    yield _one_row(group.slice(i, 1), error)
+                    yield _one_row(group.slice(i, 1), error, read + i + 1)
                 read += group.num_rows
                 continue
-            yield from map(_parquet_record, rows)
+            for number, row in enumerate(rows, start=read + 1):
+                yield _line(row, number)
             read += group.num_rows
         if read != file.metadata.num_rows:
             raise UnreadableFileError(f"{name} is damaged: {read} of {file.metadata.num_rows} rows. Nothing of it was stored.")
 
 
-def _one_row(group: pa.RecordBatch, error: Exception) -> Line | Unreadable:
+def _one_row(group: pa.RecordBatch, error: Exception, number: int) -> Line | Unreadable:
     try:
-        return _parquet_record(group.to_pylist()[0])
+        return _line(group.to_pylist()[0], number)
     except (ValueError, OverflowError, LookupError) as own:
-        return Unreadable(f"the row cannot be read ({own})", b"")
+        return Unreadable(f"the row cannot be read ({own})", b"", number, "row")
 
 
-def _parquet_record(row: dict[str, Any]) -> Line | Unreadable:
-    record = {field: _plain(value) for field, value in row.items() if value is not None and value == value}
-    return record, None
+def _line(row: dict[str, Any], number: int) -> Line:
+    return Line({field: _plain(value) for field, value in row.items() if value is not None and value == value}, None, number)
 
 
 def _plain(value: Any) -> Any:

@@ -1,79 +1,183 @@
-"""Files into records: JSON lines, CSV, TSV and Parquet, plain or compressed, read as a stream. Knows no database.
+"""Deliveries into batches: each file read as the settings and its own look say, its columns judged as a whole first.
 
-Every line of a file comes out once: as a record, or as `Unreadable` with the reason. What makes a whole file unreadable
-(a compressed file cut short, a Parquet file of another schema) raises `UnreadableFileError` before anything is stored.
+What makes a whole file unreadable (cut short, another coding of its labels) raises `UnreadableFileError` before anything is
+stored. Knows no store.
 """
 
-import codecs
-import hashlib
-import io
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import orjson
 import pyarrow as pa
 
 from flywheel.errors import FlywheelError, UnreadableFileError
-from flywheel.pairs.events.csv_rows import CsvRows, csv_record
-from flywheel.pairs.events.lines import Batch, Line, Unreadable, check_names, json_record, raw_lines
-from flywheel.pairs.events.parquet_rows import parquet_rows
+from flywheel.pairs.events.coding import Column, judge
+from flywheel.pairs.events.delimited import Evidence, Quoting, Row
+from flywheel.pairs.events.forms import EmptyFileError, Form, form_of, row_test
+from flywheel.pairs.events.lines import Batch, Line, Unreadable
+from flywheel.pairs.events.mapping import IDS, FieldMap
+from flywheel.pairs.events.parquet_rows import class_names, exact_floats, opened
+from flywheel.pairs.events.text import content_hash
+from flywheel.pairs.options import PairOptions
 
-_COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
-
-
-def suffixes() -> str:
-    """The file names that can be read, for people."""
-    return ".jsonl, .csv, .tsv or .parquet, each also with .gz or .zst"
-
-
-def is_readable_name(path: Path) -> bool:
-    """Whether the name says that the file is in a format that can be read."""
-    return _format(path) in _READERS
+_WHOLE, _FLOAT = re.compile(r"-?\d+"), re.compile(r"-?\d+\.0+")
 
 
-def read_batch(path: Path, name: str, columns: Mapping[str, str] | None = None) -> Batch:
-    """A file as a batch that the store calls `name`. Raises UnreadableFileError when it cannot be read.
+@dataclass
+class Columns:
+    """What was seen of a delivery's columns as a whole: labels, thumbs, and how ids are written in cells."""
 
-    `columns` maps our field names to the file's own; another mapping makes another batch, so that a file read under a
-    wrong one can be ingested again.
+    label: Column = field(default_factory=Column)
+    thumb: Column = field(default_factory=Column)
+    ids: dict[str, set[str]] = field(default_factory=dict)
+
+    @property
+    def float_ids(self) -> frozenset[str]:
+        """The fields whose ids were whole numbers before something wrote them as 17.0."""
+        return frozenset(ours for ours, ways in self.ids.items() if "float" in ways and "text" not in ways)
+
+    def add(self, record: Mapping[str, Any], fields: FieldMap, where: str, cells: bool) -> None:
+        """Look at one record; in `cells` a number has no type."""
+        for name, column in (("label", self.label), ("thumb", self.thumb)):
+            if (value := fields.value(record, name)) is not None and fields.type_of(record) == name:
+                column.add(value, where)
+        for ours in IDS if cells else ():
+            if isinstance(value := fields.value(record, ours), str):
+                way = "float" if _FLOAT.fullmatch(value.strip()) else "whole" if _WHOLE.fullmatch(value.strip()) else "text"
+                self.ids.setdefault(ours, set()).add(way)
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A file as it was understood: a batch, its form, how its records are events, and what its delivery's columns held."""
+
+    batch: Batch
+    form: Form
+    fields: FieldMap
+    columns: Columns
+
+    def judge(self) -> None:
+        """Raise UnreadableFileError when a column is in no coding that is known or said."""
+        judge(self.form.name, self.fields.column("label"), self.columns.label, self.fields.labels, "label")
+        judge(self.form.name, self.fields.column("thumb"), self.columns.thumb, self.fields.thumbs, "thumb")
+
+
+def read_batch(path: Path, name: str, options: PairOptions | None = None) -> Batch:
+    """One file as a batch that the store calls `name`; see `read_delivery`."""
+    return read_delivery([path], [name], options or PairOptions())[0]
+
+
+def read_delivery(paths: Sequence[Path], names: Sequence[str], options: PairOptions) -> list[Batch]:
+    """The files of one delivery as batches that the store calls `names`; empty ones among others are passed over.
+
+    Settings that say how a file is read make another batch of it, so that one read under wrong ones can be ingested again.
+    Raises UnreadableFileError when one cannot be read.
     """
-    if not is_readable_name(path):
-        raise UnreadableFileError(f"{name} is none of {suffixes()}. Nothing of it was stored.")
-    columns = dict(columns or {})
+    found = understand(paths, names, options)
+    for each in found:
+        each.judge()
+    return [each.batch for each in found]
+
+
+def understand(paths: Sequence[Path], names: Sequence[str], options: PairOptions) -> list[Understood]:
+    """How the files of one delivery are read. A column means the same in all of them, so that it is looked at over all."""
+    columns = Columns()
+    found: list[tuple[Form, FieldMap, str, tuple[int, ...]]] = []
+    empty: EmptyFileError | None = None
+    for path, name in zip(paths, names, strict=True):
+        _check_name(path, name)
+        with _explained(path, name):
+            before = _state(path)
+            content = content_hash(path)
+            try:
+                form, fields = _look(path, name, FieldMap(options.for_file(name)), columns)
+            except EmptyFileError as error:
+                empty = error
+                continue
+            if said := fields.options.model_dump(exclude_defaults=True):
+                content.update(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
+            found.append((form, fields, content.hexdigest()[:32], before))
+    if empty and not found:
+        raise empty
+    return [_understood(form, fields, batch_id, before, columns) for form, fields, batch_id, before in found]
+
+
+def _understood(form: Form, fields: FieldMap, batch_id: str, before: tuple[int, ...], columns: Columns) -> Understood:
+    fields = replace(fields, float_ids=columns.float_ids)
+    lines = _unchanged(form, fields, before)
+    return Understood(Batch(batch_id, "interaction", form.name, form.total, lines, form.header, fields), form, fields, columns)
+
+
+def _look(path: Path, name: str, fields: FieldMap, columns: Columns) -> tuple[Form, FieldMap]:
+    """What a file is, with its columns added to those of its delivery."""
+    form = form_of(path, name, fields)
+    if form.format == "Parquet":
+        with opened(path) as file:
+            fields = replace(fields, exact=exact_floats(file))
+            columns.label.classes = columns.label.classes or class_names(file, fields.column("label"))
+    elif form.format == "CSV":
+        fields = replace(fields, decimal_comma=form.delimiter == ";")
+        form = replace(form, quoting=fields.options.quoting or _quoting(form, fields))
+    for line in form.records(fields):
+        if isinstance(line, Line) and isinstance(line.record, dict):
+            columns.add(line.record, fields, f"{form.counted} {line.number}", form.format == "CSV")
+    return form, fields
+
+
+def _quoting(form: Form, fields: FieldMap) -> Quoting:
+    """How cells are quoted: as the standard has it unless that breaks cells which another way of quoting explains.
+
+    Quotes are plain characters where they break more rows than they serve, and more rows are valid without them.
+    """
+
+    def tried(quoting: Quoting) -> Evidence:
+        rows = replace(form, quoting=quoting).rows(fields)
+        for _ in rows:
+            pass
+        return rows.evidence
+
+    def valid(quoting: Quoting) -> int:
+        is_row, _ = row_test(form.columns, fields)
+        return sum(isinstance(row, Row) and is_row(row.cells) for row in replace(form, quoting=quoting).rows(fields))
+
+    standard = tried("standard")
+    if not standard.broken:
+        return "standard"
+    if standard.escaped and tried("backslash").broken * 2 < standard.broken:
+        return "backslash"
+    return "none" if standard.broken > standard.proper and valid("none") > valid("standard") else "standard"
+
+
+def _check_name(path: Path, name: str) -> None:
     try:
         f"{path} {name}".encode()
     except UnicodeEncodeError as error:
         raise UnreadableFileError(f"{name!a} is a name that is not UTF-8. Nothing of it was stored; rename it.") from error
-    content = hashlib.sha256()
+
+
+def _unchanged(form: Form, fields: FieldMap, before: tuple[int, ...]) -> Iterator[Line | Unreadable]:
+    with _explained(form.path, form.name):
+        yield from form.records(fields)
+    if _state(form.path) != before:
+        raise FlywheelError(
+            f"{form.name} changed while it was read. Nothing of it was stored; ingest it again when it is finished."
+        )
+
+
+@contextmanager
+def _explained(path: Path, name: str) -> Iterator[None]:
     try:
-        before = _state(path)
-        with _open(path, _COMPRESSION.get(path.suffix.lower())) as file:  # the same lines are the same batch, packed or not
-            while block := file.read(1 << 20):
-                content.update(block)
-    except (EOFError, pa.ArrowException) as error:
+        yield
+    except (EOFError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a column's name
         raise _damaged(name, error) from error
     except OSError as error:
         if error.strerror is None:  # of the decompression, not of the file system
             raise _damaged(name, error) from error
         raise UnreadableFileError(f"{path} cannot be read ({error.strerror}). Nothing of it was stored.") from error
-    if columns:
-        content.update(orjson.dumps(columns, option=orjson.OPT_SORT_KEYS))
-    return Batch(content.hexdigest()[:32], "interaction", name, _unchanged(path, name, before, columns))
-
-
-def _unchanged(path: Path, name: str, before: tuple[int, ...], columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
-    compression = _COMPRESSION.get(path.suffix.lower())
-    lines = _READERS[_format(path)](path, compression, columns)
-    try:
-        yield from _renamed(lines, columns) if columns else lines
-    except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError) as error:  # the last: a column's name
-        raise _damaged(name, error) from error
-    if _state(path) != before:
-        raise FlywheelError(f"{name} changed while it was read. Nothing of it was stored; ingest it again when it is finished.")
 
 
 def _damaged(name: str, error: Exception) -> UnreadableFileError:
@@ -83,65 +187,3 @@ def _damaged(name: str, error: Exception) -> UnreadableFileError:
 def _state(path: Path) -> tuple[int, ...]:
     stat = path.stat()
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def _format(path: Path) -> str:
-    bare = path.with_suffix("") if path.suffix.lower() in _COMPRESSION else path
-    return bare.suffix.lower()
-
-
-def _renamed(lines: Iterator[Line | Unreadable], columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
-    for line in lines:
-        if not isinstance(line, Unreadable) and isinstance(line[0], dict):
-            record = line[0]
-            taken = {ours: record[theirs] for ours, theirs in columns.items() if theirs in record}
-            rest = {field: value for field, value in record.items() if field not in columns.values() or field in taken}
-            yield {**rest, **taken}, None
-        else:
-            yield line
-
-
-def _open(path: Path, compression: str | None) -> BinaryIO:
-    if compression is None:
-        return path.open("rb")
-    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), compression), 1 << 18)
-
-
-def _read_json(path: Path, compression: str | None, columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
-    with _open(path, compression) as file:
-        lines = raw_lines(file)
-        yield from (json_record(line.removeprefix(codecs.BOM_UTF8)) for line in islice(lines, 1))
-        yield from map(json_record, lines)
-
-
-def _read_csv(path: Path, compression: str | None, columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
-    """Records of a CSV or TSV file with a header. A quote that is never closed costs its own line, not the rest of the file."""
-    with _open(path, compression) as file:
-        rows = CsvRows(file, "\t" if _format(path) == ".tsv" else ",")
-        header = next(rows, None)
-        if header is None:
-            return
-        if isinstance(header, Unreadable):
-            raise UnreadableFileError(f"{path.name}: its header cannot be read ({header.reason}). Nothing of it was stored.")
-        names = [name.strip() for name in header[0]]
-        check_names(path, names, columns)
-        for row in rows:
-            yield row if isinstance(row, Unreadable) else csv_record(names, columns, *row)
-
-
-def _read_parquet(path: Path, compression: str | None, columns: Mapping[str, str]) -> Iterator[Line | Unreadable]:
-    if compression is None:
-        yield from parquet_rows(path, path.name, columns)
-        return
-    with tempfile.TemporaryFile() as plain:  # it has no name, so that nothing stays when the process is killed
-        with _open(path, compression) as file:
-            shutil.copyfileobj(file, plain)
-        yield from parquet_rows(plain, path.name, columns)
-
-
-_READERS: dict[str, Callable[[Path, str | None, Mapping[str, str]], Iterator[Line | Unreadable]]] = {
-    ".jsonl": _read_json,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".parquet": _read_parquet,
-}

@@ -41,6 +41,13 @@ class Redactor:
             text = step(text)
         return self._own(text) if self._hook else text
 
+    def sentence(self, text: str) -> str:
+        """The same for what is said about a text that is counted already."""
+        count = self.count
+        text = self(text)
+        self.count = count
+        return text
+
     def _own(self, text: str) -> str:
         assert self._hook is not None
         try:
@@ -55,14 +62,15 @@ class Redactor:
 
     def record(self, record: dict[str, Any]) -> dict[str, Any]:
         """A record with every text in it redacted, except the fields that say who, when and what kind."""
-        return {field: value if field in _NOT_TEXT else self._any(value) for field, value in record.items()}
+        return {field: value if field in _NOT_TEXT else self.everything(value) for field, value in record.items()}
 
-    def _any(self, value: Any) -> Any:
+    def everything(self, value: Any) -> Any:
+        """A value of JSON with every text in it redacted."""
         if isinstance(value, str):
             return self(value)
         if isinstance(value, list):
-            return [self._any(each) for each in value]
-        return {key: self._any(each) for key, each in value.items()} if isinstance(value, dict) else value
+            return [self.everything(each) for each in value]
+        return {key: self.everything(each) for key, each in value.items()} if isinstance(value, dict) else value
 
     def _emails(self, text: str) -> str:
         if "@" not in text:

@@ -3,13 +3,15 @@
 import hashlib
 from collections.abc import Iterator
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel.errors import FlywheelError, one_line
-from flywheel.pairs.events.lines import Batch, Line, json_lines
+from flywheel.pairs.events.json_rows import json_batch
+from flywheel.pairs.events.lines import Batch, Line
 from flywheel.pairs.events.starter import starter_lines
 from flywheel.pairs.options import PairOptions
 
@@ -32,7 +34,7 @@ def seed_batch(options: PairOptions) -> Batch | None:
 
 def _starter() -> Batch:
     lines = list(starter_lines(STARTER / "questions.csv"))
-    return Batch(hashlib.sha256(b"\n".join(lines)).hexdigest()[:32], "seed", "starter", json_lines(iter(lines)))
+    return json_batch(hashlib.sha256(b"\n".join(lines)).hexdigest()[:32], "seed", "starter", lines)
 
 
 def _quora(path: Path | None) -> Batch:
@@ -47,9 +49,11 @@ def _quora(path: Path | None) -> Batch:
     if missing := sorted({*columns, "label"} - set(names)):
         raise FlywheelError(f"{file} lacks the columns {', '.join(missing)}; it has {', '.join(names)}. {_OTHER_PAIRS}")
     content = hashlib.sha256()
+    total = 0
     for line in _quora_lines(file, columns):
-        content.update(repr(line[0]).encode("utf-8", "surrogatepass"))
-    return Batch(content.hexdigest()[:32], "seed", f"{QUORA} ({path or 'hub'})", _quora_lines(file, columns))
+        total = line.number
+        content.update(repr(line.record).encode("utf-8", "surrogatepass"))
+    return Batch(content.hexdigest()[:32], "seed", f"{QUORA} ({path or 'hub'})", total, _quora_lines(file, columns))
 
 
 def _quora_from_hub() -> Path:
@@ -66,6 +70,6 @@ def _quora_from_hub() -> Path:
 
 def _quora_lines(file: Path, columns: tuple[str, str]) -> Iterator[Line]:
     with pq.ParquetFile(file) as rows:
-        for group in rows.iter_batches(10_000, columns=[*columns, "label"]):
-            for row in group.to_pylist():
-                yield {"text_a": row[columns[0]], "text_b": row[columns[1]], "label": row["label"]}, None
+        groups = rows.iter_batches(10_000, columns=[*columns, "label"])
+        for number, row in enumerate(chain.from_iterable(group.to_pylist() for group in groups), start=1):
+            yield Line({"text_a": row[columns[0]], "text_b": row[columns[1]], "label": row["label"]}, None, number)

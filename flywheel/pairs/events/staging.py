@@ -1,24 +1,26 @@
 """Lines validated, cleaned and hashed outside the database: what a batch says, as Parquet files ready to be stored."""
 
 import gc
+import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import duckdb
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flywheel.pairs.events.events import EVENTS_TO_PAIRS_SQL, reason_not_event, unknown_fields
-from flywheel.pairs.events.lines import Batch, Unreadable
+from flywheel.errors import UnreadableFileError
+from flywheel.pairs.events.events import EVENTS_TO_PAIRS_SQL
+from flywheel.pairs.events.lines import HOLDS_NUL, Batch, Line, Unreadable
+from flywheel.pairs.events.mapping import HARMLESS, Event, FieldMap, Refusal
 from flywheel.pairs.events.redaction import Redactor
 from flywheel.pairs.store.sql import MACROS, connect, quoted
 
@@ -28,20 +30,15 @@ _ENGINES = 2  # chunks that the database cleans at once
 _RAW_BYTES = 500
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _EVENTS = pa.schema([("line", pa.int64()), ("event", pa.string()), ("extra", pa.string())])
-_QUARANTINE = pa.schema([("line", pa.int64()), ("reason", pa.string()), ("raw", pa.string())])
+_QUARANTINE = pa.schema([("line", pa.int64()), ("kind", pa.string()), ("reason", pa.string()), ("raw", pa.string())])
 
-# What a chunk says, with the reasons for which some of it says nothing. A time in the future is refused: it would be the
-# newest word on its pair for ever. An event of several pairs is stored when at least one of them is one.
+# What a chunk says, with the reasons for which some of it says nothing. An event of several pairs is stored when at least one
+# of them is one.
 CLEAN_SQL = f"""
 COPY (
     WITH stated AS ({EVENTS_TO_PAIRS_SQL}),
     cleaned AS (
-        SELECT * REPLACE (clean(text_a) AS text_a, clean(text_b) AS text_b),
-            CASE WHEN NOT regexp_matches(time, '^ *[0-9]') THEN NULL  -- 'epoch' is a time to the database
-                 WHEN TRY_CAST(time AS DOUBLE) IS NULL THEN TRY_CAST(time AS TIMESTAMPTZ) AT TIME ZONE 'UTC'
-                 WHEN TRY_CAST(time AS DOUBLE) BETWEEN 1e8 AND 1e11  -- below it is 20260101
-                     THEN make_timestamp(CAST(TRY_CAST(time AS DOUBLE) * 1e6 AS BIGINT))
-            END AS observed_at
+        SELECT * REPLACE (clean(text_a) AS text_a, clean(text_b) AS text_b), CAST(time AS TIMESTAMP) AS observed_at
         FROM stated),
     named AS (SELECT *, question_of(text_a) AS a, question_of(text_b) AS b FROM cleaned)
     SELECT CASE WHEN event_id IS NULL THEN CAST(md5(concat($batch, '|line|', line)) AS UUID)
@@ -50,26 +47,63 @@ COPY (
         pair_of(least(a, b), greatest(a, b)) AS pair_id, least(a, b) AS question_a, greatest(a, b) AS question_b,
         if(a < b, text_a, text_b) AS text_a, if(a < b, text_b, text_a) AS text_b,
         label, kind, weight, position, model, extra,
-        CASE
-            WHEN time IS NOT NULL AND (observed_at IS NULL OR NOT isfinite(observed_at) OR observed_at < TIMESTAMP '1970-01-01')
-                THEN concat('not a valid time: ', left(time, 60))
-            WHEN observed_at > $now + INTERVAL 1 DAY THEN concat('time is in the future: ', observed_at)
-            WHEN text_a IS NULL OR text_b IS NULL OR label IS NULL THEN 'a field appears twice'
-            WHEN is_blank(text_a) OR is_blank(text_b) THEN 'one of its texts is empty'
-            WHEN a = b THEN 'both of its texts are the same question' END AS reason
+        CASE WHEN is_blank(text_a) THEN 'first' WHEN is_blank(text_b) THEN 'second' WHEN a = b THEN 'same' END AS reason
     FROM named)
 TO '$part' (FORMAT parquet, COMPRESSION lz4)
 """
+# Our names of an event's two texts.
+_TEXTS = {"label": ("text_a", "text_b"), "duplicate": ("text_a", "text_b"), "thumb": ("query", "answer")}
+
+
+class Refused(NamedTuple):
+    """A line that is quarantined: its number, the kind of reason, the reason, and how it begins."""
+
+    number: int
+    kind: str
+    reason: str
+    raw: str
+
+
+class Part(NamedTuple):
+    """A file of observations, and the number of the last line that it is about."""
+
+    path: Path
+    last: int
 
 
 @dataclass(frozen=True)
 class Staged:
-    """A batch's validated content: Parquet files of observations, in order, and one of quarantined lines."""
+    """A batch's validated content: Parquet files of observations, in order, and one of quarantined lines.
 
-    parts: list[Path]
+    Of `lines` physical lines `continuation` go on with a record that began before. `kinds` counts the refused ones by kind of
+    reason, and `examples` has the first of each.
+    """
+
+    parts: list[Part]
     quarantine: Path
     lines: int
+    continuation: int
+    kinds: Counter[str]
+    examples: dict[str, Refused]
     redacted: int
+
+    def check(self, batch: Batch, most: float) -> None:
+        """Raise UnreadableFileError when no line is an event, or more than the share `most` is refused for one reason."""
+        records = self.lines - batch.header - self.continuation
+        faults = Counter({kind: n for kind, n in self.kinds.items() if kind not in HARMLESS})
+        judged = records - (self.kinds.total() - faults.total())
+        kind, count = (faults.most_common(1) or self.kinds.most_common(1) or [("", 0)])[0]
+        none = self.kinds.total() == records
+        if not count or not (none or (faults and count > most * judged)):
+            return
+        first = self.examples[kind]
+        others = [self.examples[other] for other, _ in (self.kinds - Counter({kind: count})).most_common(3)]
+        more = "".join(f"; line {each.number}: {each.reason}" for each in others)
+        way = "" if kind in HARMLESS else f" `flywheel ingest --dry-run {batch.file}` shows how the file was understood."
+        raise UnreadableFileError(
+            f"{batch.file}:{first.number}: {first.reason}; {count:,} of {records:,} lines are refused for this reason{more}. "
+            f"Nothing of it was stored.{way}"
+        )
 
 
 def stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress: OnLines | None) -> Staged:
@@ -77,10 +111,12 @@ def stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress:
 
     While the database engine cleans and hashes some chunks, the next one is parsed.
     """
-    parts: list[Path] = []
+    parts: list[Part] = []
     quarantine = folder / "quarantine.parquet"
-    lines = 0
-    pending: deque[Future[list[tuple[int, str, str]]]] = deque()
+    kinds: Counter[str] = Counter()
+    examples: dict[str, Refused] = {}
+    lines, continuation = batch.header, 0
+    pending: deque[Future[list[Refused]]] = deque()
     with (
         _without_gc(),
         connect(memory_limit=memory, temp_directory=folder / "spill") as db,
@@ -91,19 +127,23 @@ def stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress:
         def settle(at_most: int) -> None:
             while len(pending) > at_most:
                 bad = pending.popleft().result()
-                columns = zip(*bad, strict=True) if bad else ([], [], [])
+                kinds.update(each.kind for each in bad)
+                for each in bad:
+                    examples.setdefault(each.kind, each)
+                columns = zip(*bad, strict=True) if bad else [[]] * len(_QUARANTINE.names)
                 refused.write_table(pa.table(dict(zip(_QUARANTINE.names, map(list, columns), strict=True)), _QUARANTINE))
 
-        numbered = enumerate(batch.lines, start=1)
-        while chunk := list(islice(numbered, CHUNK)):
+        source = iter(batch.lines)
+        while chunk := list(islice(source, CHUNK)):
             settle(_ENGINES - 1)
-            parts.append(folder / f"part-{len(parts):06}.parquet")
-            pending.append(engine.submit(_clean, db, batch, _read(chunk, redactor), parts[-1]))
-            lines += len(chunk)
+            parts.append(Part(folder / f"part-{len(parts):06}.parquet", chunk[-1].number))
+            pending.append(engine.submit(_clean, db, batch, _read(chunk, batch.fields, redactor), parts[-1].path))
+            more = sum(line.span - 1 for line in chunk if isinstance(line, Line))
+            lines, continuation = lines + len(chunk) + more, continuation + more
             if progress:
                 progress(lines)
         settle(0)
-    return Staged(parts, quarantine, lines, redactor.count)
+    return Staged(parts, quarantine, lines, continuation, kinds, examples, redactor.count)
 
 
 @contextmanager
@@ -120,76 +160,96 @@ def _without_gc() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some lines: the events among them, the lines that are none (number, reason, beginning), and how each begins."""
+    """Some lines: the events among them, the lines that are none, and how each begins."""
 
     events: pa.Table
-    refused: list[tuple[int, str, str]]
+    refused: list[Refused]
     beginning: Callable[[int], str]
-    redacted: Callable[[str], str]
 
 
-def _read(chunk: Sequence[tuple[int, Any]], redactor: Redactor) -> _Chunk:
+def _read(chunk: Sequence[Line | Unreadable], fields: FieldMap, redactor: Redactor) -> _Chunk:
     numbers: list[int] = []
     events: list[bytes] = []
-    extras: list[str | None] = []
-    refused: list[tuple[int, str, str]] = []
-    first = chunk[0][0]
+    extras: list[bytes | None] = []
+    refused: list[Refused] = []
 
-    def beginning(number: int) -> str:
-        line = chunk[number - first][1]
-        if redactor and type(line) is not Unreadable and type(line[0]) is dict:
-            return redactor(repr(line[0])[: 2 * _RAW_BYTES])[:_RAW_BYTES]
-        return redactor(_beginning(line))[:_RAW_BYTES]
+    def beginning(place: int) -> str:
+        return redactor(_beginning(chunk[place], bool(redactor)))[:_RAW_BYTES]
 
-    for number, line in chunk:
-        if type(line) is Unreadable:
-            refused.append((number, redactor(line.reason), beginning(number)))
+    places: dict[int, int] = {}
+    for place, line in enumerate(chunk):
+        read = _event(line, fields, redactor)
+        if isinstance(read, Refusal):
+            refused.append(Refused(line.number, read.kind, redactor.sentence(read.reason), beginning(place)))
             continue
-        record, raw = line
-        try:
-            reason = reason_not_event(record)
-            if redactor and not reason:
-                record, raw = redactor.record(record), None
-            event, extra = (b"", None) if reason else _encoded(record, raw)
-        except (TypeError, ValueError, RecursionError) as error:  # nested too deeply, a value of a type that JSON has not
-            reason = f"the line cannot be written as JSON ({error})"
-        if not reason and b"\\u0000" in event and _ESCAPED_NUL.search(event):
-            reason = "the line holds a NUL character"
-        if reason:
-            refused.append((number, redactor(reason), beginning(number)))
-            continue
-        numbers.append(number)
-        events.append(event)
-        extras.append(extra)
-    columns = [pa.array(numbers, pa.int64()), pa.array(events, pa.binary()).cast(pa.string()), pa.array(extras, pa.string())]
-    return _Chunk(pa.Table.from_arrays(columns, schema=_EVENTS), refused, beginning, redactor)
+        places[line.number] = place
+        numbers.append(line.number)
+        events.append(read[0])
+        extras.append(read[1])
+    columns = [
+        pa.array(numbers, pa.int64()),
+        pa.array(events, pa.binary()).cast(pa.string()),
+        pa.array(extras, pa.binary()).cast(pa.string()),
+    ]
+    return _Chunk(pa.Table.from_arrays(columns, schema=_EVENTS), refused, lambda number: beginning(places[number]))
 
 
-def _encoded(record: dict[str, Any], raw: bytes | None) -> tuple[bytes, str | None]:
-    """A record as JSON: as it came where that is certain to say the same, and its unknown fields.
+def _event(line: Line | Unreadable, fields: FieldMap, redactor: Redactor) -> tuple[bytes, bytes | None] | Refusal:
+    """A line as an event in JSON and its other fields in JSON, or why it is none."""
+    if isinstance(line, Unreadable):
+        return Refusal(line.kind, line.reason)
+    try:
+        read = fields.read(line.record)
+        if isinstance(read, Refusal):
+            return read
+        event: tuple[bytes, bytes | None] = _json(read, redactor)
+    except (TypeError, ValueError, RecursionError) as error:  # nested too deeply, a value of a type that JSON has not
+        return Refusal("not JSON", f"the line cannot be written as JSON ({error})")
+    if any(part and b"\\u0000" in part and _ESCAPED_NUL.search(part) for part in event):
+        return Refusal("NUL", f"the line {HOLDS_NUL}")
+    return event
 
-    Of a field that appears twice the validator sees the last, and the database would see the first.
-    """
-    plain = raw is not None and raw.count(b'":') == len(record) and b'" :' not in raw
-    return raw if plain and raw is not None else orjson.dumps(record, default=str), unknown_fields(record)
+
+def _json(event: Event, redactor: Redactor) -> tuple[bytes, bytes | None]:
+    fields = redactor.record(event.fields) if redactor else event.fields
+    extra = redactor.everything(event.extra) if redactor else event.extra
+    if not extra:
+        return orjson.dumps(fields), None
+    try:
+        return orjson.dumps(fields), orjson.dumps(extra, default=str, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:
+        if "Integer exceeds" not in str(error):
+            raise
+        return orjson.dumps(fields), json.dumps(extra, default=str, sort_keys=True, ensure_ascii=False).encode()
 
 
-def _beginning(line: Any) -> str:
-    record, raw = (None, line.raw) if type(line) is Unreadable else line
-    begins = raw if raw is not None else repr(record).encode("utf-8", "replace")
+def _beginning(line: Line | Unreadable, parsed: bool) -> str:
+    """How a line begins: as it came, or `parsed`, so that a redactor sees its texts and no escapes."""
+    if isinstance(line, Unreadable):
+        begins = line.raw
+    elif line.raw is None or (parsed and isinstance(line.record, dict)):
+        begins = repr(line.record)[: 4 * _RAW_BYTES].encode("utf-8", "replace")
+    else:
+        begins = line.raw
     return begins[: 2 * _RAW_BYTES].decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
-def _clean(database: duckdb.DuckDBPyConnection, batch: Batch, chunk: _Chunk, part: Path) -> list[tuple[int, str, str]]:
-    """Write what a chunk says to `part`; returns the lines that say nothing: number, reason, beginning."""
+def _clean(database: duckdb.DuckDBPyConnection, batch: Batch, chunk: _Chunk, part: Path) -> list[Refused]:
+    """Write what a chunk says to `part`; returns the lines that say nothing."""
     db = database.cursor()
     db.execute(MACROS)
-    db.execute("SET TimeZone = 'UTC'")  # of times that say none
     db.register("events", chunk.events)
-    now = datetime.now(UTC).replace(tzinfo=None)
-    db.execute(CLEAN_SQL.replace("$part", quoted(part)), {"now": now, "batch": batch.batch_id, "source": batch.source})
+    db.execute(CLEAN_SQL.replace("$part", quoted(part)), {"batch": batch.batch_id, "source": batch.source})
     empty = db.execute(
-        "SELECT line, min(reason) FROM read_parquet(?) GROUP BY line HAVING count(*) = count(reason)", [str(part)]
+        "SELECT line, min(reason), min(type) FROM read_parquet(?) GROUP BY line HAVING count(*) = count(reason)", [str(part)]
     ).fetchall()
     db.close()
-    return sorted(chunk.refused + [(line, chunk.redacted(reason), chunk.beginning(line)) for line, reason in empty])
+    none = [Refused(line, *_no_pair(batch.fields, reason, kind), chunk.beginning(line)) for line, reason, kind in empty]
+    return sorted([*chunk.refused, *none])
+
+
+def _no_pair(fields: FieldMap, reason: str, kind: str) -> Refusal:
+    if reason == "same":
+        return Refusal("same question", "both of its texts are the same question")
+    names = _TEXTS.get(kind, ("query", "shown"))
+    return Refusal("empty", f"{fields.column(names[reason == 'second'])} is empty")

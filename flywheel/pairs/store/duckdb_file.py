@@ -21,18 +21,18 @@ from flywheel.pairs.store.sql import connect, quoted
 
 log = logging.getLogger(__name__)
 # No keys or indexes: every writer has the store for itself, and an index in memory would grow with the history.
-_VERSION = 3
+_VERSION = 4
 
 _SCHEMA = """
 CREATE TABLE batches (
     batch_id VARCHAR, file VARCHAR, source VARCHAR, slices BIGINT, complete BOOLEAN, thinned BOOLEAN,
-    lines BIGINT, accepted BIGINT, duplicates BIGINT, quarantined BIGINT, observations BIGINT, conflicts BIGINT,
-    embargoed BIGINT, redacted BIGINT, ingested_at TIMESTAMP);
+    lines BIGINT, header BIGINT, continuation BIGINT, accepted BIGINT, duplicates BIGINT, quarantined BIGINT,
+    observations BIGINT, conflicts BIGINT, embargoed BIGINT, redacted BIGINT, ingested_at TIMESTAMP);
 CREATE TABLE observations (
     event UUID, item SMALLINT, batch_id VARCHAR, line BIGINT, source VARCHAR, type VARCHAR, event_id VARCHAR,
     user_id VARCHAR, observed_at TIMESTAMP, pair_id UUID, question_a UUID, question_b UUID, text_a VARCHAR, text_b VARCHAR,
     label TINYINT, weight DOUBLE, kind VARCHAR, position INTEGER, model VARCHAR, extra VARCHAR);
-CREATE TABLE quarantine (batch_id VARCHAR, file VARCHAR, line BIGINT, reason VARCHAR, raw VARCHAR);
+CREATE TABLE quarantine (batch_id VARCHAR, file VARCHAR, line BIGINT, kind VARCHAR, reason VARCHAR, raw VARCHAR);
 CREATE TABLE forgotten (event UUID);
 CREATE TABLE unfinished (kind VARCHAR, id VARCHAR);
 CREATE TABLE pairs (

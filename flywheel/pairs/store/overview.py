@@ -51,7 +51,7 @@ class Embargo:
 
 @dataclass(frozen=True)
 class Overview:
-    """The store at a glance. `reasons` counts quarantined lines by reason, the commonest first."""
+    """The store at a glance. `reasons` counts quarantined lines by kind of reason, the commonest first, with one of each."""
 
     days: tuple[Day, ...]
     splits: tuple[SplitPrior, ...]
@@ -93,7 +93,9 @@ def overview(store: Store) -> Overview:
                    SELECT split, if(seed, 'seed', 'interaction') AS source, count(*), avg(label) FROM pairs GROUP BY ALL)
                ORDER BY list_position(['train', 'calibration', 'test', 'waiting', 'embargoed'], split), source"""
         ).fetchall()
-        reasons = db.execute("SELECT reason, count(*) FROM quarantine GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10").fetchall()
+        reasons = db.execute(
+            "SELECT min(reason) AS reason, count(*) AS lines FROM quarantine GROUP BY kind ORDER BY 2 DESC, 1 LIMIT 10"
+        ).fetchall()
         batches = db.execute(
             """SELECT observations, embargoed FROM batches WHERE complete AND source = 'interaction'
                AND ingested_at > (SELECT min(drawn_at) FROM draws) AND observations > 0 ORDER BY ingested_at, batch_id"""

@@ -1,0 +1,254 @@
+"""A record of a file as an event: fields found under the user's names, values made one of a kind, each by itself.
+
+Reasons speak of the user's columns and values, since that is what can be corrected.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import orjson
+
+from flywheel.pairs.events.coding import LABELS, THUMBS, Coding
+from flywheel.pairs.events.events import KNOWN_FIELDS, invalid_field
+from flywheel.pairs.events.times import read_time
+from flywheel.pairs.options import FileOptions
+
+# Kinds of refusal that say nothing against a file: its lines are what they should be, and hold no pair.
+HARMLESS = frozenset({"blank", "bulk action", "left out", "no click", "same question"})
+
+IDS = ("event_id", "user", "model")
+_WHOLE = re.compile(r"-?\d+\.0+")
+_SHORTENED = re.compile(r"-?\d(\.\d+)?[eE]\+\d{2,}")
+_EXACT = 2.0**53
+_BULK = frozenset({"index", "create", "update", "delete"})
+_RULES = {
+    **dict.fromkeys(("text_a", "text_b", "query", "answer"), "a text of at most 10,000 characters"),
+    **dict.fromkeys(IDS, "an id of at most 200 characters"),
+    "shown": "a text of at most 10,000 characters, or for a search a list of at most 1,000 of them",
+    "clicked": "a list of positions in the list shown, the first is 1",
+    "position": "a whole number from 1 to 1,000,000",
+    "weight": "a number above 0 and at most 1,000",
+    "kind": "explicit or implied",
+}
+
+
+class Refusal(NamedTuple):
+    """Why a record is no event. Records of one `kind` are refused for one reason, whatever values they hold."""
+
+    kind: str
+    reason: str
+
+
+class Event(NamedTuple):
+    """An event as `event.schema.json` has it, and the record's other fields."""
+
+    fields: dict[str, Any]
+    extra: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FieldMap:
+    """How the records of a file are events: the user's settings, and what was seen of the columns as a whole.
+
+    `float_ids` are the fields whose ids are written as 17.0; `exact` says of a column up to where its floats are whole
+    numbers; `decimal_comma` says that 0,5 is a number.
+    """
+
+    options: FileOptions = field(default_factory=FileOptions)
+    float_ids: frozenset[str] = frozenset()
+    exact: Mapping[str, float] = field(default_factory=dict)
+    decimal_comma: bool = False
+
+    @cached_property
+    def labels(self) -> Coding:
+        """What a label means."""
+        return Coding.of(self.options.labels, LABELS, self.options.cut)
+
+    @cached_property
+    def thumbs(self) -> Coding:
+        """What a thumb means."""
+        return Coding.of(self.options.thumbs, THUMBS)
+
+    def column(self, ours: str) -> str:
+        """The user's name of one of our fields."""
+        return self.options.columns.get(ours, ours)
+
+    def value(self, record: Mapping[str, Any], ours: str) -> Any:
+        """What a record holds of one of our fields; None when nothing."""
+        if ours in self.options.constants:
+            return self.options.constants[ours]
+        name = self.options.columns.get(ours, ours)
+        found = record[name] if name in record else _nested(record, name) if "." in name else None
+        return None if found is None or (isinstance(found, str) and not found.strip()) or found != found else found
+
+    def type_of(self, record: Mapping[str, Any]) -> str | Refusal:
+        """The type of event that a record is."""
+        said = self.value(record, "type")
+        if "type" in self.options.constants or said is None:
+            return str(said or "label") if str(said or "label") in KNOWN_FIELDS else self._no_type(said)
+        if self.options.types:
+            ours = self.options.types.get(said) if isinstance(said, str) else None
+            return ours or Refusal("left out", f"{self.column('type')} is {shown(said)}, which pairs.types does not name")
+        return said if isinstance(said, str) and said in KNOWN_FIELDS else self._no_type(said)
+
+    def _no_type(self, said: Any) -> Refusal:
+        return Refusal("type", f"{self.column('type')} is {shown(said)}, none of {', '.join(KNOWN_FIELDS)}")
+
+    def read(self, record: Any) -> Event | Refusal:
+        """A record as an event. Never raises for bad data."""
+        if type(record) is not dict:
+            return Refusal("not an object", f"the line holds a JSON {_json_type(record)}, not an object")
+        if len(record) == 1 and (action := next(iter(record))) in _BULK and isinstance(record[action], dict):
+            return Refusal("bulk action", f"the line is the action {action!r} of a bulk export, not an event")
+        kind = self.type_of(record)
+        if isinstance(kind, Refusal):
+            return kind
+        event: dict[str, Any] = {"type": kind}
+        fields, used = self._plans[kind]
+        for ours, name in fields:
+            if name in record or "." in name or ours in self.options.constants:
+                value = self.value(record, ours)
+                read = None if value is None else self._read(ours, value, kind)
+                if read.__class__ is Refusal:
+                    return read
+                if read is not None:
+                    event[ours] = read
+        if wrong := invalid_field(kind, event):
+            return self._invalid(wrong, event)
+        if kind == "search" and (why := _no_list(event)):
+            return why
+        return Event(event, {name: value for name, value in record.items() if name not in used})
+
+    @cached_property
+    def _plans(self) -> dict[str, tuple[list[tuple[str, str]], frozenset[str]]]:
+        """Of each type: its fields with the user's names, but for the type itself, and the names that are read."""
+        constants = self.options.constants
+        return {
+            kind: (
+                [(ours, self.column(ours)) for ours in known if ours != "type"],
+                frozenset(self.column(ours) for ours in known if ours not in constants),
+            )
+            for kind, known in KNOWN_FIELDS.items()
+        }
+
+    def _read(self, ours: str, value: Any, kind: str) -> Any:
+        if ours in IDS:
+            return self._id(ours, value)
+        if ours == "label":
+            return self._coded(ours, value, self.labels, "1 or 0, true or false, same or different")
+        if ours == "thumb":
+            return self._coded(ours, value, self.thumbs, "up or down")
+        if ours == "time":
+            return self.time(value)
+        if ours in ("weight", "position"):
+            return self._number(value)
+        if ours == "clicked" or (ours == "shown" and kind == "search"):
+            return _listed(value, ours)
+        return value
+
+    def _coded(self, ours: str, value: Any, coding: Coding, known: str) -> Any:
+        if (meaning := coding.read(value)) is not None:
+            return meaning
+        said = f"{self.column(ours)} is {shown(value)}"
+        if coding.cut is not None:
+            return Refusal(ours, f"{said}, no number, and pairs.cut takes numbers")
+        if coding.said:
+            return Refusal("left out", f"{said}, which pairs.{ours}s does not name")
+        return Refusal(ours, f"{said}, none of {known}")
+
+    def _id(self, ours: str, value: Any) -> str | Refusal:
+        """An id as text, as it was written: 17, 17.0 of a column of floats, and "17" are one."""
+        name = self.column(ours)
+        if isinstance(value, str):
+            text = value.strip()
+            if _SHORTENED.fullmatch(text):
+                return Refusal(f"{ours} lost digits", f"{name} is {text}: a spreadsheet has shortened it. Export ids as text")
+            return text.partition(".")[0] if ours in self.float_ids and _WHOLE.fullmatch(text) else text
+        if isinstance(value, float) and abs(value) >= min(self.exact.get(name, _EXACT), _EXACT):
+            return Refusal(f"{ours} lost digits", f"{name} is {value:g}, a float that has lost digits. Write ids as text")
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+            return Refusal(ours, f"{name} is {shown(value)}, not {_RULES[ours]}")
+        return str(int(value))
+
+    def time(self, value: Any) -> str | Refusal:
+        """A time in UTC, as the database reads it."""
+        name = self.column("time")
+        try:
+            found = read_time(value, self.options.day_first)
+        except ValueError as error:
+            return Refusal("time", f"{name} {shown(value)} {error}")
+        if found.year < 1970:
+            return Refusal("time", f"{name} {shown(value)} is before 1970")
+        if found > datetime.now(UTC).replace(tzinfo=None) + timedelta(
+            days=1
+        ):  # it would be the newest word on its pair for ever
+            return Refusal("time", f"{name} {shown(value)} is in the future")
+        return str(found)
+
+    def _number(self, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                number = float(value.strip().replace(",", ".") if self.decimal_comma else value)
+            except ValueError:
+                return value  # the schema says what is wrong with it
+            value = number if math.isfinite(number) else value
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    def _invalid(self, ours: str, event: Mapping[str, Any]) -> Refusal:
+        name = self.column(ours)
+        if ours not in event:
+            return Refusal(f"{ours} missing", f"{name} is empty")
+        value = event[ours]
+        return Refusal(ours, f"{name} is {shown(value)}, not {_RULES[ours]}")
+
+
+def _nested(record: Mapping[str, Any], path: str) -> Any:
+    """What is at a dotted path; a number in it counts items of a list from 0."""
+    value: Any = record
+    for name in path.split("."):
+        if isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
+        elif isinstance(value, dict):
+            value = value.get(name)
+        else:
+            return None
+    return value
+
+
+def _listed(value: Any, ours: str) -> Any:
+    """A list, also from its JSON, of clicked positions also a single one; numbers in it also from texts."""
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return value
+    if ours == "shown":
+        return value
+    items = [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if not isinstance(items, list):
+        return items
+    return [int(each) if isinstance(each, str) and each.strip().isdecimal() else each for each in items]
+
+
+def _no_list(event: Mapping[str, Any]) -> Refusal | None:
+    if not event["clicked"]:
+        return Refusal("no click", "no result was clicked, so the list says nothing")
+    if max(event["clicked"]) > len(event["shown"]):
+        return Refusal("clicked", f"clicked names position {max(event['clicked'])} of a list of {len(event['shown'])}")
+    return None
+
+
+def shown(value: Any) -> str:
+    """A value in a reason: on one line, and whole or not at all, since a half might be half of what is redacted."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"a value of {len(text):,} characters"
+
+
+def _json_type(value: Any) -> str:
+    return {list: "array", str: "string", bool: "boolean", type(None): "null"}.get(type(value), "number")

@@ -1,0 +1,126 @@
+"""How a file would be understood, shown before anything of it is stored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from flywheel.errors import UnreadableFileError
+from flywheel.pairs.events.coding import Coding, Column, toml
+from flywheel.pairs.events.events import field_names
+from flywheel.pairs.events.readers import Understood, understand
+from flywheel.pairs.events.redaction import Redactor
+from flywheel.pairs.events.staging import Staged, stage
+from flywheel.pairs.events.text import COMPRESSION
+from flywheel.pairs.options import PairOptions
+
+_SHOWN = 10
+_PAIR = ("line", "text_a", "text_b", "label", "kind", "weight", "observed_at", "user_id", "event_id")
+
+
+@dataclass(frozen=True)
+class Preview:
+    """How a file was understood. `columns` are ours by theirs; `values` says of each value of a coded column how often it came
+    and what it means (None: nothing); `refused` counts reasons, with the first line of each; `problem` is why the file would
+    be refused as a whole; `settings` say in TOML what was understood.
+    """
+
+    file: str
+    format: str
+    compression: str | None
+    encoding: str | None
+    delimiter: str | None
+    quoting: str | None
+    columns: dict[str, str]
+    other_columns: tuple[str, ...]
+    values: dict[str, list[tuple[str, int, Any]]]
+    lines: int
+    header: int
+    continuation: int
+    events: int
+    refused: list[tuple[int, str, int]]
+    pairs: list[dict[str, Any]]
+    problem: str | None
+    settings: str
+
+
+def preview(paths: Sequence[Path], names: Sequence[str], options: PairOptions, memory: str) -> list[Preview]:
+    """How each file of a delivery is understood, with its first ten pairs as they would be stored.
+
+    Raises UnreadableFileError for a file in which nothing can be understood.
+    """
+    return [_preview(each, options, memory) for each in understand(paths, names, options)]
+
+
+def _preview(found: Understood, options: PairOptions, memory: str) -> Preview:
+    form, fields = found.form, found.fields
+    problem, pairs, staged = None, [], None
+    with TemporaryDirectory(prefix="flywheel-") as folder:
+        redactor = Redactor(options.redact, options.redact_region, options.redact_hook)
+        try:
+            found.judge()
+            staged = stage(found.batch, Path(folder), memory, redactor, None)
+            pairs = _first_pairs(staged)
+            staged.check(found.batch, options.max_refused)
+        except UnreadableFileError as error:
+            problem = redactor(str(error))
+    theirs = {ours: fields.column(ours) for ours in sorted(field_names()) if fields.column(ours) in form.columns}
+    theirs = theirs or dict(fields.options.columns)
+    return Preview(
+        file=form.name, format=form.format,
+        compression=COMPRESSION.get(form.path.suffix.lower()),
+        encoding=form.text.encoding if form.text else None, delimiter=form.delimiter, quoting=form.quoting,
+        columns=theirs, other_columns=tuple(name for name in form.columns if name not in theirs.values()),
+        values={
+            name: _values(column, coding)
+            for name, column, coding in _coded(found)
+            if column.lines
+        },
+        lines=form.total, header=form.header, continuation=staged.continuation if staged else 0,
+        events=staged.lines - form.header - staged.continuation - staged.kinds.total() if staged else 0,
+        refused=[(each.number, each.reason, staged.kinds[kind]) for kind, each in staged.examples.items()] if staged else [],
+        pairs=pairs, problem=problem, settings=_settings(found, theirs),
+    )  # fmt: skip
+
+
+def _first_pairs(staged: Staged) -> list[dict[str, Any]]:
+    for part in staged.parts:
+        with pq.ParquetFile(part.path) as file:
+            for group in file.iter_batches(1000, columns=[*_PAIR, "item", "reason"]):
+                rows = sorted(
+                    (row for row in group.to_pylist() if row["reason"] is None), key=lambda row: (row["line"], row["item"])
+                )
+                if rows:
+                    return [{name: row[name] for name in _PAIR} for row in rows[:_SHOWN]]
+    return []
+
+
+def _coded(found: Understood) -> list[tuple[str, Column, Coding]]:
+    return [("label", found.columns.label, found.fields.labels), ("thumb", found.columns.thumb, found.fields.thumbs)]
+
+
+def _values(column: Column, coding: Coding) -> list[tuple[str, int, Any]]:
+    common = sorted(column.seen, key=lambda value: (-column.seen[value], value))[:20]
+    return [(value, column.seen[value], coding.read(value)) for value in common]
+
+
+def _settings(found: Understood, theirs: dict[str, str]) -> str:
+    said: dict[str, Any] = found.fields.options.model_dump(exclude_defaults=True)
+    said = {"columns": theirs} | said if theirs else said
+    if found.columns.label.lines and "cut" not in said:
+        said.setdefault(
+            "labels",
+            {value: meaning for value, _, meaning in _values(found.columns.label, found.fields.labels) if meaning is not None},
+        )
+    if found.columns.thumb.lines:
+        said.setdefault(
+            "thumbs", {value: meaning for value, _, meaning in _values(found.columns.thumb, found.fields.thumbs) if meaning}
+        )
+    form = found.form
+    more = {"encoding": form.text.encoding if form.text else None, "delimiter": form.delimiter, "quoting": form.quoting}
+    said |= {name: value for name, value in more.items() if value is not None}
+    lines = [f"{name} = {toml(value)}" for name, value in said.items() if value not in ({}, None)]
+    return "\n".join([f"[pairs.files.{toml(Path(form.name).parts[0])}]", *lines])
