@@ -14,17 +14,20 @@ from flywheel.errors import FlywheelError, disk_is_full
 from flywheel.files import write_bytes
 from flywheel.processes import stoppable
 
+_SECONDS_TO_STOP = 8
+_STOPPED = "stopped; the same command goes on where this one was."
+
 
 class _Stoppable(TyperGroup):
-    """Verbs that end with one sentence and exit code 130 on Ctrl-C."""
+    """Verbs that end with one sentence and exit code 130 on Ctrl-C, within ten seconds, and on a second one at once."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
         try:
-            with stoppable():
+            with stoppable(_SECONDS_TO_STOP, _give_up):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            _fail("stopped; the same command goes on where this one was.", 130)
+            _fail(_STOPPED, 130)
 
 
 app = typer.Typer(
@@ -47,6 +50,13 @@ def main() -> None:
         if home.exists() and not os.access(home, os.W_OK):
             _fail(f"{home} cannot be written. Choose another home with --home or FLYWHEEL_HOME.", 1)
         raise
+
+
+def _give_up() -> None:
+    """End this process whatever it is doing; a bar may have hidden the terminal's cursor."""
+    shown = "\x1b[?25h\n" if sys.stderr.isatty() else ""
+    os.write(2, f"{shown}flywheel: {_STOPPED}\n".encode())
+    os._exit(130)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
