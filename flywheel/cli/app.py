@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from flywheel.cli import baseline, demo, grid, models, pairs, results
-from flywheel.cli.common import Home, Json, open_home, print_json
+from flywheel.cli.common import Home, Json, open_home, print_json, read_settings
 from flywheel.errors import FlywheelError, disk_is_full
 from flywheel.files import write_bytes
 from flywheel.processes import stoppable
@@ -82,7 +82,7 @@ def up(home: Home = None, port: Annotated[int, typer.Option(min=1, max=65535, he
 def config(init: Annotated[bool, typer.Option("--init", help="Write a flywheel.toml that explains every setting.")] = False,
            home: Home = None, as_json: Json = False) -> None:  # fmt: skip
     """Every setting with its value and where that came from; secrets are never shown."""
-    from flywheel.settings import find_home, load_settings, origins, settings_template, to_toml, without_secrets
+    from flywheel.settings import find_home, origins, settings_template, to_toml, without_secrets
 
     file = find_home(home).settings_file
     if init:
@@ -90,7 +90,7 @@ def config(init: Annotated[bool, typer.Option("--init", help="Write a flywheel.t
             raise FlywheelError(f"{file} exists already and was left as it is. Edit it, or move it away first.")
         write_bytes(file, settings_template().encode())
     try:
-        settings, sources = load_settings(home), origins(home)
+        settings, sources = read_settings(home), origins(home)
     except FlywheelError:
         if not as_json:
             print(settings_template())  # what there is, for whoever looks for the right name

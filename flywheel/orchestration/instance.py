@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 PROCESS_TAG = "flywheel/process"
 POOL = "gpu"
+UP = "_FLYWHEEL_UP"  # set for what `flywheel up` starts
 ENDED = frozenset(FINISHED_STATUSES)
 DAEMON_MODULE = "dagster._daemon"
 _CLOCK_STEP_SECONDS = 60.0

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from flywheel.errors import FlywheelError
 from flywheel.home import Home
-from flywheel.orchestration.instance import DAEMON_MODULE
+from flywheel.orchestration.instance import DAEMON_MODULE, UP
 from flywheel.processes import SECONDS_TO_STOP, take_longer_to_stop
 
 _HOST = "127.0.0.1"
@@ -37,7 +37,7 @@ def serve_ui(home: Home, port: int) -> int:
 
 
 def _serve(home: Home, port: int) -> int:
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", UP: "1"}
     target = ["-m", "flywheel.definitions"]
     web = ["dagster_webserver", "-h", _HOST, "-p", str(port), *target, "--dagster-log-level", "warning"]
     daemon = [DAEMON_MODULE, "run", *target, "--log-level", "warning"]
