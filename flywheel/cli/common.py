@@ -30,7 +30,9 @@ def open_workspace(home: Path | None) -> "Workspace":
     """The home without Dagster, for verbs that read or that no run records."""
     from flywheel.pipeline.workspace import Workspace
 
-    return Workspace(read_settings(home))
+    workspace = Workspace(read_settings(home))
+    workspace.home.refuse_others_files()
+    return workspace
 
 
 @contextmanager

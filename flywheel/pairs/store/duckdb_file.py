@@ -107,6 +107,11 @@ class Store:
         if not names:
             connection.execute(_SCHEMA)
             connection.execute(f"CREATE TABLE {version} (since TIMESTAMP)")
+        elif ("observations",) not in names and ("pairs",) not in names:
+            raise FlywheelError(
+                f"{self} is somebody else's database: it holds {', '.join(name for (name,) in names[:3])} and no table of "
+                "flywheel's. Choose another home with --home, or move the file away."
+            )
         elif (version,) not in names:
             raise FlywheelError(
                 f"{self} was written by another version of flywheel. Move it away and "
