@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flywheel.errors import FlywheelError
 from flywheel.models.api.exchange import Imported, export_vectors, import_vectors
 from flywheel.models.api.ledger import Paid
 from flywheel.models.features import OnProgress

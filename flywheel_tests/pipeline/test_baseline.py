@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -179,7 +180,7 @@ def test_wrong_usage_exits_with_2(endpoint: Endpoint) -> None:
 
 def test_an_export_is_written_over_no_file_of_somebody_elses(tmp_path: Path) -> None:
     file = tmp_path / "questions.parquet"
-    pq.write_table(pq.pa.table({"text": ["theirs"]}), file)
+    pq.write_table(pa.table({"text": ["theirs"]}), file)
     notes = tmp_path / "notes.txt"
     notes.write_text("theirs")
     for each in (file, notes):
