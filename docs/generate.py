@@ -20,7 +20,9 @@ Made from the code by `{command}`.
 
 Settings belong to a home. They are in `<home>/flywheel.toml`; `flywheel config --init` writes one with every setting
 commented out, and `flywheel config` shows each value and whether it comes from the default, the file or the environment.
-An unknown or invalid setting stops every command with a sentence that names it.
+An unknown or invalid setting in the file stops every command with a sentence that names it. So does a variable whose name is
+a slip of a setting's (one underscore for two, small letters, a wrong letter), and the sentence has the one that was meant.
+Other variables that begin with `FLYWHEEL_` are somebody else's: they are named in one line and ignored.
 
 In the file a setting has a group and a name. An environment variable wins over the file; lists and tables in it are JSON:
 

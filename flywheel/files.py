@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from filelock import FileLock
 from flywheel.errors import explain_disk_errors
 
 _ASIDE = ".aside-"
+_OURS = re.compile(re.escape(_ASIDE) + r"(\d{1,9})-[0-9a-f]{32}")
 
 
 @contextmanager
@@ -72,9 +74,9 @@ def write_bytes(target: Path, content: bytes) -> None:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    for leftover in folder.glob(f"{_ASIDE}*-*"):
-        owner = int(leftover.name.removeprefix(_ASIDE).split("-")[0])
-        if not _alive(owner):
+    for leftover in folder.glob(f"{_ASIDE}*"):
+        ours = _OURS.fullmatch(leftover.name)
+        if ours and not _alive(int(ours[1])):
             shutil.rmtree(leftover, ignore_errors=True)
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)

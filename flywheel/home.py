@@ -1,7 +1,10 @@
 """Where everything is in a home: the one file that names the folders and files below it."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+
+from flywheel.errors import FlywheelError
 
 
 @dataclass(frozen=True)
@@ -99,3 +102,21 @@ class Home:
     def up_lock(self) -> Path:
         """Held while `flywheel up` serves this home."""
         return self.dagster / "up.lock"
+
+    def refuse_others_files(self) -> None:
+        """Raise FlywheelError when the folder has none of the files that make a home, and holds something by a name of ours."""
+        marks = (
+            *(self.settings_file, self.database, self.speeds, self.dagster / "storage", self.registry / "champion.json"),
+            *(self.trained_layers, self.models / ".locks", self.snapshots / "latest.json"),
+        )
+        if any(path.exists() for path in marks):
+            return
+        folders = (self.snapshots, self.models, self.cache, self.evaluations, self.registry, self.lake, self.staging)
+        others = [path.name for path in folders if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+        others += [path.name for path in (self.figure, self.evidence_page) if path.exists()]
+        if others:
+            make_it_one = f"flywheel config --init --home {shlex.quote(str(self.root))}"
+            raise FlywheelError(
+                f"{self.root} is no home of flywheel and holds {', '.join(others)}, to which flywheel would write. Choose "
+                f"another folder with --home, or make this one a home with `{make_it_one}`."
+            )

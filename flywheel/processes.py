@@ -19,37 +19,95 @@ from functools import partial
 SECONDS_TO_STOP = 20
 _STOPS = {signal.SIGINT, signal.SIGTERM}
 _SEND_AGAIN_SECONDS = 0.05
+_LOOK_SECONDS = 0.1
+_SAME_PRESS_SECONDS = 0.5  # the terminal and whoever passes its signal on are one press
+
+
+class _Presses:
+    """The SIGINTs and SIGTERMs of a block, as the system tells of them: also while a library keeps Python from minding."""
+
+    def __init__(self) -> None:
+        self.limit = float("inf")
+        self._new, self._first, self._again = False, 0.0, False
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        self._before = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._lock, self._closed = threading.Lock(), threading.Event()
+
+    def take(self) -> bool:
+        """Whether there was one; who asks next hears of later ones only."""
+        with self._lock:
+            self._look()
+            pressed, self._new = self._new, False
+        return pressed
+
+    def watch(self, give_up: Callable[[], object]) -> None:
+        """Call `give_up` when this process is still there `limit` seconds after the first one, or at the second."""
+        while not self._closed.wait(_LOOK_SECONDS):
+            with self._lock:
+                self._look()
+            if self._again or (self._first and time.monotonic() - self._first > self.limit):
+                give_up()
+
+    def close(self, watched: bool) -> None:
+        """Hear no more; but one who was pressed and watches does so until the process has ended."""
+        if watched and self._first:
+            return
+        signal.set_wakeup_fd(self._before)
+        self._closed.set()
+        with self._lock:
+            self._read.close()
+            self._write.close()
+
+    def _look(self) -> None:
+        with suppress(OSError):  # nothing there, or closed
+            if _STOPS & set(self._read.recv(1024)):
+                now = time.monotonic()
+                self._new, self._first = True, self._first or now
+                self._again = now - self._first > _SAME_PRESS_SECONDS
+
+
+_presses: _Presses | None = None  # of the outermost block
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable(limit: float | None = None, give_up: Callable[[], object] | None = None) -> Iterator[None]:
     """Raise KeyboardInterrupt on exit if SIGINT or SIGTERM arrived inside the block, unless the block exits by itself.
 
     DuckDB makes an error of its own of the interrupt; Dagster holds it back between steps, forgets it after the last one, and
     otherwise calls the run failed; Python drops it in the callbacks of weak references, where it is therefore sent again.
-    In threads, which no signal reaches, this does nothing.
+    With a `limit`, `give_up` is called at the second press, or when the process has not ended so many seconds after the first:
+    a library that waits in its own code lets Python mind nothing. In threads, which no signal reaches, this does nothing.
     """
+    global _presses
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    read, write = socket.socketpair()
-    with read, write:
-        read.setblocking(False)
-        write.setblocking(False)
-        wakeup, hook = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False), sys.unraisablehook
-        sys.unraisablehook = partial(_send_again, otherwise=hook)
-        exits = False
-        try:
-            yield
-        except SystemExit:
-            exits = True
-            raise
-        finally:
-            signal.set_wakeup_fd(wakeup)
-            sys.unraisablehook = hook
-            with suppress(BlockingIOError):
-                if _STOPS & set(read.recv(1024)) and not exits:
-                    raise KeyboardInterrupt
+    outer, hook = _presses, sys.unraisablehook
+    presses = _presses = outer or _Presses()
+    sys.unraisablehook = partial(_send_again, otherwise=hook)
+    if limit is not None:
+        presses.limit = limit
+        threading.Thread(target=presses.watch, args=(give_up or partial(os._exit, 130),), daemon=True).start()
+    exits = False
+    try:
+        yield
+    except SystemExit:
+        exits = True
+        raise
+    finally:
+        pressed, sys.unraisablehook, _presses = presses.take(), hook, outer
+        if outer is None:
+            presses.close(watched=limit is not None)
+        if pressed and not exits:
+            raise KeyboardInterrupt
+
+
+def take_longer_to_stop(seconds: float) -> None:
+    """Give the blocks around the caller so many seconds for an orderly end."""
+    if _presses is not None:
+        _presses.limit = seconds
 
 
 def _send_again(dropped: "sys.UnraisableHookArgs", otherwise: Callable[["sys.UnraisableHookArgs"], object]) -> None:

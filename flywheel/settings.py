@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from flywheel.compute.options import ComputeOptions
@@ -26,6 +27,7 @@ from flywheel.models.options import BaselineOptions, ModelOptions
 from flywheel.pairs.options import PairOptions, SplitOptions, StorageOptions
 from flywheel.registry.options import PromotionOptions
 from flywheel.training.options import RetrainingOptions, TrainingOptions
+from flywheel.variables import Variables, meant_by
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
         """The environment wins over what is passed in, which is what the file holds."""
-        return env_settings, init_settings
+        return _OurVariables(settings_cls), init_settings
 
     @property
     def openai_api_key(self) -> str | None:
@@ -153,31 +155,56 @@ def _read_file(file: Path) -> dict[str, Any]:
     known = groups()
     loose = sorted(name for name, value in content.items() if name not in known or not isinstance(value, dict))
     if loose:
+        named = ", ".join(f"{name}{_meant(name)}" for name in loose)
         raise FlywheelError(
-            f"Unknown setting in {file}: {', '.join(loose)}. Settings come in groups ({', '.join(known)}), such as [baseline] "
+            f"Unknown setting in {file}: {named}. Settings come in groups ({', '.join(known)}), such as [baseline] "
             'with url = "..." below it; `flywheel config` lists them all.'
         )
     return content
 
 
-def _read_environment() -> dict[str, Any]:
-    """What FLYWHEEL_* variables say, in groups. Raises FlywheelError for one that names no setting, or is not JSON."""
-    fields = {
+def variables() -> Variables:
+    """The variables of the environment that begin like ours, sorted out."""
+    return Variables.of(os.environ, {*_fields(), _HOME_VARIABLE})
+
+
+def warn_of_other_variables() -> None:
+    """Name the variables that begin like ours and are no settings, in one line: some may be meant for us."""
+    found = variables()
+    if found.others:
+        hint = "; with enableServiceLinks: false a pod has none of the services'" if found.services else ""
+        are = "is no setting and is" if len(found.others) == 1 else "are no settings and are"
+        log.warning("%s %s ignored (`flywheel config` lists every setting%s)", ", ".join(found.others), are, hint)
+
+
+def _fields() -> dict[str, FieldInfo]:
+    return {
         f"FLYWHEEL_{group}__{name}".upper(): field
         for group, options in groups().items()
         for name, field in options.model_fields.items()
     }
-    unknown = sorted(n for n in os.environ if n.startswith("FLYWHEEL_") and n.upper() not in {*fields, _HOME_VARIABLE})
-    if unknown:
+
+
+class _OurVariables(EnvSettingsSource):
+    """The variables that are settings, and no others: the library takes a name in any case, and a whole group as JSON."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name.lower(): os.environ[name] for name in variables().settings}
+
+
+def _read_environment() -> dict[str, Any]:
+    fields, misspelt = _fields(), variables().misspelt
+    if misspelt:
+        named = ", ".join(f"{name} (did you mean {meant}?)" if meant else name for name, meant in misspelt.items())
         raise FlywheelError(
-            f"Unknown setting {', '.join(unknown)}. Variables are named FLYWHEEL_<GROUP>__<SETTING>, such as "
+            f"Unknown setting {named}. Rename or unset it: variables are named FLYWHEEL_<GROUP>__<SETTING>, such as "
             "FLYWHEEL_BASELINE__URL; `flywheel config` lists every setting."
         )
     for name, value in os.environ.items():
-        field = fields.get(name.upper())
+        field = fields.get(name)
         if field is not None and get_origin(field.annotation) in (dict, tuple) and not _is_json(value):
             raise FlywheelError(f'{name} is not JSON: {value}. Write a list as ["a", "b"] and a table as {{"name": "value"}}.')
-    return EnvSettingsSource(Settings)()
+    return _OurVariables(Settings)()
 
 
 def _is_json(text: str) -> bool:
@@ -191,13 +218,26 @@ def _is_json(text: str) -> bool:
 def _listed(error: ValidationError, in_environment: Mapping[str, Any]) -> str:
     """Every wrong setting by the name under which it was given, and what is wrong with it."""
 
-    def line(loc: tuple[int | str, ...], message: str) -> str:
+    def line(loc: tuple[int | str, ...], message: str, kind: str) -> str:
         given = in_environment.get(str(loc[0]), {})
         from_environment = len(loc) > 1 and isinstance(given, Mapping) and loc[1] in given
         name = f"FLYWHEEL_{loc[0]}__{loc[1]}".upper() if from_environment else ".".join(map(str, loc))
-        return f"{name}: {message.removeprefix('Value error, ')}"
+        hint = _meant(str(loc[1]), str(loc[0])) if kind == "extra_forbidden" and len(loc) == 2 else ""
+        return f"{name}: {message.removeprefix('Value error, ')}{hint}"
 
-    return "; ".join(line(each["loc"], each["msg"]) for each in error.errors())
+    return "; ".join(line(each["loc"], each["msg"], each["type"]) for each in error.errors())
+
+
+def _meant(name: str, group: str | None = None) -> str:
+    """What a name in the file was meant to be, as words to add: a group, a setting of its group, or one of another group."""
+    known = groups()
+    if group is None and name in known:
+        return " (which is a group)"
+    here = list(known) if group is None else list(known[group].model_fields)
+    if meant := meant_by(name, here):
+        return f" (did you mean {f'[{meant}]' if group is None else f'{group}.{meant}'}?)"
+    places = [f"{other}.{each}" for other, options in known.items() for each in options.model_fields if meant_by(name, [each])]
+    return f" (did you mean {' or '.join(places)}?)" if places else ""
 
 
 @cache

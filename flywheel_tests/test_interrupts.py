@@ -1,6 +1,8 @@
 """One press of Ctrl-C stops, whatever a library makes of it."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -125,3 +127,73 @@ def test_in_a_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert ended
+
+
+STUCK = """
+import ctypes, signal, sys, time
+from flywheel.processes import stoppable, take_longer_to_stop
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with stoppable(float(sys.argv[1])):
+    with stoppable():  # as materialising does
+        if len(sys.argv) > 2:
+            take_longer_to_stop(float(sys.argv[2]))
+        print("stuck", flush=True)
+        library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+        library.pthread_mutex_lock(mutex)
+        library.pthread_mutex_lock(mutex)  # no signal gets it out of here
+"""
+STUCK_AFTERWARDS = """
+import signal, threading, time
+from flywheel.processes import stoppable
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Thread(target=time.sleep, args=(600,)).start()  # the interpreter waits for it when it exits
+with stoppable(1):
+    print("stuck", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "presses", "ends"),
+    [
+        (STUCK, ["1"], 1, True),
+        (STUCK, ["600"], 2, True),
+        (STUCK, ["1", "600"], 1, False),  # whoever needs longer says so,
+        (STUCK, ["1", "600"], 2, True),  # and ends at the second press too
+        (STUCK_AFTERWARDS, [], 1, True),
+    ],
+)
+def test_a_process_that_minds_no_signal_ends_after_a_while_or_at_the_second_press(
+    code: str, limits: list[str], presses: int, ends: bool
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *limits], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as stuck:
+        assert stuck.stdout is not None
+        assert stuck.stdout.readline() == "stuck\n"
+        time.sleep(0.2)
+        for _ in range(presses):
+            stuck.send_signal(signal.SIGINT)
+            time.sleep(0.8)
+        if ends:
+            assert stuck.wait(30) == 130
+        else:
+            time.sleep(1.5)
+            assert stuck.poll() is None
+            stuck.kill()
+
+
+def test_two_signals_at_once_are_one_press() -> None:
+    given_up = []
+
+    @stoppable(600, lambda: given_up.append(True))
+    def work() -> None:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        time.sleep(0.7)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert not given_up
+    signal.set_wakeup_fd(-1)

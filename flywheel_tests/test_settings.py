@@ -11,6 +11,7 @@ import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.settings import Settings, groups, load_settings, origins, settings_template
+from flywheel.variables import Variables
 from flywheel_tests.conftest import flywheel, verb
 
 EVERY = {(group, name) for group, options in groups().items() for name in options.model_fields}
@@ -115,9 +116,12 @@ def test_the_home_that_is_named_wins_over_the_variable_and_that_over_the_default
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ('url = "x"\n[nosuch]\na = 1\n', ["Unknown setting in {file}: nosuch, url.", "such as [baseline]"]),
+        (
+            'url = "x"\n[nosuch]\na = 1\n',
+            ["Unknown setting in {file}: nosuch, url (did you mean baseline.url?).", "such as [baseline]"],
+        ),
         ('home = "/elsewhere"\n', ["Unknown setting in {file}: home."]),
-        ('baseline = "openai"\n', ["Unknown setting in {file}: baseline."]),
+        ('baseline = "openai"\n', ["Unknown setting in {file}: baseline (which is a group)."]),
         (
             "[baseline]\nurll = 1\n[pairs]\nseed = 1\n",
             ["baseline.urll: Extra inputs", "pairs.seed: Extra inputs", "Fix {file}"],
@@ -133,20 +137,116 @@ def test_an_unknown_name_in_the_file_is_refused_by_name(home: Path, text: str, n
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "meant"),
     [
-        "FLYWHEEL_NOSUCH",
-        "FLYWHEEL_BASELINE__NOSUCH",
-        "FLYWHEEL_BASELINE_URL",
-        "FLYWHEEL_BASELINE",
-        "FLYWHEEL_MODELS__PATHS__JINA",
+        ("FLYWHEEL_BASELINE_URL", "FLYWHEEL_BASELINE__URL"),
+        ("FLYWHEEL__BASELINE__URL", "FLYWHEEL_BASELINE__URL"),
+        ("FLYWHEEL_BASELINE___URL", "FLYWHEEL_BASELINE__URL"),
+        ("flywheel_baseline__url", "FLYWHEEL_BASELINE__URL"),
+        ("Flywheel_Baseline_Url", "FLYWHEEL_BASELINE__URL"),
+        ("FLYWHEEL_BASELINE__MODL", "FLYWHEEL_BASELINE__MODEL"),
+        ("FLYWHEEL_BASLINE__PRICE", "FLYWHEEL_BASELINE__PRICE"),
+        ("FLYWHEEL_BASELINE__URI", "FLYWHEEL_BASELINE__URL"),
+        ("FLYWHEEL_COMPUTE_RUNIN", "FLYWHEEL_COMPUTE__RUN_IN"),
+        ("FLYWHEEL_TRAINING__RANDOMSEED", "FLYWHEEL_TRAINING__RANDOM_SEED"),
+        ("FLYWHEEL_MODEL__DEVICE", "FLYWHEEL_MODELS__DEVICE"),
+        ("FLYWHEEL_HOMES", "FLYWHEEL_HOME"),
+        ("flywheel_home", "FLYWHEEL_HOME"),
+        ("FLYWHEEL_BASELINE__NOSUCH", None),  # of which the group says that it was meant for us
+        ("FLYWHEEL_MODELS__PATHS__JINA", None),
     ],
 )
-def test_an_unknown_variable_is_refused_by_name(home: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_misspelt_variable_is_refused_with_the_setting_that_was_meant(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, meant: str | None
+) -> None:
     monkeypatch.setenv(name, "1")
+    said = (
+        f"Unknown setting {name} (did you mean {meant}?). Rename or" if meant else f"Unknown setting {name}. Rename or unset it"
+    )
     for read in (load_settings, origins):
-        with pytest.raises(FlywheelError, match=rf"Unknown setting {name}\. Variables are named FLYWHEEL_<GROUP>__<SETTING>"):
+        with pytest.raises(FlywheelError, match=f"^{re.escape(said)}"):
             read(home)
+
+
+def test_every_slip_of_one_letter_or_underscore_in_every_variable_is_refused() -> None:
+    known = {f"FLYWHEEL_{group}__{name}".upper() for group, name in EVERY} | {"FLYWHEEL_HOME"}
+    for name in known:
+        begins = len("FLYWHEEL_")
+        dropped = {name[:place] + name[place + 1 :] for place in range(begins, len(name))}
+        doubled = {name[:place] + name[place] + name[place:] for place in range(begins, len(name))}
+        slips = (dropped | doubled | {name.lower(), name.replace("__", "_")}) - known
+        assert Variables.of(slips, known).misspelt.keys() == slips
+
+
+SERVICES = [
+    "FLYWHEEL", "FLYWHEEL_BASELINE", "FLYWHEEL_TRAINING", "FLYWHEEL_HOME", "FLYWHEEL_BASELINE_URL", "FLYWHEEL_MODELS__PATHS",
+    "FLYWHEEL_BASELINE_MODEL", "FLYWHEEL_2",
+]  # fmt: skip
+
+
+def links(service: str) -> dict[str, str]:
+    """What Kubernetes sets in every pod for a service of two ports, one of them named."""
+    address, variables = "10.0.0.1", {}
+    for port, protocol in ((80, "TCP"), (3000, "UDP")):
+        one = f"{service}_PORT_{port}_{protocol}"
+        variables |= {
+            one: f"{protocol.lower()}://{address}:{port}", f"{one}_PROTO": protocol.lower(),
+            f"{one}_PORT": str(port), f"{one}_ADDR": address,
+        }  # fmt: skip
+    return variables | {
+        f"{service}_SERVICE_HOST": address, f"{service}_SERVICE_PORT": "80", f"{service}_SERVICE_PORT_HTTP_METRICS": "3000",
+        f"{service}_PORT": f"tcp://{address}:80",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_kubernetes_sets_for_a_service_stops_nothing_and_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, service: str
+) -> None:
+    shown = verb("config", "--json", "--home", tmp_path, **links(service))
+    assert shown.returncode == 0
+    assert json.loads(shown.stdout)["baseline"]["url"] == {"value": Settings().baseline.url, "origin": "default"}
+    (line,) = caplog.messages
+    assert line.startswith(f"{', '.join(sorted(links(service)))} are no settings and are ignored")
+    assert "enableServiceLinks: false" in line
+
+
+def test_the_line_about_other_variables_is_the_only_one_and_not_on_standard_output(home: Path) -> None:
+    run = flywheel("config", "--json", "--home", home, **links("FLYWHEEL"))
+    assert (run.returncode, len(run.stderr.splitlines())) == (0, 1)
+    assert "10.0.0.1" not in run.stdout + run.stderr
+    assert json.loads(run.stdout)["home"] == str(home)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["FLYWHEEL_VERSION", "FLYWHEEL_API_KEY", "FLYWHEEL_BASELINE", "FLYWHEEL_NAME", "FLYWHEEL_HOST", "FLYWHEEL_NOSUCH__URL"],
+)
+def test_a_variable_of_somebody_elses_is_named_and_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    assert verb("config", "--home", tmp_path, **{name: "s3cret"}).returncode == 0
+    (line,) = caplog.messages
+    assert line.startswith(f"{name} is no setting and is ignored (`flywheel config` lists every setting")
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("[basline]\n", "basline (did you mean [baseline]?)"),
+        ('url = "x"\n', "url (did you mean baseline.url?)"),
+        ('[baseline]\nurll = "x"\n', "baseline.urll: Extra inputs are not permitted (did you mean baseline.url?)"),
+        (
+            "[pairs]\nrandom_seed = 1\n",
+            "pairs.random_seed: Extra inputs are not permitted (did you mean training.random_seed?)",
+        ),
+    ],
+)
+def test_a_misspelt_name_in_the_file_is_refused_with_the_one_that_was_meant(home: Path, text: str, meant: str) -> None:
+    write(home, text)
+    with pytest.raises(FlywheelError, match=re.escape(meant)):
+        load_settings(home)
 
 
 def test_a_value_of_the_wrong_type_is_named_as_it_was_given(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,22 +9,25 @@ import typer
 from typer.core import TyperGroup
 
 from flywheel.cli import baseline, demo, grid, models, pairs, results
-from flywheel.cli.common import Home, Json, open_home, print_json
+from flywheel.cli.common import Home, Json, open_home, print_json, read_settings
 from flywheel.errors import FlywheelError, disk_is_full
 from flywheel.files import write_bytes
 from flywheel.processes import stoppable
 
+_SECONDS_TO_STOP = 8
+_STOPPED = "stopped; the same command goes on where this one was."
+
 
 class _Stoppable(TyperGroup):
-    """Verbs that end with one sentence and exit code 130 on Ctrl-C."""
+    """Verbs that end with one sentence and exit code 130 on Ctrl-C, within ten seconds, and on a second one at once."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
         try:
-            with stoppable():
+            with stoppable(_SECONDS_TO_STOP, _give_up):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
-            _fail("stopped; the same command goes on where this one was.", 130)
+            _fail(_STOPPED, 130)
 
 
 app = typer.Typer(
@@ -47,6 +50,13 @@ def main() -> None:
         if home.exists() and not os.access(home, os.W_OK):
             _fail(f"{home} cannot be written. Choose another home with --home or FLYWHEEL_HOME.", 1)
         raise
+
+
+def _give_up() -> None:
+    """End this process whatever it is doing; a bar may have hidden the terminal's cursor."""
+    shown = "\x1b[?25h\n" if sys.stderr.isatty() else ""
+    os.write(2, f"{shown}flywheel: {_STOPPED}\n".encode())
+    os._exit(130)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:
@@ -72,7 +82,7 @@ def up(home: Home = None, port: Annotated[int, typer.Option(min=1, max=65535, he
 def config(init: Annotated[bool, typer.Option("--init", help="Write a flywheel.toml that explains every setting.")] = False,
            home: Home = None, as_json: Json = False) -> None:  # fmt: skip
     """Every setting with its value and where that came from; secrets are never shown."""
-    from flywheel.settings import find_home, load_settings, origins, settings_template, to_toml, without_secrets
+    from flywheel.settings import find_home, origins, settings_template, to_toml, without_secrets
 
     file = find_home(home).settings_file
     if init:
@@ -80,7 +90,7 @@ def config(init: Annotated[bool, typer.Option("--init", help="Write a flywheel.t
             raise FlywheelError(f"{file} exists already and was left as it is. Edit it, or move it away first.")
         write_bytes(file, settings_template().encode())
     try:
-        settings, sources = load_settings(home), origins(home)
+        settings, sources = read_settings(home), origins(home)
     except FlywheelError:
         if not as_json:
             print(settings_template())  # what there is, for whoever looks for the right name

@@ -18,17 +18,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 
 def read_settings(home: Path | None) -> "Settings":
-    """The settings of the home that was named."""
-    from flywheel.settings import load_settings
+    """The settings of the home that was named; variables that look like settings and are none are named once."""
+    from flywheel.settings import load_settings, warn_of_other_variables
 
-    return load_settings(home)
+    settings = load_settings(home)
+    warn_of_other_variables()
+    return settings
 
 
 def open_workspace(home: Path | None) -> "Workspace":
     """The home without Dagster, for verbs that read or that no run records."""
     from flywheel.pipeline.workspace import Workspace
 
-    return Workspace(read_settings(home))
+    workspace = Workspace(read_settings(home))
+    workspace.home.refuse_others_files()
+    return workspace
 
 
 @contextmanager

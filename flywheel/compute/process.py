@@ -8,22 +8,22 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from flywheel.compute.devices import candidates, lease
-from flywheel.compute.environment import training_environment
+from flywheel.compute.devices import candidates, lease, visible_card
 from flywheel.compute.places import Places
 from flywheel.errors import FlywheelError
 from flywheel.models.options import ModelOptions
+from flywheel.training.environment import needed_for_training
 from flywheel.training.job import TrainingJob
 from flywheel.training.model import TrainedModel, finished
 from flywheel.training.progress import LESS_MEMORY, Failure, Listener, Result, from_line
 
 _TAIL_BYTES = 2_000
-_END_SECONDS = 10
+_END_SECONDS = 5
 
 
 def run(job: TrainingJob, places: Places, models: ModelOptions, listener: Listener) -> TrainedModel:
@@ -40,6 +40,14 @@ def run(job: TrainingJob, places: Places, models: ModelOptions, listener: Listen
         result = _watch([*command, "--until-eof"], training_environment(os.environ, device), listener)
     model = TrainedModel.load(Path(result.model))
     return model.as_reused() if result.reused else model
+
+
+def training_environment(environment: Mapping[str, str], device: str) -> dict[str, str]:
+    """The variables of `environment` that a training needs; of the cards only the one of `device`, if it is a card."""
+    passed = needed_for_training(environment)
+    if device.startswith("cuda:"):  # the process sees the leased card alone, so that no library takes another
+        passed["CUDA_VISIBLE_DEVICES"] = visible_card(device, environment)
+    return passed
 
 
 def training_command(spec: str, snapshot: str, output: str, cache: str, models: ModelOptions) -> list[str]:

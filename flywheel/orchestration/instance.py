@@ -7,18 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import psutil
-import yaml
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.storage.dagster_run import FINISHED_STATUSES, IN_PROGRESS_RUN_STATUSES
 from dagster._utils.schedules import is_valid_cron_string
 
 from flywheel.errors import FlywheelError, explain_disk_errors
-from flywheel.files import write_bytes
 from flywheel.home import Home
+from flywheel.orchestration.dagster_file import is_ours, unusable, what_theirs_says, write_ours
 from flywheel.pipeline.workspace import Workspace
 from flywheel.settings import Settings
 from flywheel.training.progress import Listener
@@ -27,46 +25,42 @@ log = logging.getLogger(__name__)
 
 PROCESS_TAG = "flywheel/process"
 POOL = "gpu"
+UP = "_FLYWHEEL_UP"  # set for what `flywheel up` starts
 ENDED = frozenset(FINISHED_STATUSES)
 DAEMON_MODULE = "dagster._daemon"
 _CLOCK_STEP_SECONDS = 60.0
+_set_here: dict[str, str] = {}  # the variables that this process has set itself
 _OUTPUT_STAYS_HERE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 }
 
 
-def instance_config(state: Path) -> dict[str, Any]:
-    """What `dagster.yaml` says, with all state under `state` (absolute, or relative to the working directory)."""
-    return {
-        "storage": {"sqlite": {"base_dir": str(state / "storage")}},
-        "local_artifact_storage": {
-            "module": "dagster._core.storage.root",
-            "class": "LocalArtifactStorage",
-            "config": {"base_dir": str(state / "artifacts")},
-        },
-        "compute_logs": {
-            "module": "dagster._core.storage.local_compute_log_manager",
-            "class": "LocalComputeLogManager",
-            "config": {"base_dir": str(state / "logs")},
-        },
-        "concurrency": {"runs": {"max_concurrent_runs": 4}, "pools": {"default_limit": 1, "granularity": "op"}},
-        "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 30},
-        "python_logs": {"python_log_level": "INFO"},
-        "telemetry": {"enabled": False},
-        "nux": {"enabled": False},
-    }
-
-
 def prepare_home(home: Home) -> None:
-    """Write `<home>/dagster.yaml` with absolute paths and make Dagster in this process and its children use it."""
+    """Give the home a `dagster.yaml` unless it has one, and make Dagster in this process and its children use it.
+
+    Says so when that is not the Dagster, or the file is not the one, that somebody may expect. Raises FlywheelError when the
+    folder holds somebody else's files under names that flywheel would write to.
+    """
+    home.refuse_others_files()
     with explain_disk_errors(home.root):
         for folder in (home.dagster, home.inbox):
             folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(instance_config(home.dagster), sort_keys=False)
-        if not home.dagster_file.exists() or home.dagster_file.read_text() != text:
-            write_bytes(home.dagster_file, text.encode())
-    os.environ["DAGSTER_HOME"] = str(home.root)
-    os.environ["FLYWHEEL_HOME"] = str(home.root)
+    write_ours(home)
+    if not is_ours(home.dagster_file):
+        log.warning("%s", what_theirs_says(home.dagster_file))
+    elsewhere = os.environ.get("DAGSTER_HOME")
+    if (
+        elsewhere
+        and elsewhere not in (_set_here.get("DAGSTER_HOME"), str(home.root))
+        and Path(elsewhere).resolve() != home.root
+    ):
+        log.warning(
+            "DAGSTER_HOME is %s, but this command keeps its runs in %s. To have them there, set FLYWHEEL_HOME to it too.",
+            elsewhere,
+            home.root,
+        )
+    _set_here.update(DAGSTER_HOME=str(home.root), FLYWHEEL_HOME=str(home.root))
+    os.environ.update(_set_here)
 
 
 @dataclass(frozen=True)
@@ -90,11 +84,22 @@ def open_session(settings: Settings) -> Iterator[Session]:
     """
     workspace = Workspace(settings)
     prepare_home(workspace.home)
-    with dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(settings.home), overrides=_OUTPUT_STAYS_HERE)) as instance:
+    with _open_instance(workspace.home) as instance:
         reap_dead_runs(instance)
         instance.event_log_storage.set_concurrency_slots(POOL, settings.compute.gpu_slots)
         chosen = "run_in" in settings.compute.model_fields_set
         yield Session(workspace if chosen else workspace.with_options("compute", run_in="inline"), instance)
+
+
+def _open_instance(home: Home) -> dg.DagsterInstance:
+    try:
+        instance = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home.root), overrides=_OUTPUT_STAYS_HERE))
+        instance.get_runs(limit=1)
+    except Exception as error:  # a storage that is not installed or does not answer, a key that is unknown, ...
+        if is_ours(home.dagster_file):
+            raise
+        raise unusable(home.dagster_file, error) from error
+    return instance
 
 
 def is_valid_cron(text: str) -> bool:

@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 
 from flywheel.errors import FlywheelError
 from flywheel.home import Home
-from flywheel.orchestration.instance import DAEMON_MODULE
-from flywheel.processes import SECONDS_TO_STOP
+from flywheel.orchestration.instance import DAEMON_MODULE, UP
+from flywheel.processes import SECONDS_TO_STOP, take_longer_to_stop
 
 _HOST = "127.0.0.1"
 
@@ -37,7 +37,7 @@ def serve_ui(home: Home, port: int) -> int:
 
 
 def _serve(home: Home, port: int) -> int:
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore", UP: "1"}
     target = ["-m", "flywheel.definitions"]
     web = ["dagster_webserver", "-h", _HOST, "-p", str(port), *target, "--dagster-log-level", "warning"]
     daemon = [DAEMON_MODULE, "run", *target, "--log-level", "warning"]
@@ -54,6 +54,7 @@ def _serve(home: Home, port: int) -> int:
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         for command in (web, daemon)
     ]  # fmt: skip
+    take_longer_to_stop(SECONDS_TO_STOP + 5)
     stopping = threading.Event()
     for child in children:
         threading.Thread(target=_pass_on, args=(child, stopping), daemon=True).start()
@@ -72,7 +73,7 @@ def _serve(home: Home, port: int) -> int:
             child.stdin.close()
         for child in children:
             try:
-                child.wait(SECONDS_TO_STOP + 5)
+                child.wait(SECONDS_TO_STOP + 3)
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)
 

@@ -4,6 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flywheel.errors import FlywheelError
 from flywheel.models.api.exchange import Imported, export_vectors, import_vectors
 from flywheel.models.api.ledger import Paid
 from flywheel.models.features import OnProgress
@@ -81,8 +85,20 @@ def embed(workspace: Workspace, texts: list[str], progress: OnProgress | None = 
 
 
 def export_baseline(workspace: Workspace, target: Path) -> int:
-    """Write the API's cached vectors to a Parquet file; returns how many."""
+    """Write the API's cached vectors to a Parquet file, over an earlier export only; returns how many.
+
+    Raises FlywheelError where another file is, or when nothing can be exported.
+    """
+    if target.is_file() and not _is_export(target):
+        raise FlywheelError(f"{target} is there and no export of flywheel's, so it is kept. Give the export another name.")
     return export_vectors(workspace.api.cache, workspace.api.origin, target)
+
+
+def _is_export(file: Path) -> bool:
+    try:
+        return b"flywheel.model" in (pq.read_schema(file).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def import_baseline(workspace: Workspace, source: Path) -> Imported:

@@ -25,6 +25,7 @@ from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import MIN_LABELS, ScoreFit, check_both_labels, fit_scores
+from flywheel.training.environment import only_what_training_needs
 from flywheel.training.gate import reason_not_better
 from flywheel.training.head import PairFeatures, pair_arrays, train_head, train_with_folds
 from flywheel.training.job import TrainingJob
@@ -45,7 +46,8 @@ def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, 
     Raises FlywheelError for a size beyond the data, a calibration split that is missing or of one label, weights that are
     not to be had, or a training that diverges.
     """
-    with explain_disk_errors(models), locked(models, job.job_id if job.tuning is None else job.tuning_id):
+    one_at_a_time = locked(models, job.job_id if job.tuning is None else job.tuning_id)
+    with explain_disk_errors(models), one_at_a_time, only_what_training_needs():
         return finished(models, job) or _train(job, snapshot, vectors, models, listener)
 
 

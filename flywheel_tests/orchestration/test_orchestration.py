@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration.build import build_defs
+from flywheel.orchestration.dagster_file import instance_config
 from flywheel.orchestration.instance import (
     POOL,
     PROCESS_TAG,
     check_home,
-    instance_config,
     open_session,
     process_tag,
     reap_dead_runs,

@@ -196,7 +196,7 @@ def test_a_database_that_stays_locked_is_one_sentence(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "up\n"
         with (
-            pytest.raises(StoreBusyError, match="in use by another process"),
+            pytest.raises(StoreBusyError, match="in use by process"),
             Store(path, wait_seconds=0.3).transaction(),
         ):
             pass

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -175,3 +176,16 @@ def test_a_file_for_another_model_is_refused(
 
 def test_wrong_usage_exits_with_2(endpoint: Endpoint) -> None:
     assert say(endpoint, "import").returncode == 2
+
+
+def test_an_export_is_written_over_no_file_of_somebody_elses(tmp_path: Path) -> None:
+    file = tmp_path / "questions.parquet"
+    pq.write_table(pa.table({"text": ["theirs"]}), file)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("theirs")
+    for each in (file, notes):
+        before = each.read_bytes()
+        run = verb("baseline", "export", each, "--home", tmp_path / "home")
+        assert (run.returncode, run.stdout) == (1, "")
+        assert f"{each} is there and no export of flywheel's, so it is kept. Give the export another name." in run.stderr
+        assert each.read_bytes() == before

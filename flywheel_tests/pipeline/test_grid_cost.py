@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flywheel.cli.app import app
-from flywheel.compute.environment import training_environment
+from flywheel.compute.process import training_environment
 from flywheel.files import locked
 from flywheel.models.cache import EmbeddingCache
 from flywheel.models.catalogue import Variant

@@ -27,6 +27,7 @@ from flywheel.training.starts import start_from_features
 from flywheel.training.train import pair_features, train
 from flywheel_tests.helpers.clumps import MINILM, World, take_world
 from flywheel_tests.helpers.homes import make_workspace
+from flywheel_tests.helpers.leftovers import EVERY_LEFTOVER
 
 DIMS = (32, 16)
 QUICK = {"epochs": 1, "min_steps": 6, "batch_size": 16, "learning_rate": 2e-4}
@@ -228,6 +229,17 @@ def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_o
     for name in ("model.safetensors", "head.safetensors"):
         assert (places[0] / name).read_bytes() == (places[1] / name).read_bytes()
     assert not checkpoints.exists()
+
+
+def test_the_training_command_waits_for_no_other_process_of_a_launcher(world: World, tmp_path: Path) -> None:
+    job = job_of(world, "top", min_steps=1)
+    (tmp_path / "job.json").write_text(job.to_json())
+    where = [tmp_path / "job.json", world.snapshot.folder, tmp_path / "models", world.workspace.home.cache]
+    command = [sys.executable, "-m", "flywheel.training", *map(str, where), "--device", "cpu"]
+    environment = {**os.environ, **EVERY_LEFTOVER}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert TrainedModel.load(tmp_path / "models" / job.job_id).job == job
 
 
 def test_a_checkpoint_that_was_being_written_is_not_taken(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from flywheel.errors import FlywheelError, StoreBusyError, explain_disk_errors
 from flywheel.files import scratch_folder
+from flywheel.pairs.store.holder import holder_of
 from flywheel.pairs.store.sql import connect, quoted
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,11 @@ class Store:
         if not names:
             connection.execute(_SCHEMA)
             connection.execute(f"CREATE TABLE {version} (since TIMESTAMP)")
+        elif ("observations",) not in names and ("pairs",) not in names:
+            raise FlywheelError(
+                f"{self} is somebody else's database: it holds {', '.join(name for (name,) in names[:3])} and no table of "
+                "flywheel's. Choose another home with --home, or move the file away."
+            )
         elif (version,) not in names:
             raise FlywheelError(
                 f"{self} was written by another version of flywheel. Move it away and "
@@ -161,9 +167,10 @@ class Store:
             return attempts(self._open)
         except duckdb.Error as error:
             if _is_locked(error):
+                who, remedy = holder_of(self.path, str(error))
                 raise StoreBusyError(
-                    f"{self} is in use by another process and stayed so for {self._wait_seconds:.0f} s. "
-                    "Wait for it to finish or stop it, then run the same command again."
+                    f"{self} is in use by {who} and stayed so for {self._wait_seconds:.0f} s. "
+                    f"{remedy}, then run the same command again."
                 ) from error
             raise FlywheelError(f"{self} cannot be opened as a database: {error}") from error
 
@@ -194,8 +201,9 @@ class Store:
             return None
 
     def _say_once(self, state: RetryCallState) -> None:
-        if state.attempt_number == 10:
-            log.warning("%s is in use by another process; waiting up to %.0f s", self, self._wait_seconds)
+        if state.attempt_number == 10 and state.outcome is not None:
+            who, _ = holder_of(self.path, str(state.outcome.exception()))
+            log.warning("%s is in use by %s; waiting up to %.0f s", self, who, self._wait_seconds)
 
 
 def _is_locked(error: BaseException) -> bool:
