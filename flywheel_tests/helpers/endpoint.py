@@ -81,7 +81,7 @@ class Endpoint(ThreadingHTTPServer):
 
 def items(body: dict[str, Any]) -> list[dict[str, Any]]:
     """The embeddings a good answer to `body` holds, as the format asked for wants them."""
-    assert (body["model"], body["dimensions"]) == ("text-embedding-3-small", WIDTH)
+    assert body["model"] == "text-embedding-3-small"
     vectors = [meaning(text) for text in body["input"]]
     if body.get("encoding_format") == "base64":
         encoded: list[Any] = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]
