@@ -65,6 +65,11 @@ def board_section(
     blocks = (
         Table(tuple(columns), tuple(rows), frozenset({"model", "better"}), strong, quiet),
         Text(" ".join(about)),
+        *(
+            Text(f"{row.name}: {row.failures.sentence(percent(row.failures.error_without))}")
+            for row in board.rows
+            if row.failures
+        ),
         Text(f"Published elsewhere, on other pairs, and not to be compared with the rows above: {' '.join(published)}"),
     )
     return Section("Leaderboard", blocks)
