@@ -113,13 +113,11 @@ def _print_status(status: "BaselineStatus") -> None:
 
     print(f"{status.model} at {status.dimensions} dimensions from {status.endpoint} ({status.family})")
     print(f"cached in {status.folder}")
-    table = new_table(
-        f"Texts of snapshot {status.snapshot_id}", ["split"], ("cached", "set aside", "missing", "tokens", "US dollars")
-    )
+    figures = ("cached", "set aside", "missing", "tokens", "US dollars")
+    table = new_table(f"Texts of snapshot {status.snapshot_id}", ["split"], figures)
     for name, texts in {"calibration and test": status.judged, "train": status.train}.items():
-        table.add_row(
-            name, f"{texts.cached:,}", f"{texts.failed:,}", f"{texts.missing:,}", f"{texts.tokens:,}", f"{texts.money:.4f}"
-        )
+        counts = (texts.cached, texts.failed, texts.missing, texts.tokens)
+        table.add_row(name, *(f"{count:,}" for count in counts), f"{texts.money:.4f}")
     console(False).print(table)
     print(f"Tokens and money are what the missing texts would take, by {status.counted_by}.")
     _print_failed(status.failed)

@@ -93,14 +93,10 @@ def compare(ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluation
     minimum = ours.terms.min_components
     left, right = decisions(evaluations, ours), decisions(evaluations, theirs)
     pairs = snapshot.pairs("test").set_index("pair_id").loc[left.index]
-    failed = left["failed"] | right["failed"]
     table = pairs.assign(
-        ours=left["probability"],
-        theirs=right["probability"],
-        ours_wrong=left["wrong"],
-        theirs_wrong=right["wrong"],
-        failed=failed,
-    )
+        ours=left["probability"], theirs=right["probability"], ours_wrong=left["wrong"], theirs_wrong=right["wrong"],
+        failed=left["failed"] | right["failed"],
+    )  # fmt: skip
     broken = table[table["ours_wrong"] & ~table["theirs_wrong"]]
     fixed = table[~table["ours_wrong"] & table["theirs_wrong"]]
     kinds = {name: table[mask] for name, mask in slices_of(table).items() if mask.any()}

@@ -138,6 +138,11 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
     calibration, test = (_both_labels(snapshot.pairs(split), split) for split in ("calibration", "test"))
     lost = frozenset(subject.failed(unique_texts(calibration, test)))
     lost_calibration, lost_test = holds_any(calibration, lost), holds_any(test, lost)
+    if lost_test.all():
+        raise FlywheelError(
+            f"{subject.variant} could not embed a text of any test pair. Run `flywheel baseline embed --retry`, or choose another "
+            "baseline.model."
+        )
     calibration = _both_labels(calibration[~lost_calibration], f"the pairs of calibration that {subject.variant} can embed")
     calibration, without = _score(subject.embed, calibration), _score(subject.embed, test[~lost_test])
     scores, labels, sources = (calibration[name].to_numpy() for name in ("score", "label", "source"))
@@ -257,7 +262,8 @@ def _retrieval(embed: Embed, test: pd.DataFrame, lost: frozenset[str]) -> Retrie
     questions = unique_texts(test)
     missing = np.array([question in lost for question in questions])
     vectors = embed(questions)
-    vectors[missing] = np.eye(1, vectors.shape[1])  # of unit length, and never looked at
+    if missing.any():
+        vectors = np.where(missing[:, None], np.eye(1, vectors.shape[1], dtype=vectors.dtype), vectors)  # which nothing finds
     number = {question: i for i, question in enumerate(questions)}
     same = test[test["label"] == 1]
     duplicates = [(number[a], number[b]) for a, b in zip(same["text_a"], same["text_b"], strict=True)]
@@ -277,7 +283,8 @@ def tested_pairs(evaluations: Path, test_id: str) -> frozenset[str] | None:
 
 def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
     """Per test pair, indexed by pair id and ordered by it: `component`, `label`, `probability` of being the same, `wrong`
-    (at the thresholds from calibration), and `failed`, where it could not embed a text. Raises FlywheelError when the scores cannot be read or one is not finite.
+    (at the thresholds from calibration), and `failed`, where it could not embed a text. Raises FlywheelError when the scores
+    cannot be read or one is not finite.
     """
     file = evaluation_folder(evaluations, record.test_id, record.record_id) / SCORES
     try:

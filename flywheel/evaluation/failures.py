@@ -18,7 +18,7 @@ _FAR = 1e6
 
 @dataclass(frozen=True)
 class Failures:
-    """How many test and calibration pairs hold a text that could not be embedded, and the error rate on the other test pairs."""
+    """How many test and calibration pairs hold a text that could not be embedded; the error rate on the other test pairs."""
 
     test: int
     calibration: int

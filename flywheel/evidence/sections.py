@@ -65,14 +65,16 @@ def board_section(
     blocks = (
         Table(tuple(columns), tuple(rows), frozenset({"model", "better"}), strong, quiet),
         Text(" ".join(about)),
-        *(
-            Text(f"{row.name}: {row.failures.sentence(percent(row.failures.error_without))}")
-            for row in board.rows
-            if row.failures
-        ),
+        *_failures(board),
         Text(f"Published elsewhere, on other pairs, and not to be compared with the rows above: {' '.join(published)}"),
     )
     return Section("Leaderboard", blocks)
+
+
+def _failures(board: Leaderboard) -> list[Text]:
+    """Rows whose model could not embed some texts."""
+    found = [(row.name, row.failures) for row in board.rows if row.failures]
+    return [Text(f"{name}: {failures.sentence(percent(failures.error_without))}") for name, failures in found]
 
 
 def decision_section(entry: Entry | None, present: Entry | None, on_quora: bool) -> Section:
