@@ -140,8 +140,8 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
     lost_calibration, lost_test = holds_any(calibration, lost), holds_any(test, lost)
     if lost_test.all():
         raise FlywheelError(
-            f"{subject.variant} could not embed a text of any test pair. Run `flywheel baseline embed --retry`, or choose another "
-            "baseline.model."
+            f"{subject.variant} could not embed one text or both of every test pair. Run `flywheel baseline embed --retry`, or "
+            "choose another baseline.model."
         )
     calibration = _both_labels(calibration[~lost_calibration], f"the pairs of calibration that {subject.variant} can embed")
     calibration, without = _score(subject.embed, calibration), _score(subject.embed, test[~lost_test])

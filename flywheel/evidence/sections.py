@@ -62,7 +62,7 @@ def board_section(
     published = [
         f"{each.variant}: {percent(each.published_error)} on {each.n:,} pairs of {each.data}. {each.note}" for each in PUBLISHED
     ]
-    blocks = (
+    blocks: tuple[Block, ...] = (
         Table(tuple(columns), tuple(rows), frozenset({"model", "better"}), strong, quiet),
         Text(" ".join(about)),
         *_failures(board),

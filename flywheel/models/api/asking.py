@@ -93,7 +93,8 @@ class Asking:
                 return texts
             if refusal.is_final:
                 raise
-            self._check_alive(refusal)
+            if len(texts) > 1:
+                self._check_alive(refusal)
             self._search(texts, refusal, store)
         else:
             self._again(texts, answer, store)
@@ -213,7 +214,7 @@ class Asking:
         self._check_alive(refusal)
         if not refusal.is_deterministic:
             try:
-                return self._again([text], self._ask([text], 0, store), store)
+                return self._again([text], self._ask([text], _RETRIES_WHILE_SEARCHING, store), store)
             except Refusal as once_more:
                 if once_more.is_final:
                     raise
