@@ -11,7 +11,7 @@ import pandas as pd
 
 from flywheel.errors import FlywheelError, explain_disk_errors, one_line
 from flywheel.evaluation import failures
-from flywheel.evaluation.failures import Failures, as_errors, holds_any
+from flywheel.evaluation.failures import Failures, as_errors, holds_any, is_failure
 from flywheel.evaluation.metrics import pair_metrics
 from flywheel.evaluation.records import EVALUATE_AGAIN, Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
 from flywheel.evaluation.retrieval import Retrieval, retrieval
@@ -39,7 +39,7 @@ from flywheel.training.model import OutOfFold, TrainedModel
 from flywheel.training.starts import untuned_start
 
 SCORES = "scores.parquet"
-_STORED = ["pair_id", "label", "component", "score", "probability", "same", "failed", "split"]
+_STORED = ["pair_id", "label", "component", "score", "probability", "same", "split"]
 Embed = Callable[[list[str]], np.ndarray]
 
 
@@ -148,7 +148,7 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
     scores, labels, sources = (calibration[name].to_numpy() for name in ("score", "label", "source"))
     rule = subject.rule or DecisionRule.fit(scores, labels, sources, terms.target_prior)
     calibration, without = _decided(calibration, rule), _decided(without, rule)
-    test = pd.concat([without, as_errors(test[lost_test]).assign(failed=True)]).loc[test.index]
+    test = pd.concat([without, as_errors(test[lost_test])]).loc[test.index]
     record = _record(subject, snapshot, calibration, test, rule, terms, lost)
     if lost_test.any() or lost_calibration.any():
         error = float((without["same"] != without["label"]).mean())
@@ -175,7 +175,7 @@ def _score(embed: Embed, pairs: pd.DataFrame) -> pd.DataFrame:
 def _decided(pairs: pd.DataFrame, rule: DecisionRule) -> pd.DataFrame:
     """The pairs with the probability that they mean the same, and the decision, by the rule."""
     scores, sources = pairs["score"].to_numpy(), pairs["source"].to_numpy()
-    return pairs.assign(probability=rule.probability(scores, sources), same=rule.decide(scores, sources), failed=False)
+    return pairs.assign(probability=rule.probability(scores, sources), same=rule.decide(scores, sources))
 
 
 def _recovered(found: Failures, subject: Subject, snapshot: Snapshot) -> bool:
@@ -296,4 +296,5 @@ def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
     except FlywheelError as error:
         raise FlywheelError(f"{file} is damaged ({error.args[0].partition(':')[0]}). {EVALUATE_AGAIN}") from error
     test = scores[scores["split"] == "test"].sort_values("pair_id").set_index("pair_id")
-    return test.assign(wrong=test["same"] != test["label"])[["component", "label", "probability", "wrong", "failed"]]
+    test = test.assign(wrong=test["same"] != test["label"], failed=is_failure(test["score"]))
+    return test[["component", "label", "probability", "wrong", "failed"]]

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 MAX_FAILED_SHARE = 0.01
-# A score on the wrong side of every threshold.
+# A score on the wrong side of every threshold, which no cosine has.
 _FAR = 1e6
 
 
@@ -42,6 +42,11 @@ def as_errors(pairs: pd.DataFrame) -> pd.DataFrame:
     """Pairs as a model decides them that has no vector for them: wrong at every threshold, and sure of nothing."""
     wrong = pairs["label"] == 0
     return pairs.assign(score=np.where(wrong, _FAR, -_FAR), probability=0.5, same=wrong.to_numpy())
+
+
+def is_failure(scores: pd.Series) -> "pd.Series[bool]":
+    """Which of stored scores (n,) are of pairs that a model has no vector for."""
+    return scores.abs() >= _FAR
 
 
 def reason_no_verdict(failed: int, pairs: int, split: str) -> str | None:

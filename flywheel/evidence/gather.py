@@ -151,7 +151,8 @@ def _better(evaluations: Path, board: Leaderboard, baseline: Evaluation) -> dict
     if baseline.no_verdict:
         return {}
     theirs = decisions(evaluations, baseline)
-    theirs = theirs[~theirs["failed"]]
+    if baseline.failures:
+        theirs = theirs[~theirs["failed"]]
     components = theirs["component"].to_numpy()
     ids = [row.record_id for row in board.tuned]
     wrong = (decisions(evaluations, row).loc[theirs.index, "wrong"].to_numpy() for row in board.tuned)

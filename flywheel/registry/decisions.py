@@ -97,7 +97,9 @@ def judge(
     check_same_test(challenger, reference)
     if reason := challenger.no_verdict or reference.no_verdict:
         raise FlywheelError(f"No verdict is possible: {reason}. Ingest more pairs.")
-    ours, theirs = both_decided(decisions(evaluations, challenger), decisions(evaluations, reference))
+    ours, theirs = decisions(evaluations, challenger), decisions(evaluations, reference)
+    if challenger.failures or reference.failures:
+        ours, theirs = both_decided(ours, theirs)
     test = paired_test(ours["wrong"].to_numpy(), theirs["wrong"].to_numpy(), ours["component"].to_numpy())
     right = ~theirs["wrong"]
     broken = float((ours["wrong"] & right).sum() / max(1, right.sum())) if against_champion else None

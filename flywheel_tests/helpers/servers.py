@@ -123,12 +123,12 @@ SERVERS: dict[str, Answer] = {
         (_OPENAI_TEXTS, has("dimensions", 400, openai("This model does not support specifying dimensions.")))
     ),
     "OpenAI, too many tokens": Server(
-        (more_tokens(300, 400, lambda n: openai(f"Requested {n} tokens, max 300 tokens per request", "max_tokens_per_request")),)
+        (more_tokens(300, 400, lambda n: openai(f"Requested {n} tokens, max 300 tokens per request", "max_tokens")),)
     ),
     "OpenAI, too large for a minute": Server(
         (more_tokens(300, 429, lambda n: openai(_MINUTE.format(n), "tokens", "rate_limit_exceeded")),)
     ),
-    "Azure, a small limit": Server((more_texts(16, 400, lambda _: openai("Too many inputs. The max number of inputs is 16.")),)),
+    "Azure, a small limit": Server((more_texts(16, 400, lambda _: openai("Too many inputs. The max number of inputs is 16")),)),
     "vLLM": Server((has("dimensions", 400, openai(_MRL, "BadRequestError", 400)),)),
     "vLLM, old": Server(
         (

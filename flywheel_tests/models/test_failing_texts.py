@@ -1,4 +1,4 @@
-"""A text that an endpoint fails on is found in few requests and set aside; the others are kept, and none is blamed by chance."""
+"""A text that an endpoint fails on is found in few requests and set aside; the others are kept, none is blamed by chance."""
 
 import json
 import logging
