@@ -103,7 +103,7 @@ def import_file(file: Annotated[Path, typer.Argument(help="A file that `flywheel
 
     imported = import_baseline(open_workspace(home), file)
     if as_json:
-        return print_json(asdict(imported))
+        return print_json({**asdict(imported), "set_aside": len(imported.set_aside)})
     print(f"{imported.new:,} of the file's {imported.vectors:,} vectors were new. Next: flywheel baseline status")
 
 

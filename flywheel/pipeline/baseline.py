@@ -111,12 +111,18 @@ def retry(workspace: Workspace) -> None:
 
 def export_baseline(workspace: Workspace, target: Path) -> int:
     """Write the API's cached vectors to a Parquet file; returns how many."""
-    return export_vectors(workspace.api.cache, workspace.api.origin, target)
+    api = workspace.api
+    return export_vectors(api.cache, api.origin, target, api.set_aside.entries())
 
 
 def import_baseline(workspace: Workspace, source: Path) -> Imported:
-    """Add an exported file's vectors to the cache. Needs no key, no network and no snapshot."""
-    return import_vectors(workspace.api.cache, workspace.api.origin, source)
+    """Add an exported file's vectors to the cache, and what its API could not embed. Needs no key, no network, no snapshot."""
+    api = workspace.api
+    imported = import_vectors(api.cache, api.origin, source)
+    known = api.set_aside.entries()
+    if new := {key: reason for key, reason in imported.set_aside.items() if key not in known}:
+        api.set_aside.add_entries(new)
+    return imported
 
 
 def _texts(snapshot: Snapshot, splits: Sequence[str]) -> list[str]:

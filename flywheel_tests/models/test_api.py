@@ -17,8 +17,8 @@ from tiktoken import Encoding
 from flywheel.errors import FlywheelError
 from flywheel.models.api import asking
 from flywheel.models.api import request as api
-from flywheel.models.api.asking import PROBE_TEXTS
 from flywheel.models.api.ledger import Paid
+from flywheel.models.api.request import PROBE_TEXTS, Shape
 from flywheel.models.api.tokens import Tokens
 from flywheel.models.api.vectors import ApiVectors
 from flywheel_tests.helpers.endpoint import (
@@ -90,6 +90,7 @@ def test_requests_are_bounded_by_texts_and_progress_hears_each(endpoint: Endpoin
     vectors.get(numbers(10))
     assert endpoint.asked == [numbers(10)[:PROBE_TEXTS], numbers(10)[PROBE_TEXTS:]]
     endpoint.asked.clear()
+    Shape(grown=2048).remember(vectors.cache.folder)
     heard: list[tuple[int, int]] = []
     twice = [text for text in numbers(5000) for _ in range(2)]
     got = vectors.get(twice, lambda done, total: heard.append((done, total)))
@@ -108,10 +109,10 @@ def test_without_a_vocabulary_requests_are_bounded_by_bytes_and_what_may_be_too_
 
 def test_with_a_vocabulary_requests_are_bounded_by_tokens(endpoint: Endpoint, vectors: ApiVectors) -> None:
     counting = with_encoding(vectors)
-    counting.get(["a"])
+    Shape(grown=2048).remember(vectors.cache.folder)
     texts = [f"{number:04}" + "ab" * 3998 for number in range(30)]  # 4,002 tokens each, where the digits take one each
     assert np.allclose(counting.get(texts), unit(texts), atol=1e-6)
-    assert [len(asked) for asked in endpoint.asked] == [1, 24, 6]
+    assert [len(asked) for asked in endpoint.asked] == [24, 6]
 
 
 def test_a_text_known_to_be_too_long_is_set_aside_unasked(
@@ -128,10 +129,10 @@ def test_a_text_known_to_be_too_long_is_set_aside_unasked(
 
 
 def test_a_text_that_may_be_too_long_is_asked_for_last_and_the_others_are_kept(endpoint: Endpoint, vectors: ApiVectors) -> None:
-    endpoint.answers = [embed, embed, refuse(400, "maximum input length is 8192 tokens")]
+    endpoint.answers = [embed, embed, embed, refuse(400, "maximum input length is 8192 tokens")]
     texts = ["long " * 2000, *numbers(200)]
     assert np.isnan(vectors.get(texts)[0]).all()
-    assert [len(asked) for asked in endpoint.asked] == [8, 192, 1, 1]
+    assert [len(asked) for asked in endpoint.asked] == [8, 64, 128, 1, 1]
     assert vectors.failed(texts) == {texts[0]: "400 - maximum input length is 8192 tokens"}
     assert vectors.missing(texts) == 0
 
@@ -158,13 +159,14 @@ def test_a_passing_failure_is_tried_again(endpoint: Endpoint, vectors: ApiVector
 
 
 def test_what_came_before_a_failure_is_not_asked_for_again(endpoint: Endpoint, vectors: ApiVectors) -> None:
-    endpoint.answers = [embed, embed, embed, refuse(401, "Expired.")]
+    endpoint.answers = [embed, embed, refuse(401, "Expired.")]
+    Shape(grown=2048).remember(vectors.cache.folder)
     texts = numbers(5000)
     assert "refused the API key" in failure(vectors, texts)
-    kept = PROBE_TEXTS + 4096
+    kept = 4096
     assert vectors.missing(texts) == 5000 - kept
     assert np.allclose(vectors.get(texts), unit(texts), atol=1e-6)
-    assert endpoint.asked[4:] == [texts[kept:]]
+    assert endpoint.asked[3:] == [texts[kept:]]
     assert vectors.paid == Paid(5000, tokens_of(texts))
 
 

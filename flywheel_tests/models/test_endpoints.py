@@ -12,9 +12,9 @@ import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.models.api import request
-from flywheel.models.api.asking import PROBE_TEXTS
 from flywheel.models.api.ledger import Paid
 from flywheel.models.api.refusals import Refusal, reason_of, refusal_inside
+from flywheel.models.api.request import PROBE_TEXTS, Shape
 from flywheel.models.api.vectors import ApiVectors
 from flywheel_tests.helpers.endpoint import (
     KEY,
@@ -49,7 +49,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 LIMITS = {
     "Azure, a small limit": 16, "TEI": 32, "TEI, its OpenAI route": 32, "DashScope": 10, "SiliconFlow": 64,
     "SiliconFlow, under 200": 64, "Zhipu": 64, "Gemini": 100, "Vertex": 250, "OpenRouter": 96, "Cohere": 96, "Voyage": 128,
-    "Jina": 256, "infinity": 32, "NVIDIA": 259, "Gemini, all texts as one": 1, "vLLM, out of memory": 37, "Mistral": 73,
+    "Jina": 256, "infinity": 32, "NVIDIA": 259, "Gemini, all texts as one": 1, "vLLM, out of memory": 41, "Mistral": 82,
 }  # fmt: skip
 
 
@@ -58,13 +58,13 @@ def test_every_server_gives_its_vectors_and_is_refused_by_once(
     endpoint: Endpoint, vectors: ApiVectors, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     endpoint.usually = SERVERS[name]
-    texts = numbers(24 if "as one" in name else 300)
+    texts = numbers(24 if "as one" in name else 400)
     assert np.allclose(vectors.get(texts), unit(texts), atol=1e-6)
     assert vectors.failed(texts) == {}
     assert len(said(caplog)) <= 1
     assert len(endpoint.asked[0]) == PROBE_TEXTS  # what learning may cost
     learned = json.loads((vectors.cache.folder / "shape.json").read_text())
-    assert learned["proven"]
+    assert (learned["grown"] > PROBE_TEXTS) == (len(texts) > 24)
     assert learned["texts"] == LIMITS.get(name, 2048)
 
     endpoint.asked.clear()
@@ -75,6 +75,18 @@ def test_every_server_gives_its_vectors_and_is_refused_by_once(
     assert [text for asked in endpoint.asked for text in asked] == short  # nothing was refused, and nothing asked twice
     assert said(caplog) == []
     assert vectors.paid.uncounted == 0
+
+
+def test_requests_grow_as_long_as_answers_come_in_good_time(endpoint: Endpoint, vectors: ApiVectors) -> None:
+    vectors.fill(numbers(5000))
+    assert [len(asked) for asked in endpoint.asked] == [8, 64, 512, 2048, 2048, 320]
+    shape = Shape()
+    assert shape.after(8, 0.3).grown == 64
+    assert shape.after(8, 10.5).grown == 24  # 24 in 30 seconds, half of what is waited for
+    assert shape.after(8, 10.5).after(24, 0.6).grown == 192  # it had only to warm up
+    assert replace(shape, grown=2048).after(10, 0.1).grown == 2048
+    assert replace(shape, grown=2048).after(2048, 60.5).grown == 1024
+    assert shape.after(1, 55).grown == PROBE_TEXTS
 
 
 def test_the_least_is_sent(endpoint: Endpoint, vectors: ApiVectors) -> None:
@@ -206,7 +218,7 @@ def test_retry_forgets_what_was_learned(endpoint: Endpoint, vectors: ApiVectors)
     vectors.retry()
     endpoint.asked.clear()
     vectors.fill(numbers(100))
-    assert [len(asked) for asked in endpoint.asked] == [PROBE_TEXTS, 52]
+    assert [len(asked) for asked in endpoint.asked] == [8, 52]
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_text_that_the_endpoint_fails_on_is_named_and_set_aside_and_the_others
     (told,) = vectors.failed(texts).values()
     assert told.startswith(reason)
     assert f"failed on the text that begins with {BAD!r}" in caplog.text
-    assert len(endpoint.asked) <= 2 + 2 * math.ceil(math.log2(100)) + 5
+    assert len(endpoint.asked) <= 2 + 2 * math.ceil(math.log2(100)) + 6
     answered = [text for asked in endpoint.answered for text in asked]
     assert [text for text in others if answered.count(text) > 1] == []
     assert vectors.paid.texts == len(answered)
@@ -234,7 +234,7 @@ def test_a_vector_that_is_of_no_use_only_once_is_asked_for_again(endpoint: Endpo
 @pytest.mark.parametrize("status", [401, 403, 404, 429])
 def test_what_no_text_is_to_blame_for_ends_the_search(endpoint: Endpoint, vectors: ApiVectors, status: int) -> None:
     texts = with_bad(64, 40)
-    vectors.fill(["known"])
+    request.Shape(grown=64).remember(vectors.cache.folder)
     endpoint.answers = [refuse(400, "No"), embed, embed, refuse(status, "Later", "insufficient_quota")]
     endpoint.usually = refuse(status, "Later", "insufficient_quota")
     with pytest.raises(FlywheelError, match=r"refused the API key|has no embeddings|limits the rate"):
@@ -251,7 +251,7 @@ def test_a_slow_endpoint_gets_smaller_requests(
     texts = numbers(100)
     assert np.allclose(vectors.get(texts), unit(texts), atol=1e-6)
     assert vectors.failed(texts) == {}
-    assert json.loads((vectors.cache.folder / "shape.json").read_text())["texts"] == 23
+    assert json.loads((vectors.cache.folder / "shape.json").read_text())["texts"] == 16
 
 
 def test_a_torn_line_of_what_was_set_aside_means_nothing(endpoint: Endpoint, vectors: ApiVectors) -> None:

@@ -182,7 +182,7 @@ def test_wrong_usage_exits_with_2(endpoint: Endpoint) -> None:
 
 
 def test_a_text_that_the_api_fails_on_is_named_counted_as_its_error_and_tried_again_when_asked(
-    endpoint: Endpoint, home: Path
+    endpoint: Endpoint, home: Path, snapshot_home: Path, tmp_path: Path
 ) -> None:
     def fail(handler: Handler, body: dict[str, Any]) -> None:
         (refuse(400, "Filtered") if bad in body["input"] else answer)(handler, body)
@@ -212,6 +212,20 @@ def test_a_text_that_the_api_fails_on_is_named_counted_as_its_error_and_tried_ag
     assert "Set aside, because the API fails on them (1;" in status.stdout
     assert "Next: flywheel grid, then flywheel leaderboard" in status.stdout
     assert endpoint.asked == []
+
+    file, other = tmp_path / "vectors.parquet", shutil.copytree(snapshot_home, tmp_path / "other")
+    assert say(endpoint, "export", file, "--home", home, key="").returncode == 0
+    for _ in range(2):
+        assert json.loads(say(endpoint, "import", file, "--home", other, "--json", key="").stdout)["set_aside"] == 1
+    elsewhere = measure_baseline(at(endpoint, other), snapshot, pay=False)
+    assert elsewhere.is_api
+    assert elsewhere.evaluation.failures == record.evaluation.failures
+    assert endpoint.asked == []
+
+    without = say(endpoint, "embed", "--retry", "--home", home, key="")
+    assert without.returncode == 1
+    assert "there is no API key" in without.stderr
+    assert baseline_status(at(endpoint, home), snapshot).judged.failed == 1
 
     endpoint.usually = answer
     third = json.loads(say(endpoint, "embed", "--retry", "--home", home, "--json").stdout)

@@ -19,8 +19,6 @@ from flywheel.models.api.ledger import Paid
 from flywheel.models.api.refusals import Refusal
 from flywheel.models.api.request import Sender, Shape
 
-# What an endpoint is asked for first, so that learning its way costs next to nothing.
-PROBE_TEXTS = 8
 _CANARY = "Is anybody there?"
 _RETRIES_WHILE_SEARCHING = 1
 _WIDTH_FIELDS = ("dimensions", "output_dimension")
@@ -72,7 +70,7 @@ class Asking:
     def next_batch(self, texts: Sequence[str]) -> int:
         """How many of `texts` one request may hold: the first ones, at least one."""
         count = held = 0
-        for text in texts[: self.shape.texts if self.shape.proven else min(PROBE_TEXTS, self.shape.texts)]:
+        for text in texts[: min(self.shape.texts, self.shape.grown)]:
             held += self.tokens[text]
             if count and held > self.shape.tokens:
                 break
@@ -116,8 +114,8 @@ class Asking:
         if not fits:
             self._learn_width(texts[0], answer.vectors.shape[1])
             return self._ask(texts, retries, store)
-        if answer.good.any() and not self.shape.proven:
-            self._remember(replace(self.shape, proven=True))
+        if (grown := self.shape.after(len(texts), self.sender.seconds)) != self.shape:
+            self._remember(grown)
         if len(texts) > 2 and answer.good.all() and np.ptp(answer.vectors, axis=0).max() == 0:
             logger.warning("%s gave %d different texts one and the same vector.", self.sender.url, len(texts))
         return answer

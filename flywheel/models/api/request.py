@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+import time
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,11 @@ _RETRIES = 5
 _PAUSE_SECONDS = 8.0
 _PATIENCE_SECONDS = 120.0
 _TIMEOUT_SECONDS = 60.0
+# What an endpoint is asked for first, so that learning its way costs next to nothing, and how requests grow from there: to
+# what takes half of the time that is waited for, beside what any request takes.
+PROBE_TEXTS = 8
+_GROWTH = 8
+_ANY_REQUEST_SECONDS = 0.5
 _QUOTED = 300
 _FILE = "shape.json"
 logger = logging.getLogger(__name__)
@@ -36,15 +42,15 @@ class Shape:
     """What a request to one endpoint looks like.
 
     `width_field` is the field that asks for a length of vectors and `encoding` the value of `encoding_format`; None: the field
-    is left out. A request holds at most `texts` texts and `tokens` tokens, as they are counted here. `proven`: an answer of
-    the right length has come to it.
+    is left out. A request holds at most `texts` texts and `tokens` tokens, as they are counted here, and no more than `grown`
+    texts, which grows with each answer as long as they come in good time.
     """
 
     width_field: str | None = None
     encoding: str | None = None
     texts: int = MOST_TEXTS
     tokens: int = MOST_TOKENS
-    proven: bool = False
+    grown: int = PROBE_TEXTS
 
     @classmethod
     def learned(cls, folder: Path) -> "Shape":
@@ -53,6 +59,13 @@ class Shape:
             return _SHAPE.validate_json((folder / _FILE).read_bytes())
         except (OSError, ValidationError):  # it is learned again
             return cls()
+
+    def after(self, texts: int, seconds: float) -> "Shape":
+        """The shape after an answer for so many texts that took so long."""
+        grown = min(MOST_TEXTS, max(self.grown, _GROWTH * texts))
+        if (work := seconds - _ANY_REQUEST_SECONDS) > 0:
+            grown = min(grown, max(PROBE_TEXTS, int(texts * _TIMEOUT_SECONDS / 2 / work)))
+        return replace(self, grown=grown)
 
     def remember(self, folder: Path) -> None:
         """Write it down beside the vectors, by one rename. Raises OSError."""
@@ -82,6 +95,12 @@ class Sender:
     dimensions: int
     api_key: str = field(repr=False)
     moved: list[str] = field(default_factory=list, repr=False)
+    times: list[float] = field(default_factory=list, repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """How long the last answer took."""
+        return self.times[-1] - self.times[-2] if len(self.times) > 1 else 0.0
 
     def send(self, texts: list[str], shape: Shape, retries: int | None = None) -> dict[str, Any]:
         """The parsed answer to one request, an object, which waits out a limit of the rate. Raises Refusal.
@@ -113,11 +132,15 @@ class Sender:
     def _client(self) -> "OpenAI":
         from openai import DefaultHttpxClient, OpenAI
 
-        def note(response: Any) -> None:  # such a redirect loses the request's body
-            if response.status_code in (301, 302, 303):
+        def start(_: object) -> None:
+            self.times[:] = [time.monotonic()]
+
+        def note(response: Any) -> None:
+            self.times.append(time.monotonic())
+            if response.status_code in (301, 302, 303):  # such a redirect loses the request's body
                 self.moved.append(str(response.url.join(response.headers.get("location", ""))))
 
-        client = DefaultHttpxClient(event_hooks={"response": [note]})
+        client = DefaultHttpxClient(event_hooks={"request": [start], "response": [note]})
         return OpenAI(api_key=self.api_key, base_url=self.url, timeout=_TIMEOUT_SECONDS, http_client=client)
 
     def _send(self, body: dict[str, object], retries: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -25,21 +25,28 @@ class SetAside:
 
     def reasons(self, texts: Sequence[str]) -> dict[str, str]:
         """Those of `texts` that are set aside, each with the endpoint's reason. Raises FlywheelError as reading does."""
-        known = self._read()
+        known = self.entries()
         return {text: known[key] for text in texts if (key := _key(text)) in known} if known else {}
 
     def add(self, text: str, reason: str) -> None:
         """Set a text aside. Raises OSError."""
+        self.add_entries({_key(text): reason})
+
+    def add_entries(self, reasons: Mapping[str, str]) -> None:
+        """Set texts aside by their hashes, each with a reason. Raises OSError."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "text_hash": _key(text), "reason": reason}
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        entries = [{"time": time, "text_hash": key, "reason": reason} for key, reason in reasons.items()]
         with self._file.open("ab") as file:
-            file.write(b"\n" + json.dumps(entry).encode() + b"\n")  # on a line of its own, whatever a killed writer left
+            file.write(
+                b"".join(b"\n" + json.dumps(entry).encode() + b"\n" for entry in entries)
+            )  # on a line of its own, whatever a killed writer left
             file.flush()
             os.fsync(file.fileno())
 
     def drop(self, texts: Iterable[str]) -> None:
         """Forget that these texts were set aside."""
-        if not self._read():
+        if not self.entries():
             return
         keys = {_key(text) for text in texts}
         with FileLock(self.folder / "lock"):
@@ -56,7 +63,8 @@ class SetAside:
     def _file(self) -> Path:
         return self.folder / _FILE
 
-    def _read(self) -> dict[str, str]:
+    def entries(self) -> dict[str, str]:
+        """The hash of each text and its reason. Raises FlywheelError when the file cannot be read."""
         try:
             lines = self._file.read_bytes().splitlines()
         except FileNotFoundError:

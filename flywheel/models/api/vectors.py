@@ -111,16 +111,21 @@ class ApiVectors:
     def unknown(self, texts: Iterable[str]) -> list[str]:
         """Those of `texts`, each once, that would have to be paid for: without a vector, and not set aside."""
         without = self.cache.unknown(list(dict.fromkeys(texts)))
-        reasons = self._set_aside.reasons(without) if without else {}
+        reasons = self.set_aside.reasons(without) if without else {}
         return [text for text in without if text not in reasons]
 
     def failed(self, texts: Iterable[str]) -> dict[str, str]:
         """Those of `texts` that were set aside because the endpoint failed on them, each with its reason."""
-        return self._set_aside.reasons(self.cache.unknown(list(dict.fromkeys(texts))))
+        return self.set_aside.reasons(self.cache.unknown(list(dict.fromkeys(texts))))
 
     def retry(self) -> None:
-        """Forget what was set aside and what was learned about requests: the next `fill` asks again."""
-        self._set_aside.clear()
+        """Forget what was set aside and what was learned about requests: the next `fill` asks again.
+
+        Raises FlywheelError where texts are set aside and there is no usable key: it could not.
+        """
+        if self.set_aside.entries():
+            self._check_key(len(self.set_aside.entries()))
+        self.set_aside.clear()
         Shape.forget(self.cache.folder)
 
     def get(self, texts: Sequence[str], progress: OnProgress | None = None) -> np.ndarray:
@@ -198,7 +203,8 @@ class ApiVectors:
         return self.cache.folder / "paid.jsonl"
 
     @property
-    def _set_aside(self) -> SetAside:
+    def set_aside(self) -> SetAside:
+        """The texts that the endpoint failed on."""
         return SetAside(self.cache.folder)
 
     def _check_key(self, missing: int) -> None:
@@ -223,7 +229,7 @@ class ApiVectors:
         """
         try:
             with self.cache.filling(texts) as (missing, store):
-                aside = self._set_aside.reasons(missing)
+                aside = self.set_aside.reasons(missing)
                 todo = [text for text in missing if text not in aside]
                 return asking.bring(todo, store) if todo else []
         except Refusal as refusal:  # `from None`, because the library's errors carry the request and with it the key
@@ -231,7 +237,7 @@ class ApiVectors:
 
     def _put_aside(self, text: str, reason: str) -> None:
         logger.warning("%s failed on the text that begins with %r (%s); set aside.", self.base_url, text[:60], reason)
-        self._set_aside.add(text, reason)
+        self.set_aside.add(text, reason)
 
     def _write_down(self, answer: Paid) -> None:
         try:
