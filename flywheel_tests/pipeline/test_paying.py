@@ -24,11 +24,13 @@ from flywheel_tests.helpers.endpoint import (
     change,
     embed,
     numbers,
+    refuse,
     say,
     stay_silent,
     tokens_of,
     unit,
 )
+from flywheel_tests.helpers.servers import SERVERS
 
 pytestmark = pytest.mark.usefixtures("plain_environment", "secret_key")
 
@@ -149,3 +151,41 @@ def test_two_processes_at_once_pay_once(endpoint: Endpoint, vectors: ApiVectors)
     assert (first.wait(), second.wait()) == (0, 0)
     assert sorted(text for asked in endpoint.asked for text in asked) == sorted(texts)
     assert vectors.paid == Paid(7000, tokens_of(texts))
+
+
+def test_two_processes_at_once_learn_a_limit_and_set_a_text_aside_without_paying_twice(
+    endpoint: Endpoint, vectors: ApiVectors
+) -> None:
+    texts = numbers(400)
+    refusing, limited = refuse(400, "No"), SERVERS["TEI"]
+    endpoint.usually = lambda handler, body: (refusing if "250" in body["input"] else limited)(handler, body)
+    first, second = filler(vectors, len(texts)), filler(vectors, len(texts))
+    assert (first.wait(), second.wait()) == (0, 0)
+    assert list(vectors.failed(texts)) == ["250"]
+    answered = [text for asked in endpoint.answered for text in asked if text in texts]
+    assert sorted(answered) == sorted(set(texts) - {"250"})
+    assert vectors.paid.texts == sum(map(len, endpoint.answered))
+
+
+def test_a_process_that_is_killed_while_it_looks_for_a_text_is_gone_on_from(endpoint: Endpoint, vectors: ApiVectors) -> None:
+    texts = numbers(400)
+    alone = threading.Event()
+
+    def refuse_and_then_nothing(handler: Handler, body: dict[str, Any]) -> None:
+        if body["input"] == ["250"] and not alone.is_set():
+            alone.set()
+            return stay_silent(handler, body)
+        return (refuse(400, "No") if "250" in body["input"] else embed)(handler, body)
+
+    endpoint.usually = refuse_and_then_nothing
+    process = filler(vectors, len(texts))
+    assert alone.wait(60)
+    process.kill()
+    process.wait()
+    assert vectors.failed(texts) == {}
+    assert 0 < vectors.missing(texts) < 400
+    assert filler(vectors, len(texts)).wait() == 0
+    assert vectors.failed(texts) == {"250": "400 - No"}
+    answered = [text for asked in endpoint.answered for text in asked if text in texts]
+    assert sorted(answered) == sorted(set(texts) - {"250"})
+    assert vectors.paid.texts == sum(map(len, endpoint.answered))
