@@ -180,6 +180,14 @@ def test_requests_hold_as_many_texts_as_is_set(endpoint: Endpoint, vectors: ApiV
     assert [len(asked) for asked in endpoint.asked] == [5, 5, 2]
 
 
+def test_what_is_set_is_not_taken_for_learned(endpoint: Endpoint, vectors: ApiVectors) -> None:
+    replace(vectors, batch_texts=5, send_dimensions=True, encoding_format="base64").fill(numbers(12))
+    endpoint.bodies.clear()
+    texts = numbers(60)
+    vectors.fill(texts)
+    assert endpoint.bodies == [{"model": vectors.model, "input": texts[12:52]}, {"model": vectors.model, "input": texts[52:]}]
+
+
 def test_where_it_is_not_clear_whose_vectors_they_are_one_text_a_request_is(endpoint: Endpoint, vectors: ApiVectors) -> None:
     endpoint.usually = Server(index=lambda _: {"index": 0})
     message = refused(vectors)

@@ -52,15 +52,20 @@ class Asking:
     pay: Callable[[Paid], None]
     set_aside: Callable[[str, str], None]
     most_set_aside: int
-    shape: Shape = field(init=False)
+    learned: Shape = field(init=False)
     failed: int = field(default=0, init=False)
     named: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        """Begin with what was learned before, and with what is set."""
-        learned, wanted = Shape.learned(self.folder), self.wanted
+        """Begin with what was learned before."""
+        self.learned = Shape.learned(self.folder)
+
+    @property
+    def shape(self) -> Shape:
+        """Of the next request: what was learned, below what is set."""
+        learned, wanted = self.learned, self.wanted
         width_field = {None: learned.width_field, True: learned.width_field or _WIDTH_FIELDS[0], False: None}
-        self.shape = replace(
+        return replace(
             learned,
             width_field=width_field[wanted.send_dimensions],
             encoding=wanted.encoding_format or learned.encoding,
@@ -69,10 +74,10 @@ class Asking:
 
     def next_batch(self, texts: Sequence[str]) -> int:
         """How many of `texts` one request may hold: the first ones, at least one."""
-        count = held = 0
-        for text in texts[: min(self.shape.texts, self.shape.grown)]:
+        shape, count, held = self.shape, 0, 0
+        for text in texts[: min(shape.texts, shape.grown)]:
             held += self.tokens[text]
-            if count and held > self.shape.tokens:
+            if count and held > shape.tokens:
                 break
             count += 1
         return count
@@ -114,7 +119,7 @@ class Asking:
         if not fits:
             self._learn_width(texts[0], answer.vectors.shape[1])
             return self._ask(texts, retries, store)
-        if (grown := self.shape.after(len(texts), self.sender.seconds)) != self.shape:
+        if (grown := self.learned.after(len(texts), self.sender.seconds)) != self.learned:
             self._remember(grown)
         if len(texts) > 2 and answer.good.all() and np.ptp(answer.vectors, axis=0).max() == 0:
             logger.warning("%s gave %d different texts one and the same vector.", self.sender.url, len(texts))
@@ -134,13 +139,13 @@ class Asking:
     def _learns(self, refusal: Refusal, sent: int) -> bool:
         """Whether a refusal names what to change about requests, so that the same texts can be asked for again."""
         if (most := refusal.most_texts(sent)) is not None:
-            return self._learned(replace(self.shape, texts=most), f"takes {most:,} texts in a request", refusal)
+            return self._learn(replace(self.learned, texts=most), f"takes {most:,} texts in a request", refusal)
         if self.wanted.encoding_format is None and self._first_about("encoding_format", refusal):
             encoding = None if self.shape.encoding else "float"
             words = "takes floats" if encoding else "takes no encoding_format"
-            return self._learned(replace(self.shape, encoding=encoding), words, refusal)
+            return self._learn(replace(self.learned, encoding=encoding), words, refusal)
         if self.wanted.send_dimensions is None and self.shape.width_field and self._first_about("dimensions", refusal):
-            return self._learned(replace(self.shape, width_field=None), f"takes no {self.shape.width_field}", refusal)
+            return self._learn(replace(self.learned, width_field=None), f"takes no {self.shape.width_field}", refusal)
         return False
 
     def _first_about(self, field_name: str, refusal: Refusal) -> bool:
@@ -171,7 +176,7 @@ class Asking:
                     logger.info(
                         "%s gives %d numbers, and %d where %s asks for them.", sender.url, width, sender.dimensions, name
                     )
-                    return self._remember(replace(self.shape, width_field=name))
+                    return self._remember(replace(self.learned, width_field=name))
                 told = told or f" whatever `{name}` asks for"
         raise FlywheelError(
             f"{sender.url} answers for {sender.model} with vectors of {width} numbers{told}, and baseline.dimensions is "
@@ -199,12 +204,12 @@ class Asking:
         if self.failed == before and refusal.is_of_size:
             most = max(sum(map(self.tokens.__getitem__, part)) for part in (texts[:half], texts[half:]))
             smaller_shape = (
-                replace(self.shape, tokens=min(self.shape.tokens, most))
+                replace(self.learned, tokens=min(self.learned.tokens, most))
                 if refusal.is_of_length
-                else replace(self.shape, texts=min(self.shape.texts, half))
+                else replace(self.learned, texts=min(self.learned.texts, half))
             )
-            if smaller_shape != self.shape:
-                self._learned(smaller_shape, f"takes {half:,} texts like these in a request", refusal)
+            if smaller_shape != self.learned:
+                self._learn(smaller_shape, f"takes {half:,} texts like these in a request", refusal)
         return None
 
     def _judge(self, text: str, refusal: Refusal, store: Store) -> None:
@@ -253,13 +258,13 @@ class Asking:
                 "them, or with --retry once the endpoint takes them."
             )
 
-    def _learned(self, shape: Shape, words: str, refusal: Refusal) -> bool:
+    def _learn(self, shape: Shape, words: str, refusal: Refusal) -> bool:
         logger.warning("%s %s for %s (%s); remembered.", self.sender.url, words, self.sender.model, refusal.words)
         self._remember(shape)
         return True
 
     def _remember(self, shape: Shape) -> None:
-        self.shape = shape
+        self.learned = shape
         try:
             shape.remember(self.folder)
         except OSError as error:
