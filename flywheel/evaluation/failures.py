@@ -26,11 +26,21 @@ class Failures:
 
     def sentence(self, error: str) -> str:
         """What a reader is told, with the error rate on the other pairs in words."""
-        pairs = "1 test pair holds" if self.test == 1 else f"{self.test:,} test pairs hold"
-        return (
-            f"{pairs} a text that the API could not embed and count as its errors; without them its error is {error}. "
-            "No model wins by them: what decides is the other pairs."
-        )
+        told = []
+        if self.test:
+            count = "counts" if self.test == 1 else "count"
+            told.append(
+                f"{_hold(self.test, 'test')} a text that the API could not embed and {count} as "
+                f"its errors; without them its error is {error}. No model wins by them: what decides is the other pairs."
+            )
+        if self.calibration:
+            such = "such a text" if told else "a text that the API could not embed"
+            told.append(f"{_hold(self.calibration, 'calibration')} {such}; no rule is chosen by them.")
+        return " ".join(told)
+
+
+def _hold(count: int, split: str) -> str:
+    return f"1 {split} pair holds" if count == 1 else f"{count:,} {split} pairs hold"
 
 
 def holds_any(pairs: pd.DataFrame, texts: Collection[str]) -> NDArray[np.bool_]:

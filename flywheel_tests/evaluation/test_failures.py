@@ -140,9 +140,15 @@ def test_the_board_says_what_failed(world: World, tmp_path: Path) -> None:
     assert board.to_json()[0]["failed"] == 10
 
 
-@pytest.mark.parametrize(("pairs", "words"), [(1, "1 test pair holds"), (1234, "1,234 test pairs hold")])
-def test_the_sentence_counts(pairs: int, words: str) -> None:
-    assert Failures(pairs, 0, 0.1).sentence("10.0 %").startswith(f"{words} a text that the API could not embed")
+def test_the_sentence_counts() -> None:
+    assert Failures(1, 0, 0.1).sentence("10.0 %").startswith("1 test pair holds a text that the API could not embed and counts")
+    both = Failures(1234, 1, 0.1).sentence("10.0 %")
+    assert both.startswith(
+        "1,234 test pairs hold a text that the API could not embed and count as its errors; without them its"
+    )
+    assert both.endswith("1 calibration pair holds such a text; no rule is chosen by them.")
+    alone = Failures(0, 2, 0.1).sentence("10.0 %")
+    assert alone == "2 calibration pairs hold a text that the API could not embed; no rule is chosen by them."
 
 
 def test_a_text_without_a_vector_finds_nothing_and_is_not_found() -> None:
