@@ -9,8 +9,9 @@ from flywheel.cli.common import Home, Json, open_workspace, print_json
 
 if TYPE_CHECKING:
     from flywheel.models.api.ledger import Paid
-    from flywheel.pipeline.baseline import BaselineStatus, Coverage
+    from flywheel.pipeline.baseline import BaselineStatus, Coverage, FailedText
 
+_SHOWN = 5  # texts that are named
 app = typer.Typer()
 baseline_app = typer.Typer(no_args_is_help=False, help="The embedding API's vectors: status, embed, export, import.")
 app.add_typer(baseline_app, name="baseline")
@@ -39,6 +40,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
 
 @baseline_app.command()
 def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the questions of train too.")] = False,
+          retry: Annotated[bool, typer.Option("--retry", help="Try again what the API failed on or refused.")] = False,
           home: Home = None, as_json: Json = False) -> None:  # fmt: skip
     """Pay the API for the questions of calibration and test that it has not embedded yet, and measure it."""
     from dataclasses import asdict
@@ -51,6 +53,8 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
 
     workspace = open_workspace(home)
     snapshot = workspace.current_snapshot()
+    if retry:
+        work.retry(workspace)
     texts, tokens = work.texts_to_embed(snapshot, train), workspace.api.tokens
     expected = work.estimate(workspace, texts)
     if expected.missing:
@@ -60,13 +64,20 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
         paid = work.embed(workspace, texts, partial(shown.report, "embedding questions"))
     measured = measure_baseline(workspace, snapshot, pay=False) if snapshot.test.pairs and snapshot.calibration.pairs else None
     money = paid.money(workspace.settings.baseline.price)
-    error = measured.evaluation.error if measured and measured.is_api else None
+    record = measured.evaluation if measured and measured.is_api else None
+    failed = work.failed_texts(workspace, texts)
     if as_json:
         estimate = {"estimate": asdict(expected), "counted_by": tokens.counted_by}
-        return print_json({**estimate, "paid": asdict(paid), "money": money, "error": error})
+        return print_json(
+            {**estimate, "paid": asdict(paid), "money": money, "error": record.error if record else None,
+             "failed": [asdict(each) for each in failed]}
+        )  # fmt: skip
     print(f"Paid: {_paid_text(paid, money)}." if paid.texts else f"All {len(texts):,} texts were cached; nothing was paid.")
-    if error is not None:
-        print(f"{workspace.api.model}: error {percent(error)} on {snapshot.test.pairs:,} test pairs")
+    _print_failed(failed)
+    if record:
+        print(f"{workspace.api.model}: error {percent(record.error)} on {snapshot.test.pairs:,} test pairs")
+    if record and record.failures:
+        print(record.failures.sentence(percent(record.failures.error_without)))
     print("Next: flywheel leaderboard")
 
 
@@ -92,7 +103,7 @@ def import_file(file: Annotated[Path, typer.Argument(help="A file that `flywheel
 
     imported = import_baseline(open_workspace(home), file)
     if as_json:
-        return print_json(asdict(imported))
+        return print_json({**asdict(imported), "set_aside": len(imported.set_aside)})
     print(f"{imported.new:,} of the file's {imported.vectors:,} vectors were new. Next: flywheel baseline status")
 
 
@@ -102,14 +113,25 @@ def _print_status(status: "BaselineStatus") -> None:
 
     print(f"{status.model} at {status.dimensions} dimensions from {status.endpoint} ({status.family})")
     print(f"cached in {status.folder}")
-    table = new_table(f"Texts of snapshot {status.snapshot_id}", ["split"], ("cached", "missing", "tokens", "US dollars"))
+    figures = ("cached", "set aside", "missing", "tokens", "US dollars")
+    table = new_table(f"Texts of snapshot {status.snapshot_id}", ["split"], figures)
     for name, texts in {"calibration and test": status.judged, "train": status.train}.items():
-        table.add_row(name, f"{texts.cached:,}", f"{texts.missing:,}", f"{texts.tokens:,}", f"{texts.money:.4f}")
+        counts = (texts.cached, texts.failed, texts.missing, texts.tokens)
+        table.add_row(name, *(f"{count:,}" for count in counts), f"{texts.money:.4f}")
     console(False).print(table)
     print(f"Tokens and money are what the missing texts would take, by {status.counted_by}.")
+    _print_failed(status.failed)
     print(f"Paid so far: {_paid_text(status.paid, status.paid_money)}.")
     print(f"OPENAI_API_KEY is {'set' if status.key_set else 'not set'}.")
     print(f"Next: {status.next}")
+
+
+def _print_failed(failed: "list[FailedText]") -> None:
+    """Which texts the API could not embed."""
+    if failed:
+        print(f"Set aside, because the API fails on them ({len(failed):,}; `flywheel baseline embed --retry` tries again):")
+    for each in failed[:_SHOWN]:
+        print(f"  {each.begins!r}: {each.reason}")
 
 
 def _cost_text(cost: "Coverage", counted_by: str) -> str:

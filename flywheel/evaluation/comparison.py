@@ -94,8 +94,9 @@ def compare(ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluation
     left, right = decisions(evaluations, ours), decisions(evaluations, theirs)
     pairs = snapshot.pairs("test").set_index("pair_id").loc[left.index]
     table = pairs.assign(
-        ours=left["probability"], theirs=right["probability"], ours_wrong=left["wrong"], theirs_wrong=right["wrong"]
-    )
+        ours=left["probability"], theirs=right["probability"], ours_wrong=left["wrong"], theirs_wrong=right["wrong"],
+        failed=left["failed"] | right["failed"],
+    )  # fmt: skip
     broken = table[table["ours_wrong"] & ~table["theirs_wrong"]]
     fixed = table[~table["ours_wrong"] & table["theirs_wrong"]]
     kinds = {name: table[mask] for name, mask in slices_of(table).items() if mask.any()}
@@ -114,6 +115,7 @@ def compare(ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluation
 
 
 def _test(table: pd.DataFrame, minimum: int) -> PairedTest | None:
+    table = table[~table["failed"]]  # nobody wins by what the other could not embed
     if reason_no_verdict(table["component"].to_numpy(), minimum):
         return None
     return paired_test(*(table[name].to_numpy() for name in ("ours_wrong", "theirs_wrong", "component")))

@@ -1,6 +1,6 @@
 """Scoring a model on a snapshot's `test` pairs, with a threshold that `test` has not seen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 
 from flywheel.errors import FlywheelError, explain_disk_errors, one_line
+from flywheel.evaluation import failures
+from flywheel.evaluation.failures import Failures, as_errors, holds_any, is_failure
 from flywheel.evaluation.metrics import pair_metrics
 from flywheel.evaluation.records import EVALUATE_AGAIN, Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
 from flywheel.evaluation.retrieval import Retrieval, retrieval
@@ -60,7 +62,7 @@ class Training:
 @dataclass(frozen=True)
 class Subject:
     """What is evaluated: unit vectors for texts, its decision rule (None: made here, from calibration pairs), and how it was
-    trained if it was.
+    trained if it was. `failed` gives those of some texts that it could not embed.
     """
 
     record_id: str
@@ -70,6 +72,7 @@ class Subject:
     rule: DecisionRule | None = None
     contamination: str | None = None
     training: Training | None = None
+    failed: Callable[[list[str]], Collection[str]] = lambda _: ()
 
 
 def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
@@ -110,18 +113,19 @@ def untuned_subject(
 
 def api_subject(vectors: ApiVectors) -> Subject:
     """An embedding API, by its cached vectors."""
-    return Subject(digest(vectors.weights_id), "baseline", f"{vectors.model}@{vectors.dimensions}", vectors.get)
+    variant = f"{vectors.model}@{vectors.dimensions}"
+    return Subject(digest(vectors.weights_id), "baseline", variant, vectors.get, failed=vectors.failed)
 
 
 def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Terms) -> Evaluation:
     """The record of `subject` on the snapshot's `test_id`, made if it is not there.
 
     Scores of every calibration and test pair are stored beside it. A record made on other terms, or by an older version, is
-    made again. Raises FlywheelError when there is no test split.
+    made again, and so is one with failures that are none any more. Raises FlywheelError when there is no test split.
     """
     target = evaluation_folder(evaluations, snapshot.test_id, subject.record_id)
     with explain_disk_errors(evaluations), locked(evaluations, f"{snapshot.test_id}-{subject.record_id}"):
-        if found := load_evaluation(target, terms):
+        if (found := load_evaluation(target, terms)) and not (found.failures and _recovered(found.failures, subject, snapshot)):
             return found
         return _evaluate(subject, snapshot, target, terms)
 
@@ -132,11 +136,24 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
             "There is no test split yet: the pairs form too few components. Ingest more pairs and run `flywheel snapshot`."
         )
     calibration, test = (_both_labels(snapshot.pairs(split), split) for split in ("calibration", "test"))
-    calibration, test = _score(subject.embed, calibration), _score(subject.embed, test)
+    lost = frozenset(subject.failed(unique_texts(calibration, test)))
+    lost_calibration, lost_test = holds_any(calibration, lost), holds_any(test, lost)
+    if lost_test.all():
+        raise FlywheelError(
+            f"{subject.variant} could not embed one text or both of every test pair. Run `flywheel baseline embed --retry`, or "
+            "choose another baseline.model."
+        )
+    calibration = _both_labels(calibration[~lost_calibration], f"the pairs of calibration that {subject.variant} can embed")
+    calibration, without = _score(subject.embed, calibration), _score(subject.embed, test[~lost_test])
     scores, labels, sources = (calibration[name].to_numpy() for name in ("score", "label", "source"))
     rule = subject.rule or DecisionRule.fit(scores, labels, sources, terms.target_prior)
-    calibration, test = _decided(calibration, rule), _decided(test, rule)
-    record = _record(subject, snapshot, calibration, test, rule, terms)
+    calibration, without = _decided(calibration, rule), _decided(without, rule)
+    test = pd.concat([without, as_errors(test[lost_test])]).loc[test.index]
+    record = _record(subject, snapshot, calibration, test, rule, terms, lost)
+    if lost_test.any() or lost_calibration.any():
+        error = float((without["same"] != without["label"]).mean())
+        found = Failures(int(lost_test.sum()), int(lost_calibration.sum()), error)
+        record = replace(record, failures=found, no_verdict=record.no_verdict or _failed_too_often(found, calibration, test))
     with scratch_folder(target.parent) as folder:
         both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")])
         both[_STORED].to_parquet(folder / SCORES)
@@ -161,6 +178,20 @@ def _decided(pairs: pd.DataFrame, rule: DecisionRule) -> pd.DataFrame:
     return pairs.assign(probability=rule.probability(scores, sources), same=rule.decide(scores, sources))
 
 
+def _recovered(found: Failures, subject: Subject, snapshot: Snapshot) -> bool:
+    """Whether the subject has vectors for texts by now that it had none for."""
+    calibration, test = snapshot.pairs("calibration"), snapshot.pairs("test")
+    lost = frozenset(subject.failed(unique_texts(calibration, test)))
+    return (found.test, found.calibration) != (int(holds_any(test, lost).sum()), int(holds_any(calibration, lost).sum()))
+
+
+def _failed_too_often(found: Failures, calibration: pd.DataFrame, test: pd.DataFrame) -> str | None:
+    pairs = len(calibration) + found.calibration
+    return failures.reason_no_verdict(found.test, len(test), "test") or failures.reason_no_verdict(
+        found.calibration, pairs, "calibration"
+    )
+
+
 def _labelled(pairs: pd.DataFrame) -> LabelledScores:
     sources = pairs["source"].to_numpy() if "source" in pairs else None
     return LabelledScores(pairs["score"].to_numpy(), pairs["label"].to_numpy(), pairs["component"].to_numpy(), sources)
@@ -173,6 +204,7 @@ def _record(
     test: pd.DataFrame,
     rule: DecisionRule,
     terms: Terms,
+    lost: frozenset[str],
 ) -> Evaluation:
     minimum, target_prior = terms.min_components, rule.moved_to  # a trained model's may be older than the terms
     shared, tested = _labelled(calibration), _labelled(test)
@@ -199,7 +231,7 @@ def _record(
         own_labels=_own_labels(training.own, tested, minimum) if training and training.own else None,
         calibration_set_error=float((calibration["same"] != calibration["label"]).mean()),
         metrics=pair_metrics(tested.scores, tested.labels, test["same"].to_numpy(), test["probability"].to_numpy()),
-        retrieval=_retrieval(subject.embed, test),
+        retrieval=_retrieval(subject.embed, test, lost),
         slices=tuple(
             Slice(name, float(wrong[mask].mean()), intervals[name], int(mask.sum()), test["component"][mask].nunique())
             for name, mask in kinds.items()
@@ -226,11 +258,16 @@ def _own_labels(own: OutOfFold, test: LabelledScores, minimum: int) -> OwnLabels
     )
 
 
-def _retrieval(embed: Embed, test: pd.DataFrame) -> Retrieval:
+def _retrieval(embed: Embed, test: pd.DataFrame, lost: frozenset[str]) -> Retrieval:
     questions = unique_texts(test)
+    missing = np.array([question in lost for question in questions])
+    vectors = embed(questions)
+    if missing.any():
+        vectors = np.where(missing[:, None], np.eye(1, vectors.shape[1], dtype=vectors.dtype), vectors)  # which nothing finds
     number = {question: i for i, question in enumerate(questions)}
     same = test[test["label"] == 1]
-    return retrieval(embed(questions), [(number[a], number[b]) for a, b in zip(same["text_a"], same["text_b"], strict=True)])
+    duplicates = [(number[a], number[b]) for a, b in zip(same["text_a"], same["text_b"], strict=True)]
+    return retrieval(vectors, duplicates, missing)
 
 
 def tested_pairs(evaluations: Path, test_id: str) -> frozenset[str] | None:
@@ -246,7 +283,8 @@ def tested_pairs(evaluations: Path, test_id: str) -> frozenset[str] | None:
 
 def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
     """Per test pair, indexed by pair id and ordered by it: `component`, `label`, `probability` of being the same, `wrong`
-    (at the thresholds from calibration). Raises FlywheelError when the scores cannot be read or one is not finite.
+    (at the thresholds from calibration), and `failed`, where it could not embed a text. Raises FlywheelError when the scores
+    cannot be read or one is not finite.
     """
     file = evaluation_folder(evaluations, record.test_id, record.record_id) / SCORES
     try:
@@ -258,4 +296,5 @@ def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
     except FlywheelError as error:
         raise FlywheelError(f"{file} is damaged ({error.args[0].partition(':')[0]}). {EVALUATE_AGAIN}") from error
     test = scores[scores["split"] == "test"].sort_values("pair_id").set_index("pair_id")
-    return test.assign(wrong=test["same"] != test["label"])[["component", "label", "probability", "wrong"]]
+    test = test.assign(wrong=test["same"] != test["label"], failed=is_failure(test["score"]))
+    return test[["component", "label", "probability", "wrong", "failed"]]

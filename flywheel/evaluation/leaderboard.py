@@ -37,6 +37,7 @@ class Leaderboard:
                 "slices": {each.name: {"error": each.error, "n": each.n} for each in row.slices},
                 "mrr_at_10": row.retrieval.mrr_at_10,
                 "n": row.metrics.n,
+                "failed": row.failures.test if row.failures else 0,
                 "components": row.components,
                 "stale": row.record_id in self.stale,
                 "seen_before": self.seen(row),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from flywheel.errors import FlywheelError, validation_fault
+from flywheel.evaluation.failures import Failures
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import PairMetrics
 from flywheel.evaluation.retrieval import Retrieval
@@ -15,7 +16,7 @@ from flywheel.evaluation.statistics import ErrorParts
 from flywheel.scoring.decision_rule import DecisionRule
 
 # Raised when a record holds more than before: an older one counts as missing and is made again from what is cached.
-FORMAT = 4
+FORMAT = 5
 EVALUATE_AGAIN = (
     "Delete its folder and run `flywheel grid`, which evaluates again; for a cell outside the grid, `flywheel train`."
 )
@@ -64,7 +65,7 @@ class Evaluation:
     get theirs from the calibration pairs of the snapshot. `calibration_set_error` is the same on calibration pairs, which
     chose the rule. `own_labels` is what a small training set can do alone, where that was measured. `no_verdict` says why the
     test split carries no verdict. `snapshot_id` is the one the model was trained on, `kept_start` why it is the untrained
-    start where training brought no proven gain.
+    start where training brought no proven gain. `failures` are the pairs with a text that it could not embed, if there are any.
     """
 
     record_id: str
@@ -92,6 +93,7 @@ class Evaluation:
     train_pairs: int | None
     train_seconds: float | None
     kept_start: str | None
+    failures: Failures | None = None
 
     @property
     def name(self) -> str:

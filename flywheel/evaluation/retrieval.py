@@ -23,13 +23,16 @@ class Retrieval:
     queries: int
 
 
-def retrieval(vectors: NDArray[np.float32], duplicates: Sequence[tuple[int, int]]) -> Retrieval:
+def retrieval(
+    vectors: NDArray[np.float32], duplicates: Sequence[tuple[int, int]], missing: NDArray[np.bool_] | None = None
+) -> Retrieval:
     """Search every question that has a duplicate among all others by dot product.
 
     `vectors` (q, d) are of unit length; `duplicates` are pairs of row numbers with label 1, and duplicates of
     duplicates are duplicates. MRR@10 is the mean of 1 / rank of the first duplicate, 0 beyond rank 10; recall@10 the
     mean share of a question's duplicates (at most 10 of them) among the first 10. Where a duplicate ties with a
-    question that is none, the duplicate ranks below, so that collapsed vectors find nothing. Raises FlywheelError when
+    question that is none, the duplicate ranks below, so that collapsed vectors find nothing. Rows that are `missing` (q,) have
+    no vector: they find nothing and are not found. Raises FlywheelError when
     a vector is not finite or not of unit length, a row number does not exist, or no question has a duplicate.
     """
     _check(vectors, duplicates)
@@ -43,7 +46,11 @@ def retrieval(vectors: NDArray[np.float32], duplicates: Sequence[tuple[int, int]
     for first in range(0, len(queries), rows):
         block = queries[first : first + rows]
         similarities = vectors[[query for query, _ in block]] @ vectors.T
+        if missing is not None:
+            similarities[:, missing] = -np.inf
         for number, ((query, group), row) in enumerate(zip(block, similarities, strict=True), start=first):
+            if missing is not None and missing[query]:
+                continue
             ranks = _ranks(row, group[group != query], group)
             reciprocal[number] = 1.0 / ranks[0] if ranks[0] <= DEPTH else 0.0
             recall[number] = np.count_nonzero(ranks <= DEPTH) / min(len(ranks), DEPTH)
@@ -83,4 +90,5 @@ def _ranks(similarities: NDArray[np.float32], relevant: NDArray[np.intp], group:
     similarities[group] = -np.inf
     depth = min(DEPTH, len(similarities))
     rivals = np.partition(similarities, -depth)[-depth:]
-    return np.arange(1, len(found) + 1) + np.count_nonzero(rivals >= found[:, None] - _TIE, axis=1)
+    ranks = np.arange(1, len(found) + 1) + np.count_nonzero(rivals >= found[:, None] - _TIE, axis=1)
+    return np.where(np.isneginf(found), len(similarities) + DEPTH, ranks)

@@ -151,8 +151,10 @@ def _better(evaluations: Path, board: Leaderboard, baseline: Evaluation) -> dict
     if baseline.no_verdict:
         return {}
     theirs = decisions(evaluations, baseline)
+    if baseline.failures:
+        theirs = theirs[~theirs["failed"]]
     components = theirs["component"].to_numpy()
     ids = [row.record_id for row in board.tuned]
-    wrong = (decisions(evaluations, row)["wrong"].to_numpy() for row in board.tuned)
+    wrong = (decisions(evaluations, row).loc[theirs.index, "wrong"].to_numpy() for row in board.tuned)
     p_values = [quick_p_value(each, np.asarray(theirs["wrong"]), components) for each in wrong]
     return dict(zip(ids, holm(p_values), strict=True))

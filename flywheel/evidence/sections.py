@@ -62,12 +62,19 @@ def board_section(
     published = [
         f"{each.variant}: {percent(each.published_error)} on {each.n:,} pairs of {each.data}. {each.note}" for each in PUBLISHED
     ]
-    blocks = (
+    blocks: tuple[Block, ...] = (
         Table(tuple(columns), tuple(rows), frozenset({"model", "better"}), strong, quiet),
         Text(" ".join(about)),
+        *_failures(board),
         Text(f"Published elsewhere, on other pairs, and not to be compared with the rows above: {' '.join(published)}"),
     )
     return Section("Leaderboard", blocks)
+
+
+def _failures(board: Leaderboard) -> list[Text]:
+    """Rows whose model could not embed some texts."""
+    found = [(row.name, row.failures) for row in board.rows if row.failures]
+    return [Text(f"{name}: {failures.sentence(percent(failures.error_without))}") for name, failures in found]
 
 
 def decision_section(entry: Entry | None, present: Entry | None, on_quora: bool) -> Section:

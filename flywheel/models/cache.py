@@ -153,6 +153,27 @@ class EmbeddingCache:
                 self._compact()
         return len(new)
 
+    @contextmanager
+    def filling(self, texts: Sequence[str]) -> Iterator[tuple[list[str], Callable[[list[str], np.ndarray], None]]]:
+        """Hold the folder's lock: gives those of `texts` that are missing, each once, and what stores the vectors (k, width)
+        of some of them. For an encoder that may fail on a text: what it brought until then is kept.
+        """
+        with self._locked():
+
+            def store(some: list[str], vectors: np.ndarray) -> None:
+                self._write_shard(_hash_texts(some), self._checked(vectors, len(some)))
+                self._compact()
+
+            yield self.unknown(list(dict.fromkeys(texts))), store
+
+    def find(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors (n, width) of `texts` in their order, NaN for those that have none."""
+        index = self._refresh()
+        positions, known = index.find(_hash_texts(texts))
+        vectors = np.full((len(texts), self.width), np.nan, dtype=self.dtype)
+        vectors[known] = self._gather(index, positions[known])
+        return vectors
+
     def prune(self, keep: Iterable[str]) -> int:
         """Forget every text but those to `keep`; returns how many went. Readers go on with what they have open."""
         wanted = np.unique(_hash_texts(keep))

@@ -123,8 +123,10 @@ def served_vectors(difference: float) -> dg.AssetCheckResult:
 
 
 def baseline_is_api(result: Baseline) -> dg.AssetCheckResult:
-    """Warn when a local model takes the API's place."""
-    return _warning("baseline_is_api", result.is_api, result.advice or f"{result.evaluation.variant}, measured")
+    """Warn when a local model takes the API's place, or the API failed on pairs."""
+    failures = result.evaluation.failures
+    told = failures.sentence(percent(failures.error_without)) if failures else f"{result.evaluation.variant}, measured"
+    return _warning("baseline_is_api", result.is_api and not failures, result.advice or told)
 
 
 def enough_components(record: Evaluation) -> dg.AssetCheckResult:

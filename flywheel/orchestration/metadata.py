@@ -40,6 +40,7 @@ def figures(record: Evaluation) -> dict[str, Any]:
         "mrr_at_10": record.retrieval.mrr_at_10,
         "recall_at_10": record.retrieval.recall_at_10,
         "test_pairs": record.metrics.n,
+        **({"failed_pairs": record.failures.test} if record.failures else {}),
         "components": record.components,
         "test_id": record.test_id,
         "snapshot_id": record.snapshot_id,

@@ -9,6 +9,7 @@ import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import Subject, Training
+from flywheel.evaluation.failures import holds_any
 from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
 from flywheel.files import digest
 from flywheel.models.api.vectors import ApiVectors
@@ -66,11 +67,17 @@ def evaluate_head_on_api(workspace: Workspace, api: ApiVectors, job: TrainingJob
         return record
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
     frames = pairs, direction_pairs(snapshot), snapshot.pairs("calibration"), snapshot.pairs("test")
-    if len(pairs) < MIN_LABELS or api.missing(unique_texts(*frames)):
+    texts = unique_texts(*frames)
+    if len(pairs) < MIN_LABELS or api.missing(texts):
         return None
-    start = untuned_head(api.get(unique_texts(direction_pairs(snapshot))), dim)
-    head, training = _train(api, job, start, pairs, snapshot.pairs("calibration"), workspace.listener)
-    subject = Subject(record_id, "baseline", f"{api.model}@{dim}", lambda texts: head.apply(api.get(texts)), training=training)
+    failed = api.failed(texts)
+    pairs, direction, calibration = (frame[~holds_any(frame, failed)] for frame in frames[:3])
+    start = untuned_head(api.get(unique_texts(direction)), dim)
+    head, training = _train(api, job, start, pairs, calibration, workspace.listener)
+    variant = f"{api.model}@{dim}"
+    subject = Subject(
+        record_id, "baseline", variant, lambda texts: head.apply(api.get(texts)), training=training, failed=api.failed
+    )
     return workspace.evaluate(subject, snapshot)
 
 

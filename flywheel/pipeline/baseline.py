@@ -14,15 +14,28 @@ from flywheel.models.features import OnProgress
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.pipeline.workspace import Workspace
 
+_BEGINS = 60
+
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many texts of some splits have a vector, and about what the others would cost: tokens and US dollars."""
+    """How many texts of some splits have a vector, and about what the missing ones would cost: tokens and US dollars. `failed`
+    are set aside, because the API could not embed them.
+    """
 
     cached: int
     missing: int
     tokens: int
     money: float
+    failed: int
+
+
+@dataclass(frozen=True)
+class FailedText:
+    """How a text begins that the API could not embed, and why."""
+
+    begins: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class BaselineStatus:
     paid: Paid
     paid_money: float
     key_set: bool
+    failed: list[FailedText]
     next: str
 
 
@@ -62,6 +76,7 @@ def baseline_status(workspace: Workspace, snapshot: Snapshot) -> BaselineStatus:
         paid=paid,
         paid_money=paid.money(workspace.settings.baseline.price),
         key_set=bool(api.api_key),
+        failed=failed_texts(workspace, texts_to_embed(snapshot, train=True)),
         next=_next(bool(api.api_key), judged),
     )
 
@@ -74,14 +89,28 @@ def texts_to_embed(snapshot: Snapshot, train: bool) -> list[str]:
 def estimate(workspace: Workspace, texts: list[str]) -> Coverage:
     """How many of `texts` are missing and about what they would cost, as `workspace.api.tokens` counts."""
     api = workspace.api
-    unknown = api.cache.unknown(texts)
+    unknown, failed = api.unknown(texts), len(api.failed(texts))
     tokens = api.tokens.estimate(unknown)
-    return Coverage(len(texts) - len(unknown), len(unknown), tokens, tokens * workspace.settings.baseline.price / 1e6)
+    money = tokens * workspace.settings.baseline.price / 1e6
+    return Coverage(len(texts) - len(unknown) - failed, len(unknown), tokens, money, failed)
 
 
 def embed(workspace: Workspace, texts: list[str], progress: OnProgress | None = None) -> Paid:
-    """Pay for what is missing of `texts`, and for nothing else. Raises FlywheelError as `ApiVectors.fill` does."""
+    """Pay for what is missing of `texts`, and for nothing else. Raises FlywheelError as `ApiVectors.fill` does.
+
+    Texts that the API fails on are set aside; `failed_texts` names them.
+    """
     return workspace.api.fill(texts, progress)
+
+
+def failed_texts(workspace: Workspace, texts: list[str]) -> list[FailedText]:
+    """Those of `texts` that the API could not embed."""
+    return [FailedText(text[:_BEGINS], reason) for text, reason in workspace.api.failed(texts).items()]
+
+
+def retry(workspace: Workspace) -> None:
+    """Forget which texts the API could not embed, and what was learned of its requests: both are tried again."""
+    workspace.api.retry()
 
 
 def export_baseline(workspace: Workspace, target: Path) -> int:
@@ -91,7 +120,8 @@ def export_baseline(workspace: Workspace, target: Path) -> int:
     """
     if target.is_file() and not _is_export(target):
         raise FlywheelError(f"{target} is there and no export of flywheel's, so it is kept. Give the export another name.")
-    return export_vectors(workspace.api.cache, workspace.api.origin, target)
+    api = workspace.api
+    return export_vectors(api.cache, api.origin, target, api.set_aside.entries())
 
 
 def _is_export(file: Path) -> bool:
@@ -102,8 +132,13 @@ def _is_export(file: Path) -> bool:
 
 
 def import_baseline(workspace: Workspace, source: Path) -> Imported:
-    """Add an exported file's vectors to the cache. Needs no key, no network and no snapshot."""
-    return import_vectors(workspace.api.cache, workspace.api.origin, source)
+    """Add an exported file's vectors to the cache, and what its API could not embed. Needs no key, no network, no snapshot."""
+    api = workspace.api
+    imported = import_vectors(api.cache, api.origin, source)
+    known = api.set_aside.entries()
+    if new := {key: reason for key, reason in imported.set_aside.items() if key not in known}:
+        api.set_aside.add_entries(new)
+    return imported
 
 
 def _texts(snapshot: Snapshot, splits: Sequence[str]) -> list[str]:
@@ -111,7 +146,7 @@ def _texts(snapshot: Snapshot, splits: Sequence[str]) -> list[str]:
 
 
 def _next(key_set: bool, judged: Coverage) -> str:
-    if not judged.missing + judged.cached:
+    if not judged.missing + judged.cached + judged.failed:
         return "flywheel ingest FILE, until there are calibration and test pairs"
     if not judged.missing:
         return "flywheel grid, then flywheel leaderboard"

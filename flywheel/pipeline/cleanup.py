@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from flywheel.errors import FlywheelError
 from flywheel.files import locked
+from flywheel.models.api.set_aside import SetAside
 from flywheel.models.cache import EmbeddingCache
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.vectors import FEATURES_NAME
@@ -68,10 +69,11 @@ def prune(workspace: Workspace, states: bool) -> int:
 
 
 def forget_texts(workspace: Workspace, texts: set[str]) -> None:
-    """Delete what encoders made of these texts; vectors of an API too."""
-    for cache in _caches(workspace).values():
+    """Delete what encoders made of these texts; vectors of an API too, and what it could not embed."""
+    for folder, cache in _caches(workspace).items():
         if cache is not None:
             cache.drop(texts)
+        SetAside(folder).drop(texts)
 
 
 def texts_of_pairs(snapshots: Mapping[str, Snapshot], pair_ids: frozenset[str]) -> set[str]:

@@ -9,6 +9,7 @@ import numpy as np
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.comparison import check_same_test
 from flywheel.evaluation.evaluate import decisions, tested_pairs
+from flywheel.evaluation.failures import both_decided
 from flywheel.evaluation.paired import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
 from flywheel.evaluation.records import Evaluation
 from flywheel.registry.champions import Champion, Entry, Registry, Verdict
@@ -97,6 +98,8 @@ def judge(
     if reason := challenger.no_verdict or reference.no_verdict:
         raise FlywheelError(f"No verdict is possible: {reason}. Ingest more pairs.")
     ours, theirs = decisions(evaluations, challenger), decisions(evaluations, reference)
+    if challenger.failures or reference.failures:
+        ours, theirs = both_decided(ours, theirs)
     test = paired_test(ours["wrong"].to_numpy(), theirs["wrong"].to_numpy(), ours["component"].to_numpy())
     right = ~theirs["wrong"]
     broken = float((ours["wrong"] & right).sum() / max(1, right.sum())) if against_champion else None

@@ -1,6 +1,7 @@
 """An embeddings endpoint on the loopback that answers as it is told to, and the watch over the key that it is asked with."""
 
 import base64
+import gzip
 import json
 import logging
 import threading
@@ -22,9 +23,9 @@ WIDTH = 4
 Answer = Callable[["Handler", dict[str, Any]], None]
 
 
-def meaning(text: str) -> np.ndarray:
-    """What the endpoint knows of a text: float32 (WIDTH,), not of unit length."""
-    return np.frombuffer(sha256(text.encode()).digest(), dtype=np.uint8)[:WIDTH].astype(np.float32) + 1
+def meaning(text: str, width: int = WIDTH) -> np.ndarray:
+    """What the endpoint knows of a text: float32 (width,), up to 32, not of unit length; a shorter one begins a longer."""
+    return np.frombuffer(sha256(text.encode()).digest(), dtype=np.uint8)[:width].astype(np.float32) + 1
 
 
 def unit(texts: list[str]) -> np.ndarray:
@@ -33,7 +34,7 @@ def unit(texts: list[str]) -> np.ndarray:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers each POST with the next of the server's answers, and properly when none is left."""
+    """Answers each POST with the next of the server's answers, and as it usually does when none is left."""
 
     protocol_version = "HTTP/1.1"
     server: "Endpoint"
@@ -41,16 +42,21 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(body["input"])
+        self.server.bodies.append(body)
         self.server.times.append(time.monotonic())
-        if (self.path, self.headers["Authorization"]) != ("/v1/embeddings", f"Bearer {self.server.key}"):
+        if self.path not in self.server.paths or self.headers["Authorization"] != f"Bearer {self.server.key}":
             refuse(401, f"Incorrect API key provided: {self.headers['Authorization']}")(self, body)
         elif self.server.answers:
             self.server.answers.pop(0)(self, body)
         else:
-            embed(self, body)
+            self.server.usually(self, body)
 
     def reply(self, status: int, body: str, content_type: str = "application/json", **headers: str) -> None:
         data = body.encode()
+        if status == 200:
+            self.server.answered.append(self.server.asked[-1])
+        if headers.get("content_encoding") == "gzip":
+            data = gzip.compress(data)
         self.send_response(status)
         for name, value in {"content_type": content_type, "content_length": str(len(data)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
@@ -69,8 +75,12 @@ class Endpoint(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.key = KEY
+        self.paths = {"/v1/embeddings"}
         self.answers: list[Answer] = []
+        self.usually: Answer = embed
         self.asked: list[list[str]] = []
+        self.answered: list[list[str]] = []
+        self.bodies: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.closing = threading.Event()
 
@@ -81,7 +91,7 @@ class Endpoint(ThreadingHTTPServer):
 
 def items(body: dict[str, Any]) -> list[dict[str, Any]]:
     """The embeddings a good answer to `body` holds, as the format asked for wants them."""
-    assert (body["model"], body["dimensions"]) == ("text-embedding-3-small", WIDTH)
+    assert body["model"] == "text-embedding-3-small"
     vectors = [meaning(text) for text in body["input"]]
     if body.get("encoding_format") == "base64":
         encoded: list[Any] = [base64.b64encode(vector.tobytes()).decode() for vector in vectors]

@@ -15,8 +15,10 @@ from rich.traceback import Traceback
 from tiktoken import Encoding
 
 from flywheel.errors import FlywheelError
-from flywheel.models.api import vectors as api
+from flywheel.models.api import asking
+from flywheel.models.api import request as api
 from flywheel.models.api.ledger import Paid
+from flywheel.models.api.request import PROBE_TEXTS, Shape
 from flywheel.models.api.tokens import Tokens
 from flywheel.models.api.vectors import ApiVectors
 from flywheel_tests.helpers.endpoint import (
@@ -86,11 +88,14 @@ def test_vectors_come_in_order_at_unit_length_and_each_text_is_asked_for_once(
 
 def test_requests_are_bounded_by_texts_and_progress_hears_each(endpoint: Endpoint, vectors: ApiVectors) -> None:
     vectors.get(numbers(10))
+    assert endpoint.asked == [numbers(10)[:PROBE_TEXTS], numbers(10)[PROBE_TEXTS:]]
+    endpoint.asked.clear()
+    Shape(grown=2048).remember(vectors.cache.folder)
     heard: list[tuple[int, int]] = []
     twice = [text for text in numbers(5000) for _ in range(2)]
     got = vectors.get(twice, lambda done, total: heard.append((done, total)))
     assert np.allclose(got, unit(twice), atol=1e-6)
-    assert [len(texts) for texts in endpoint.asked] == [10, 2048, 2048, 894]
+    assert [len(texts) for texts in endpoint.asked] == [2048, 2048, 894]
     assert heard == [(2048, 4990), (4096, 4990), (4990, 4990)]
 
 
@@ -104,31 +109,32 @@ def test_without_a_vocabulary_requests_are_bounded_by_bytes_and_what_may_be_too_
 
 def test_with_a_vocabulary_requests_are_bounded_by_tokens(endpoint: Endpoint, vectors: ApiVectors) -> None:
     counting = with_encoding(vectors)
+    Shape(grown=2048).remember(vectors.cache.folder)
     texts = [f"{number:04}" + "ab" * 3998 for number in range(30)]  # 4,002 tokens each, where the digits take one each
     assert np.allclose(counting.get(texts), unit(texts), atol=1e-6)
     assert [len(asked) for asked in endpoint.asked] == [24, 6]
 
 
-def test_a_text_known_to_be_too_long_is_named_before_anything_is_paid(endpoint: Endpoint, vectors: ApiVectors) -> None:
-    counting = with_encoding(vectors)
-    message = failure(counting, ["a", "ab" * 8192, "ab" * 8193, "ba" * 8194])
-    assert "2 texts are longer than the 8,192 tokens" in message
-    assert "begins with 'baba" in message
-    assert "flywheel forget" in message
-    assert endpoint.asked == []
-    assert counting.get(["a", "ab" * 8192]).shape == (2, WIDTH)
-
-
-def test_a_text_that_may_be_too_long_is_named_when_the_endpoint_refuses_and_the_others_are_kept(
-    endpoint: Endpoint, vectors: ApiVectors
+def test_a_text_known_to_be_too_long_is_set_aside_unasked(
+    endpoint: Endpoint, vectors: ApiVectors, caplog: pytest.LogCaptureFixture
 ) -> None:
-    endpoint.answers = [embed, refuse(400, "maximum input length is 8192 tokens")]
-    texts = ["long " * 2000, *numbers(2048)]
-    message = failure(vectors, texts)
-    assert "400 - maximum input length" in message
-    assert "1 texts of this request have more than 8,192 bytes" in message
-    assert "begins with 'long long" in message
-    assert vectors.missing(texts) == 1
+    counting = with_encoding(vectors)
+    texts = ["a", "ab" * 8192, "ab" * 8193, "ba" * 8194]
+    got = counting.get(texts)
+    assert np.allclose(got[:2], unit(texts[:2]), atol=1e-6)
+    assert np.isnan(got[2:]).all()
+    assert endpoint.asked == [texts[:2]]
+    assert "begins with 'baba" in caplog.text
+    assert list(counting.failed(texts).values()) == [f"{n:,} tokens, where {vectors.model} reads 8,192" for n in (8193, 8194)]
+
+
+def test_a_text_that_may_be_too_long_is_asked_for_last_and_the_others_are_kept(endpoint: Endpoint, vectors: ApiVectors) -> None:
+    endpoint.answers = [embed, embed, embed, refuse(400, "maximum input length is 8192 tokens")]
+    texts = ["long " * 2000, *numbers(200)]
+    assert np.isnan(vectors.get(texts)[0]).all()
+    assert [len(asked) for asked in endpoint.asked] == [8, 64, 128, 1, 1]
+    assert vectors.failed(texts) == {texts[0]: "400 - maximum input length is 8192 tokens"}
+    assert vectors.missing(texts) == 0
 
 
 def test_no_texts_ask_for_nothing(endpoint: Endpoint, vectors: ApiVectors) -> None:
@@ -153,12 +159,14 @@ def test_a_passing_failure_is_tried_again(endpoint: Endpoint, vectors: ApiVector
 
 
 def test_what_came_before_a_failure_is_not_asked_for_again(endpoint: Endpoint, vectors: ApiVectors) -> None:
-    endpoint.answers = [embed, embed, refuse(400, "Too long.")]
+    endpoint.answers = [embed, embed, refuse(401, "Expired.")]
+    Shape(grown=2048).remember(vectors.cache.folder)
     texts = numbers(5000)
-    assert "Too long" in failure(vectors, texts)
-    assert vectors.missing(texts) == 5000 - 4096
+    assert "refused the API key" in failure(vectors, texts)
+    kept = 4096
+    assert vectors.missing(texts) == 5000 - kept
     assert np.allclose(vectors.get(texts), unit(texts), atol=1e-6)
-    assert endpoint.asked[3:] == [texts[4096:]]
+    assert endpoint.asked[3:] == [texts[kept:]]
     assert vectors.paid == Paid(5000, tokens_of(texts))
 
 
@@ -183,11 +191,11 @@ def test_what_came_before_a_failure_is_not_asked_for_again(endpoint: Endpoint, v
 def test_a_refusal_says_who_refused_and_what_to_do(
     endpoint: Endpoint, vectors: ApiVectors, answer: Answer, words: list[str]
 ) -> None:
-    endpoint.answers = [answer]
+    endpoint.usually = answer
     message = failure(vectors, ["a"])
     for word in [vectors.model, vectors.base_url, *words]:
         assert word in message
-    assert len(endpoint.asked) == 1
+    assert len(endpoint.asked) <= 2  # its own, and one that asks whether anything is answered
     assert vectors.missing(["a"]) == 1
 
 
@@ -241,9 +249,10 @@ def test_a_request_that_is_cut_off_each_time_says_how_often_it_may_have_been_cou
     endpoint: Endpoint, vectors: ApiVectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "_RETRIES", 2)
-    endpoint.answers = [hang_up] * 3
+    endpoint.usually = hang_up
     message = failure(vectors, ["a"])
-    assert len(endpoint.asked) == 3
+    assert endpoint.asked[:3] == [["a"]] * 3
+    assert len(endpoint.asked) == 5
     assert "it was asked 3 times and may have counted each" in message
     assert "FLYWHEEL_BASELINE__SOURCE=local" in message
 
@@ -253,50 +262,54 @@ def test_an_endpoint_that_says_nothing_is_explained(
 ) -> None:
     monkeypatch.setattr(api, "_RETRIES", 0)
     monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.2)
-    endpoint.answers = [stay_silent]
+    monkeypatch.setattr(asking, "_RETRIES_WHILE_SEARCHING", 0)
+    endpoint.usually = stay_silent
     message = failure(vectors, ["a"])
-    assert "did not answer for text-embedding-3-small within 0.2 seconds; it was asked once and may have counted it" in message
+    assert (
+        "did not answer for text-embedding-3-small: no answer within 0.2 seconds; it was asked once and may have counted it"
+        in message
+    )
     assert "FLYWHEEL_BASELINE__SOURCE=local" in message
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (change(lambda data: data[1]["embedding"].append(1.0)), r"shape .*\(5,\).* where \(4,\)"),
-        (change(lambda data: [item.update(embedding=[item["embedding"]]) for item in data]), r"\(1, 4\)"),
-        (change(lambda data: data[1].update(embedding=None)), "shape"),
-        (change(lambda data: data.pop()), "1 of 2 texts"),
-        (change(lambda data: data[1].update(index=0)), "1 of 2 texts"),
-        (change(lambda data: data[1].update(index=7)), "1 of 2 texts"),
-        (change(lambda data: data[1].pop("index")), "1 of 2 texts"),
-        (change(lambda data: data[1].update(index=[1])), "1 of 2 texts"),
-        (change(lambda data: data.append({**data[0], "index": 2})), "3 vectors, which are those of 2 of 2 texts"),
-        (change(lambda data: data.insert(0, {**data[0], "index": None})), "3 vectors, which are those of 2 of 2 texts"),
-        (change(lambda data: data.append(data[0])), "3 vectors, which are those of 2 of 2 texts"),
-        (change(lambda data: data[1].update(embedding=[1.0, float("nan"), 1.0, 1.0])), "for 1 of 2 texts"),
-        (change(lambda data: data[1].update(embedding=[1.0, float("inf"), 1.0, 1.0])), "for 1 of 2 texts"),
-        (change(lambda data: data[1].update(embedding=[0.0] * WIDTH)), "for 1 of 2 texts"),
-        (change(lambda data: data[1].update(embedding=["x"] * WIDTH)), "did not answer with embeddings"),
-        (change(lambda data: data[1].update(embedding="not base64!")), "did not answer with embeddings"),
+        (change(lambda data: data[1]["embedding"].append(1.0)), "vectors of 4 and 5 numbers; none was stored"),
+        (change(lambda data: [item.update(embedding=[item["embedding"]]) for item in data]), r"an embedding of shape \(1, 4\)"),
+        (change(lambda data: data.pop()), r"2 vectors for 3 texts; none was stored\. Set baseline\.batch_texts to 1"),
+        (change(lambda data: data[1].update(index=0)), r"names 2 of 3 texts; none was stored\. Set baseline\.batch_texts to 1"),
+        (change(lambda data: data[1].update(index=7)), "names 2 of 3 texts"),
+        (change(lambda data: data[1].update(index=-1)), "names 2 of 3 texts"),
+        (change(lambda data: data[1].pop("index")), "names 2 of 3 texts"),
+        (change(lambda data: data[1].update(index=[1])), "names 2 of 3 texts"),
+        (change(lambda data: data[1].update(index=0.5)), "names 2 of 3 texts"),
+        (change(lambda data: [item.pop("index") for item in data[1:]]), "names 1 of 3 texts"),
+        (change(lambda data: data.append({**data[0], "index": 3})), "4 vectors for 3 texts"),
+        (change(lambda data: data.insert(0, {**data[0], "index": None})), "4 vectors for 3 texts"),
+        (change(lambda data: data[1].update(embedding=["x"] * WIDTH)), "something else than numbers"),
+        (change(lambda data: data[1].update(embedding="not base64!")), "something else than numbers"),
+        (change(lambda data: data.__setitem__(1, [1.0] * WIDTH)), "a list of something else than embeddings"),
         (change(lambda data: data.clear()), "did not answer with embeddings"),
         (say('{"object": "list", "data": [{"index"'), "did not answer with embeddings"),
         (say('{"hello": "world"}'), "did not answer with embeddings"),
         (say("[1, 2]"), "did not answer with embeddings"),
         (say("null"), "did not answer with embeddings"),
         (say(""), "did not answer with embeddings"),
-        (say("<html>A portal</html>", "text/html"), "did not answer with embeddings"),
+        (say("<html><title>A  portal</title></html>", "text/html"), "but with a web page titled 'A portal'"),
     ],
 )
-def test_an_answer_that_is_not_one_good_vector_a_text_is_refused_and_not_stored(
+def test_an_answer_that_is_not_one_vector_a_text_is_refused_and_not_stored(
     endpoint: Endpoint, vectors: ApiVectors, answer: Answer, words: str
 ) -> None:
     endpoint.answers = [answer]
+    texts = ["a", "b", "c"]
     with pytest.raises(FlywheelError, match=words) as caught:
-        vectors.get(["a", "b"])
+        vectors.get(texts)
     assert vectors.model in str(caught.value)
     assert vectors.base_url in str(caught.value)
-    assert vectors.missing(["a", "b"]) == 2
-    assert np.allclose(vectors.get(["a", "b"]), unit(["a", "b"]), atol=1e-6)
+    assert vectors.missing(texts) == 3
+    assert np.allclose(vectors.get(texts), unit(texts), atol=1e-6)
 
 
 def test_a_full_cache_needs_no_key_no_endpoint_and_no_client_library(endpoint: Endpoint, vectors: ApiVectors) -> None:

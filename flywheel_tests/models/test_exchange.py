@@ -187,6 +187,17 @@ def test_rows_without_a_hash_or_a_vector_are_refused(tmp_path: Path, file: Path,
     refused(tmp_path, rewritten(file, **columns), "without a hash or a vector")
 
 
+def test_what_was_set_aside_goes_along(tmp_path: Path, file: Path) -> None:
+    aside = {"00" * 16: "400 - No", "ff" * 16: "500 - 漢"}
+    export_vectors(EmbeddingCache(tmp_path / "source", WIDTH), ORIGIN, file, aside)
+    assert import_vectors(EmbeddingCache(tmp_path / "target", WIDTH), ORIGIN, file) == Imported(3000, 3000, aside)
+
+
+@pytest.mark.parametrize("said", ["{", "[]", '{"0": "No"}', '{"xx": "No"}'])
+def test_a_file_whose_set_aside_texts_are_unclear_is_refused(tmp_path: Path, file: Path, said: str) -> None:
+    refused(tmp_path, rewritten(file, set_aside=said), "does not say which texts were set aside")
+
+
 def test_columns_that_are_none_of_ours_are_refused(tmp_path: Path, file: Path) -> None:
     table = pq.read_table(file)
     pq.write_table(table.rename_columns(["hash", "vector"]).replace_schema_metadata(table.schema.metadata), file)

@@ -6,6 +6,7 @@ import pytest
 
 from flywheel.evaluation.evaluate import tuned_subject, untuned_subject
 from flywheel.evaluation.records import Evaluation
+from flywheel.models.api.set_aside import SetAside
 from flywheel.models.api.vectors import ApiVectors
 from flywheel.models.catalogue import Variant
 from flywheel.pairs.snapshots.snapshot import unique_texts
@@ -59,6 +60,22 @@ def test_a_head_on_the_apis_vectors_gains_what_ours_gains_on_the_same_vectors(wo
 
 def test_without_the_vectors_of_its_pairs_there_is_none_and_nothing_is_asked(world: World, tmp_path: Path) -> None:
     assert head_on(paid(world, tmp_path, "calibration", "test"), world, "100") is None
+
+
+def test_texts_that_the_api_could_not_embed_train_nothing_and_count_as_errors(world: World, tmp_path: Path) -> None:
+    vectors = paid(world, tmp_path, "train", "calibration", "test")
+    training = world.snapshot.training_pairs("100", 0, world.job(size="100").interaction_share)
+    lost = [training["text_a"].iloc[0], *(world.snapshot.pairs(split)["text_a"].iloc[0] for split in ("calibration", "test"))]
+    vectors.cache.drop(lost)
+    assert head_on(vectors, world, "100") is None
+    for text in lost:
+        SetAside(vectors.cache.folder).add(text, "No")
+    head = head_on(vectors, world, "100")
+    assert head is not None
+    assert head.train_pairs == 100 - training["text_a"].eq(lost[0]).sum() - training["text_b"].eq(lost[0]).sum()
+    assert head.failures is not None
+    assert (head.failures.test, head.failures.calibration) == (5, 5)
+    assert head.retrieval.mrr_at_10 < 1
 
 
 def test_a_second_time_it_is_found_without_the_vectors(world: World, tmp_path: Path) -> None:

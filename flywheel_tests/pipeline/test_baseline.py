@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,12 +12,15 @@ import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.pipeline.baseline import baseline_status, embed, export_baseline, texts_to_embed
-from flywheel.pipeline.evaluation import measure_baseline
+from flywheel.pipeline.cleanup import forget_texts
+from flywheel.pipeline.evaluation import measure_baseline, read_baseline
 from flywheel.pipeline.ingest import ingest_seed, take_snapshot
 from flywheel.pipeline.workspace import Workspace
 from flywheel_tests.conftest import flywheel, verb
-from flywheel_tests.helpers.endpoint import KEY, Endpoint, tokens_of
+from flywheel_tests.helpers.endpoint import KEY, Endpoint, Handler, refuse, tokens_of
+from flywheel_tests.helpers.endpoint import embed as answer
 from flywheel_tests.helpers.homes import make_workspace
+from flywheel_tests.helpers.servers import SERVERS
 
 pytestmark = pytest.mark.usefixtures("plain_environment", "secret_key")
 
@@ -189,3 +193,85 @@ def test_an_export_is_written_over_no_file_of_somebody_elses(tmp_path: Path) -> 
         assert (run.returncode, run.stdout) == (1, "")
         assert f"{each} is there and no export of flywheel's, so it is kept. Give the export another name." in run.stderr
         assert each.read_bytes() == before
+
+
+def test_a_text_that_the_api_fails_on_is_named_counted_as_its_error_and_tried_again_when_asked(
+    endpoint: Endpoint, home: Path, snapshot_home: Path, tmp_path: Path
+) -> None:
+    def fail(handler: Handler, body: dict[str, Any]) -> None:
+        (refuse(400, "Filtered") if bad in body["input"] else answer)(handler, body)
+
+    snapshot = at(endpoint, home).current_snapshot()
+    bad = snapshot.pairs("test")["text_a"].iloc[0]
+    texts = texts_to_embed(snapshot, train=False)
+    endpoint.usually = fail
+    first = say(endpoint, "embed", "--home", home)
+    assert first.returncode == 0, first.stderr
+    assert "Set aside, because the API fails on them (1; `flywheel baseline embed --retry` tries again):" in first.stdout
+    assert f"  {bad[:60]!r}: 400 - Filtered" in first.stdout
+    pairs = snapshot.pairs("test")
+    failed = int(((pairs["text_a"] == bad) | (pairs["text_b"] == bad)).sum())
+    assert f"{failed} test pair" in first.stdout
+    assert "that the API could not embed and count as its errors; without them its error is" in first.stdout
+    record = read_baseline(at(endpoint, home), snapshot)
+    assert record.is_api
+    assert record.evaluation.failures is not None
+    assert record.evaluation.failures.test == failed
+
+    endpoint.asked.clear()
+    second = json.loads(say(endpoint, "embed", "--home", home, "--json").stdout)
+    assert (second["paid"]["texts"], second["estimate"]["missing"], second["estimate"]["failed"]) == (0, 0, 1)
+    assert second["failed"] == [{"begins": bad[:60], "reason": "400 - Filtered"}]
+    status = say(endpoint, "status", "--home", home)
+    assert "Set aside, because the API fails on them (1;" in status.stdout
+    assert "Next: flywheel grid, then flywheel leaderboard" in status.stdout
+    assert endpoint.asked == []
+
+    file, other = tmp_path / "vectors.parquet", shutil.copytree(snapshot_home, tmp_path / "other")
+    assert say(endpoint, "export", file, "--home", home, key="").returncode == 0
+    for _ in range(2):
+        assert json.loads(say(endpoint, "import", file, "--home", other, "--json", key="").stdout)["set_aside"] == 1
+    elsewhere = measure_baseline(at(endpoint, other), snapshot, pay=False)
+    assert elsewhere.is_api
+    assert elsewhere.evaluation.failures == record.evaluation.failures
+    assert endpoint.asked == []
+
+    without = say(endpoint, "embed", "--retry", "--home", home, key="")
+    assert without.returncode == 1
+    assert "there is no API key" in without.stderr
+    assert baseline_status(at(endpoint, home), snapshot).judged.failed == 1
+
+    endpoint.usually = answer
+    third = json.loads(say(endpoint, "embed", "--retry", "--home", home, "--json").stdout)
+    assert endpoint.asked == [[bad]]
+    assert third["failed"] == []
+    again = read_baseline(at(endpoint, home), snapshot).evaluation
+    assert again.failures is None
+    assert third["error"] == again.error
+    assert baseline_status(at(endpoint, home), snapshot).judged.cached == len(texts)
+
+
+def test_what_is_forgotten_is_not_known_as_set_aside(endpoint: Endpoint, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    workspace = at(endpoint, home)
+    bad, *others = texts_to_embed(workspace.current_snapshot(), train=False)[:5]
+    endpoint.usually = lambda handler, body: (refuse(400, "No") if bad in body["input"] else answer)(handler, body)
+    embed(workspace, [bad, *others])
+    assert set(workspace.api.failed([bad, *others])) == {bad}
+    forget_texts(workspace, {bad})
+    assert workspace.api.failed([bad, *others]) == {}
+    assert (workspace.api.cache.folder / "set_aside.jsonl").read_bytes().strip() == b""
+
+
+def test_settings_of_requests_come_from_the_environment(endpoint: Endpoint, home: Path) -> None:
+    endpoint.usually = SERVERS["OpenAI ada-002"]
+    keys = {"OPENAI_API_KEY": KEY, "FLYWHEEL_BASELINE__URL": endpoint.url, "FLYWHEEL_BASELINE__DIMENSIONS": "4"}
+    always = verb("baseline", "embed", "--home", home, **keys, FLYWHEEL_BASELINE__SEND_DIMENSIONS="true")
+    assert always.returncode == 1
+    assert 'This model does not support specifying dimensions). Set baseline.send_dimensions to "auto".' in always.stderr
+    set_so = {"FLYWHEEL_BASELINE__SEND_DIMENSIONS": "auto", "FLYWHEEL_BASELINE__BATCH_TEXTS": "40",
+              "FLYWHEEL_BASELINE__ENCODING_FORMAT": "base64"}  # fmt: skip
+    endpoint.bodies.clear()
+    assert verb("baseline", "embed", "--home", home, **keys, **set_so).returncode == 0
+    assert {body["encoding_format"] for body in endpoint.bodies} == {"base64"}
+    assert max(len(body["input"]) for body in endpoint.bodies) == 40

@@ -15,6 +15,7 @@ import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.models.api.ledger import Paid
+from flywheel.models.api.request import Shape
 from flywheel.models.api.vectors import ApiVectors
 from flywheel_tests.helpers.endpoint import (
     KEY,
@@ -23,11 +24,13 @@ from flywheel_tests.helpers.endpoint import (
     change,
     embed,
     numbers,
+    refuse,
     say,
     stay_silent,
     tokens_of,
     unit,
 )
+from flywheel_tests.helpers.servers import SERVERS
 
 pytestmark = pytest.mark.usefixtures("plain_environment", "secret_key")
 
@@ -42,7 +45,7 @@ def test_the_ledger_adds_up_what_the_endpoint_counted_around_a_torn_line(
     with ledger.open("ab") as file:
         file.write(torn)
     assert vectors.paid == Paid(2, 3)
-    endpoint.answers = [change(lambda data: None), change(lambda data: data.pop())]
+    endpoint.answers = [change(lambda data: None), change(lambda data: data.append(data[0]))]
     assert vectors.fill(["ccc"]) == Paid(1, 1)
     assert vectors.fill(["a", "ccc"]) == Paid()
     with pytest.raises(FlywheelError, match="none was stored"):  # and yet it was paid
@@ -128,6 +131,7 @@ def test_a_killed_process_is_gone_on_from_without_paying_twice(endpoint: Endpoin
         third_came.set()
         stay_silent(handler, body)
 
+    Shape(grown=2048).remember(vectors.cache.folder)
     endpoint.answers = [embed, embed, say_and_stay_silent]
     process = filler(vectors, len(texts))
     assert third_came.wait(60)
@@ -147,3 +151,41 @@ def test_two_processes_at_once_pay_once(endpoint: Endpoint, vectors: ApiVectors)
     assert (first.wait(), second.wait()) == (0, 0)
     assert sorted(text for asked in endpoint.asked for text in asked) == sorted(texts)
     assert vectors.paid == Paid(7000, tokens_of(texts))
+
+
+def test_two_processes_at_once_learn_a_limit_and_set_a_text_aside_without_paying_twice(
+    endpoint: Endpoint, vectors: ApiVectors
+) -> None:
+    texts = numbers(400)
+    refusing, limited = refuse(400, "No"), SERVERS["TEI"]
+    endpoint.usually = lambda handler, body: (refusing if "250" in body["input"] else limited)(handler, body)
+    first, second = filler(vectors, len(texts)), filler(vectors, len(texts))
+    assert (first.wait(), second.wait()) == (0, 0)
+    assert list(vectors.failed(texts)) == ["250"]
+    answered = [text for asked in endpoint.answered for text in asked if text in texts]
+    assert sorted(answered) == sorted(set(texts) - {"250"})
+    assert vectors.paid.texts == sum(map(len, endpoint.answered))
+
+
+def test_a_process_that_is_killed_while_it_looks_for_a_text_is_gone_on_from(endpoint: Endpoint, vectors: ApiVectors) -> None:
+    texts = numbers(400)
+    alone = threading.Event()
+
+    def refuse_and_then_nothing(handler: Handler, body: dict[str, Any]) -> None:
+        if body["input"] == ["250"] and not alone.is_set():
+            alone.set()
+            return stay_silent(handler, body)
+        return (refuse(400, "No") if "250" in body["input"] else embed)(handler, body)
+
+    endpoint.usually = refuse_and_then_nothing
+    process = filler(vectors, len(texts))
+    assert alone.wait(60)
+    process.kill()
+    process.wait()
+    assert vectors.failed(texts) == {}
+    assert 0 < vectors.missing(texts) < 400
+    assert filler(vectors, len(texts)).wait() == 0
+    assert vectors.failed(texts) == {"250": "400 - No"}
+    answered = [text for asked in endpoint.answered for text in asked if text in texts]
+    assert sorted(answered) == sorted(set(texts) - {"250"})
+    assert vectors.paid.texts == sum(map(len, endpoint.answered))

@@ -1,12 +1,14 @@
 """Cached vectors as one Parquet file: those of an API, paid for on one machine, go to another. No text is in it."""
 
 import errno
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from uuid import uuid4
 
 import numpy as np
@@ -18,6 +20,7 @@ from flywheel.models.cache import KEY, EmbeddingCache
 
 _GROUP = 8192
 _OFF_UNIT = 1e-3
+_SET_ASIDE = b"flywheel.set_aside"
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,11 @@ class VectorSource:
         return f"{self.model} at {self.dimensions} dimensions from {self.family}"
 
 
-def export_vectors(cache: EmbeddingCache, origin: VectorSource, target: Path) -> int:
-    """Write all vectors to `target`, in the order of their keys, by one rename; returns how many.
+def export_vectors(
+    cache: EmbeddingCache, origin: VectorSource, target: Path, set_aside: Mapping[str, str] = MappingProxyType({})
+) -> int:
+    """Write all vectors to `target`, in the order of their keys, by one rename; returns how many. The hashes of texts that
+    were `set_aside` go along, each with its reason.
 
     Equal vectors give equal files with one version of pyarrow. Raises FlywheelError when there are none, when one is not
     finite or not of unit length, which no import takes, or when the file cannot be written.
@@ -49,12 +55,13 @@ def export_vectors(cache: EmbeddingCache, origin: VectorSource, target: Path) ->
             raise FlywheelError(
                 f"No vector of {origin} is cached, so there is nothing to export. Run `flywheel baseline embed`."
             )
-        return _write(cache, origin, target)
+        return _write(cache, origin, target, set_aside)
 
 
-def _write(cache: EmbeddingCache, origin: VectorSource, target: Path) -> int:
+def _write(cache: EmbeddingCache, origin: VectorSource, target: Path, set_aside: Mapping[str, str]) -> int:
     vector = pa.list_(pa.float32(), origin.dimensions)
-    schema = pa.schema([("text_hash", pa.binary(KEY.itemsize)), ("vector", vector)], origin.metadata())
+    metadata = origin.metadata() | ({_SET_ASIDE: json.dumps(dict(set_aside), sort_keys=True).encode()} if set_aside else {})
+    schema = pa.schema([("text_hash", pa.binary(KEY.itemsize)), ("vector", vector)], metadata)
     aside = target.with_name(f".{target.name}-{uuid4().hex}")
     count = 0
     try:
@@ -95,10 +102,11 @@ def _explained(target: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Imported:
-    """How many vectors a file held, and how many of them were new."""
+    """How many vectors a file held, and how many of them were new; the hashes of texts that were set aside, with reasons."""
 
     vectors: int
     new: int
+    set_aside: dict[str, str] = field(default_factory=dict)
 
 
 def import_vectors(cache: EmbeddingCache, origin: VectorSource, source: Path) -> Imported:
@@ -109,13 +117,14 @@ def import_vectors(cache: EmbeddingCache, origin: VectorSource, source: Path) ->
     """
     with _opened(source) as file:
         _check_origin(file, origin, source)
+        set_aside = _set_aside(file, source)
         for _ in _batches(file, source):
             pass
         found = new = 0
         for keys, vectors in _batches(file, source):
             found += len(keys)
             new += cache.add(keys, vectors)
-    return Imported(found, new)
+    return Imported(found, new, set_aside)
 
 
 @contextmanager
@@ -132,6 +141,16 @@ def _opened(source: Path) -> Iterator[pq.ParquetFile]:
     except (pa.ArrowException, OSError) as error:
         raise FlywheelError(
             f"{source} cannot be read ({one_line(error)}). Export or copy it again; nothing was imported."
+        ) from error
+
+
+def _set_aside(file: pq.ParquetFile, source: Path) -> dict[str, str]:
+    try:
+        entries = json.loads((file.metadata.metadata or {}).get(_SET_ASIDE, b"{}"))
+        return {key: str(reason) for key, reason in entries.items() if len(bytes.fromhex(key)) == KEY.itemsize}
+    except (ValueError, AttributeError) as error:
+        raise FlywheelError(
+            f"{source} does not say which texts were set aside ({one_line(error)}), so it was not imported. Export it again."
         ) from error
 
 

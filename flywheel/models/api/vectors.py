@@ -6,44 +6,35 @@ about a failure is quoted without it.
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from flywheel.errors import FlywheelError, needs_extra
+from flywheel.models.api.asking import Asking, Wanted
 from flywheel.models.api.exchange import VectorSource
+from flywheel.models.api.explain import explain
 from flywheel.models.api.ledger import Paid, add_to_ledger, read_ledger
+from flywheel.models.api.refusals import Refusal
+from flywheel.models.api.request import Sender, Shape
+from flywheel.models.api.set_aside import SetAside
 from flywheel.models.api.tokens import Tokens
 from flywheel.models.cache import EmbeddingCache
 from flywheel.models.features import OnProgress
 from flywheel.models.options import BaselineOptions
 
-if TYPE_CHECKING:
-    from openai import APIError, OpenAI, OpenAIError
-    from openai.types import CreateEmbeddingResponse
-
-
-# One request, and so the most that a failure or a kill can lose. OpenAI takes 2,048 texts and 300,000 tokens at most.
-_BATCH_TEXTS = 2048
-_BATCH_TOKENS = 100_000
 _OPENAI = "api.openai.com:443/v1"
 # What OpenAI's embedding models read of one text.
 _TEXT_TOKENS = 8192
-# The client tries again by itself, for 15 seconds or as long as the endpoint says. Limits count minutes, so that they are
-# waited out beyond that.
-_RETRIES = 5
-_PAUSE_SECONDS = 8.0
-_PATIENCE_SECONDS = 120.0
-_TIMEOUT_SECONDS = 60.0
+# Of the texts asked for, how many may be set aside at once: more, and it is the endpoint that fails.
+_MOST_SET_ASIDE, _MOST_SET_ASIDE_SHARE = 10, 0.01
 logger = logging.getLogger(__name__)
 
 
@@ -51,7 +42,8 @@ logger = logging.getLogger(__name__)
 class ApiVectors:
     """Unit vectors of `model` behind `base_url`, from the cache where they are there; only what is missing is asked for.
 
-    `dimensions` is sent along and checked. Texts that are all in the cache need no key and open no connection.
+    Vectors have `dimensions` numbers; the endpoint is asked for that length only where it gives another by itself. Texts that
+    are all in the cache need no key and open no connection. Texts that the endpoint failed on are set aside.
     """
 
     model: str
@@ -59,11 +51,17 @@ class ApiVectors:
     base_url: str
     api_key: str | None = field(repr=False)
     cache_folder: Path
+    batch_texts: int | None = None
+    send_dimensions: bool | Literal["auto"] = "auto"
+    encoding_format: str = "auto"
 
     @classmethod
     def of(cls, options: BaselineOptions, api_key: str | None, cache_folder: Path) -> "ApiVectors":
         """The vectors of the API that the settings name as the baseline, cached in a folder."""
-        return cls(options.model, options.dimensions, options.url, api_key, cache_folder)
+        return cls(
+            options.model, options.dimensions, options.url, api_key, cache_folder, options.batch_texts, options.send_dimensions,
+            options.encoding_format,
+        )  # fmt: skip
 
     @cached_property
     def family(self) -> str:
@@ -72,7 +70,7 @@ class ApiVectors:
         Raises FlywheelError when `base_url` is no plain address.
         """
         url = self._url
-        address = f"{url.host}:{url.port}{(url.path or '').rstrip('/')}"
+        address = f"{url.host}:{url.port}{_above_embeddings(url.path or '')}"
         return "openai" if re.fullmatch(rf"(.+\.)?{re.escape(_OPENAI)}", address) else address
 
     @property
@@ -108,45 +106,83 @@ class ApiVectors:
 
     def missing(self, texts: Iterable[str]) -> int:
         """How many distinct texts would have to be paid for."""
-        return self.cache.missing(texts)
+        return len(self.unknown(texts))
+
+    def unknown(self, texts: Iterable[str]) -> list[str]:
+        """Those of `texts`, each once, that would have to be paid for: without a vector, and not set aside."""
+        without = self.cache.unknown(list(dict.fromkeys(texts)))
+        reasons = self.set_aside.reasons(without) if without else {}
+        return [text for text in without if text not in reasons]
+
+    def failed(self, texts: Iterable[str]) -> dict[str, str]:
+        """Those of `texts` that were set aside because the endpoint failed on them, each with its reason."""
+        return self.set_aside.reasons(self.cache.unknown(list(dict.fromkeys(texts))))
+
+    def retry(self) -> None:
+        """Forget what was set aside and what was learned about requests: the next `fill` asks again.
+
+        Raises FlywheelError where texts are set aside and there is no usable key: it could not.
+        """
+        if self.set_aside.entries():
+            self._check_key(len(self.set_aside.entries()))
+        self.set_aside.clear()
+        Shape.forget(self.cache.folder)
 
     def get(self, texts: Sequence[str], progress: OnProgress | None = None) -> np.ndarray:
-        """Unit vectors, float32 (n, dimensions), of `texts` in their order, filled in first as `fill` does."""
+        """Unit vectors, float32 (n, dimensions), of `texts` in their order, filled in first as `fill` does; NaN for those that
+        are set aside.
+        """
         self.fill(texts, progress)
-        return self._bring(texts)[0]
+        vectors = self.cache.find(texts)
+        if lost := self.unknown([text for text, bad in zip(texts, np.isnan(vectors[:, 0]), strict=True) if bad]):
+            raise FlywheelError(f"{len(lost)} vectors vanished from {self.cache.folder}. Run the command again.")
+        return vectors
 
     def fill(self, texts: Iterable[str], progress: OnProgress | None = None) -> Paid:
         """Pay for those of `texts` that are missing, and say how much; `progress` hears (embedded, to embed).
 
         Each request's vectors are stored before the next is sent, so that what was paid for survives a failure; a ledger
-        that cannot be written is a warning. Raises FlywheelError, naming model and endpoint, when texts are missing and
-        there is no usable key, when one is known to be too long, when the endpoint cannot be reached or refuses (busy
-        endpoints are asked again, after the time that they name), and when it answers with anything but one finite vector
-        of `dimensions` numbers for each text.
+        that cannot be written is a warning. A text that the endpoint fails on, while it does not on others, is set aside with
+        a warning. Raises FlywheelError, naming model and endpoint, when texts are missing and there is no usable key, when the
+        endpoint cannot be reached or refuses (busy endpoints are asked again, after the time that they name), when it fails
+        on everything or on many texts, and when it answers with anything but one vector of `dimensions` numbers for each text.
         """
-        todo = self.cache.unknown(list(dict.fromkeys(texts)))
-        spent = Paid()
+        todo = self.unknown(texts)
+        spent: list[Paid] = []
         if not todo:
-            return spent
+            return Paid()
         self._check_key(len(todo))
-        bounds = self.tokens.bounds(todo)
-        too_long = bounds > _TEXT_TOKENS
-        if self.tokens.encoding and too_long.any():
-            longest = todo[bounds.argmax()]
-            raise FlywheelError(
-                f"{np.count_nonzero(too_long):,} texts are longer than the {_TEXT_TOKENS:,} tokens that {self.model} reads, "
-                f"so nothing was asked for; the longest begins with {longest[:60]!r}. Shorten them at their source, or let "
-                "them go with `flywheel forget --text-contains`, and take a new snapshot."
-            )
+        bounds = dict(zip(todo, self.tokens.bounds(todo).tolist(), strict=True))
+        asking = self._asking(bounds, spent)
+        short, long = ([text for text in todo if (bounds[text] > _TEXT_TOKENS) == too_long] for too_long in (False, True))
+        if self.tokens.encoding:
+            for text in long:
+                self._put_aside(text, f"{bounds[text]:,} tokens, where {self.model} reads {_TEXT_TOKENS:,}")
+            long = []
+        done = len(todo) - len(short) - len(long)
+        for group in short, long:  # what may be refused comes last, on its own
+            while group:
+                count = asking.next_batch(group)
+                left = self._bring(asking, group[:count])
+                group = left + group[count:]
+                done += count - len(left)
+                if progress is not None and not left:
+                    progress(done, len(todo))
+        return sum(spent, Paid())
 
-        done = 0
-        groups = np.flatnonzero(~too_long), np.flatnonzero(too_long)  # what may be refused comes last, on its own
-        for batch in chain.from_iterable(_batches([todo[i] for i in group], bounds[group]) for group in groups):
-            spent += self._bring(batch)[1]
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(todo))
-        return spent
+    def _asking(self, tokens: dict[str, int], spent: list[Paid]) -> Asking:
+        def pay(answer: Paid) -> None:
+            spent.append(answer)
+            self._write_down(answer)
+
+        wanted = Wanted(
+            self.batch_texts,
+            None if self.send_dimensions == "auto" else self.send_dimensions,
+            None if self.encoding_format == "auto" else self.encoding_format,
+        )
+        sender = Sender(_above_embeddings(str(self._url)), self.model, self.dimensions, self.api_key or "")
+        most = max(_MOST_SET_ASIDE, int(len(tokens) * _MOST_SET_ASIDE_SHARE))
+        return Asking(sender, wanted, self.cache.folder, tokens, pay, self._put_aside, most)
 
     @cached_property
     def _url(self) -> AnyHttpUrl:
@@ -166,11 +202,10 @@ class ApiVectors:
     def _ledger(self) -> Path:
         return self.cache.folder / "paid.jsonl"
 
-    @cached_property
-    def _client(self) -> "OpenAI":
-        from openai import OpenAI
-
-        return OpenAI(api_key=self.api_key, base_url=str(self._url), max_retries=_RETRIES, timeout=_TIMEOUT_SECONDS)
+    @property
+    def set_aside(self) -> SetAside:
+        """The texts that the endpoint failed on."""
+        return SetAside(self.cache.folder)
 
     def _check_key(self, missing: int) -> None:
         with needs_extra("openai", f"Asking {self.base_url} for vectors"):
@@ -187,18 +222,22 @@ class ApiVectors:
                 "ASCII, as no key does. Set OPENAI_API_KEY to the key alone."
             )
 
-    def _bring(self, texts: Sequence[str]) -> tuple[np.ndarray, Paid]:
-        """Vectors of `texts` as `get` gives them, and what was paid for those that were missing.
+    def _bring(self, asking: Asking, texts: list[str]) -> list[str]:
+        """Ask for those of `texts` that are still missing once the lock is held; gives those to ask for again, otherwise.
 
         An answer's vectors are stored before its line is written, and its line also when it is refused or cannot be stored.
         """
-        answers: list[Paid] = []
         try:
-            vectors = self.cache.get(texts, lambda missing: self._embed(missing, answers))
-        finally:
-            for answer in answers:
-                self._write_down(answer)
-        return vectors, sum(answers, Paid())
+            with self.cache.filling(texts) as (missing, store):
+                aside = self.set_aside.reasons(missing)
+                todo = [text for text in missing if text not in aside]
+                return asking.bring(todo, store) if todo else []
+        except Refusal as refusal:  # `from None`, because the library's errors carry the request and with it the key
+            raise FlywheelError(explain(refusal, asking.shape, self.base_url, self.model)) from None
+
+    def _put_aside(self, text: str, reason: str) -> None:
+        logger.warning("%s failed on the text that begins with %r (%s); set aside.", self.base_url, text[:60], reason)
+        self.set_aside.add(text, reason)
 
     def _write_down(self, answer: Paid) -> None:
         try:
@@ -210,151 +249,7 @@ class ApiVectors:
                 *(self._ledger, error.strerror, answer.texts, self.base_url, answer.tokens),
             )
 
-    def _embed(self, texts: list[str], answers: list[Paid]) -> np.ndarray:
-        """Ask for the vectors of `texts` in one request: float32 (n, dimensions), unit rows in the order of `texts`.
 
-        What the answer cost is added to `answers`, whether it is any good or not.
-        """
-        from openai import OpenAIError
-
-        try:
-            answer = self._ask(texts)
-            counted = getattr(answer.usage, "total_tokens", None)
-            answers.append(Paid(len(texts), counted) if isinstance(counted, int) else Paid(len(texts), uncounted=len(texts)))
-            found = [(item.index, np.asarray(item.embedding, dtype=np.float32)) for item in answer.data]
-        # `from None`, because the library's errors carry the request and with it the key.
-        except OpenAIError as error:
-            raise FlywheelError(self._explain(error, texts)) from None
-        # The library checks no answer: it trips over one that is not embeddings, or hands on its parts as they are.
-        except (AttributeError, TypeError, ValueError):
-            raise FlywheelError(
-                f"{self.base_url} did not answer with embeddings of {self.model}. "
-                "Set baseline.url to an OpenAI-compatible endpoint; most end in /v1."
-            ) from None
-        return self._checked(found, len(texts))
-
-    def _ask(self, texts: list[str]) -> "CreateEmbeddingResponse":
-        """Send one request, and wait out a limit of its rate."""
-
-        def say(_: object) -> None:
-            logger.warning("%s limits the rate for %s; waiting.", self.base_url, self.model)
-
-        patiently = Retrying(
-            retry=retry_if_exception(_is_passing_limit),
-            wait=wait_fixed(_PAUSE_SECONDS),
-            stop=stop_after_delay(_PATIENCE_SECONDS),
-            before_sleep=say,
-            reraise=True,
-        )
-        return patiently(self._client.embeddings.create, model=self.model, input=texts, dimensions=self.dimensions)
-
-    def _checked(self, found: list[tuple[int, np.ndarray]], count: int) -> np.ndarray:
-        """Put the vectors of one answer, each with its index, into order, and give them unit length."""
-        source = f"{self.base_url} answered for {self.model} with"
-        places = [place for place, _ in found if isinstance(place, int)]
-        if len(found) != count or sorted(places) != list(range(count)):
-            known = len(set(places) & set(range(count)))
-            raise FlywheelError(
-                f"{source} {len(found)} vectors, which are those of {known} of {count} texts; none was stored. "
-                "Run the command again, or choose another endpoint with FLYWHEEL_BASELINE__URL."
-            )
-        shapes = {vector.shape for _, vector in found}
-        if shapes != {(self.dimensions,)}:
-            raise FlywheelError(
-                f"{source} vectors of shape {' and '.join(map(str, shapes))} where {(self.dimensions,)} was asked for; "
-                "none was stored. Set baseline.dimensions to what the model gives."
-            )
-        vectors = np.stack([vector for _, vector in found])[np.argsort(places)]
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-        broken = np.count_nonzero(~(np.isfinite(lengths) & (lengths > 0)))
-        if broken:
-            raise FlywheelError(
-                f"{source} NaN, infinity or nothing but zeros for {broken} of {count} texts; none was stored. "
-                "Run the command again, or choose another model with FLYWHEEL_BASELINE__MODEL."
-            )
-        return (vectors / lengths).astype(np.float32)
-
-    def _explain(self, error: "OpenAIError", texts: list[str]) -> str:
-        """Say what a failed request means and what to do about it."""
-        import openai
-
-        kept = "what was embedded so far is kept; or use the local baseline with FLYWHEEL_BASELINE__SOURCE=local."
-        later = f"Run the command again later: {kept}"
-        match error:
-            # What is said here about a key may quote parts of it.
-            case openai.AuthenticationError() | openai.PermissionDeniedError():
-                return (
-                    f"{self.base_url} refused the API key for {self.model} (HTTP {error.status_code}). Set "
-                    "OPENAI_API_KEY to a key that may use it, or use the local baseline with FLYWHEEL_BASELINE__SOURCE=local."
-                )
-            case openai.RateLimitError():
-                reason = self._quote(error)
-                return f"{self.base_url} limits the rate or the quota for {self.model} ({reason}). {later}"
-            case openai.APITimeoutError():
-                return (
-                    f"{self.base_url} did not answer for {self.model} within {_TIMEOUT_SECONDS:g} seconds; {_asked(error)}. "
-                    f"{later}"
-                )
-            case openai.APIConnectionError():
-                reason = self._quote(error.__cause__ or error)
-                return (
-                    f"{self.base_url} cannot be reached for {self.model} ({reason}); {_asked(error)}. Check the network and "
-                    f"baseline.url, then run the command again: {kept}"
-                )
-            case openai.InternalServerError():
-                return f"{self.base_url} failed on {self.model} ({self._quote(error)}); {_asked(error)}. {later}"
-            case _:
-                return (
-                    f"{self.base_url} refused the request for {self.model} ({self._quote(error)}). "
-                    f"Check baseline.model, baseline.dimensions and baseline.url{_long_ones(texts)}."
-                )
-
-    def _quote(self, error: BaseException) -> str:
-        """Give the text of `error` on one line, cut short, with the key blotted out."""
-        text = " ".join(str(error).split())
-        return text.replace(self.api_key or "\n", "***")[:200].rstrip(". ")
-
-
-def _is_passing_limit(error: BaseException) -> bool:
-    """Whether time alone lifts what stopped a request: not where the account is empty, nor where the endpoint's answer
-    kept the client from trying as often as it may.
-    """
-    from openai import RateLimitError
-
-    if not isinstance(error, RateLimitError) or error.code == "insufficient_quota":
-        return False
-    return error.request.headers.get("x-stainless-retry-count") == str(_RETRIES)
-
-
-def _asked(error: "APIError") -> str:
-    """How often the client sent the request that failed in the end: the endpoint may want money for every time."""
-    times = int(error.request.headers.get("x-stainless-retry-count", "0")) + 1
-    return (
-        "it was asked once and may have counted it" if times == 1 else f"it was asked {times} times and may have counted each"
-    )
-
-
-def _long_ones(texts: list[str]) -> str:
-    """What to say of texts that may have been too long for the model."""
-    long = [text for text in texts if len(text.encode()) > _TEXT_TOKENS]
-    if not long:
-        return ""
-    begins = max(long, key=len)[:60]
-    return (
-        f"; {len(long)} texts of this request have more than {_TEXT_TOKENS:,} bytes and may be too long for the model, "
-        f"the longest begins with {begins!r}, and `flywheel forget --text-contains` lets them go"
-    )
-
-
-def _batches(texts: Sequence[str], tokens: np.ndarray) -> Iterator[list[str]]:
-    """Cut `texts`, with at most `tokens` (n,) each, into requests; one longer than a request should be is sent alone."""
-    batch: list[str] = []
-    held = 0
-    for text, count in zip(texts, tokens.tolist(), strict=True):
-        if batch and (len(batch) == _BATCH_TEXTS or held + count > _BATCH_TOKENS):
-            yield batch
-            batch, held = [], 0
-        batch.append(text)
-        held += count
-    if batch:
-        yield batch
+def _above_embeddings(address: str) -> str:
+    """An address without the last step, which every request adds: people copy it whole."""
+    return address.rstrip("/").removesuffix("/embeddings")
