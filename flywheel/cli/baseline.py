@@ -39,12 +39,14 @@ def status(home: Home = None, as_json: Json = False) -> None:
 
 @baseline_app.command()
 def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the questions of train too.")] = False,
+          again: Annotated[bool, typer.Option("--again", help="Drop these questions' vectors first and pay anew.")] = False,
           home: Home = None, as_json: Json = False) -> None:  # fmt: skip
     """Pay the API for the questions of calibration and test that it has not embedded yet, and measure it."""
     from dataclasses import asdict
     from functools import partial
 
     from flywheel.cli.console import bars, console
+    from flywheel.evaluation.comparison import unsound_text
     from flywheel.evidence.words import percent
     from flywheel.pipeline import baseline as work
     from flywheel.pipeline.evaluation import measure_baseline
@@ -52,6 +54,9 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
     workspace = open_workspace(home)
     snapshot = workspace.current_snapshot()
     texts, tokens = work.texts_to_embed(snapshot, train), workspace.api.tokens
+    if again:
+        dropped = work.drop(workspace, texts)
+        console(as_json).print(f"{dropped:,} cached vectors dropped")
     expected = work.estimate(workspace, texts)
     if expected.missing:
         cost = _cost_text(expected, tokens.counted_by)
@@ -63,10 +68,13 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
     error = measured.evaluation.error if measured and measured.is_api else None
     if as_json:
         estimate = {"estimate": asdict(expected), "counted_by": tokens.counted_by}
-        return print_json({**estimate, "paid": asdict(paid), "money": money, "error": error})
+        alarm = measured.evaluation.alarm.sentence if measured and measured.is_api and measured.evaluation.alarm else None
+        return print_json({**estimate, "paid": asdict(paid), "money": money, "error": error, "alarm": alarm})
     print(f"Paid: {_paid_text(paid, money)}." if paid.texts else f"All {len(texts):,} texts were cached; nothing was paid.")
-    if error is not None:
+    if measured and error is not None:
         print(f"{workspace.api.model}: error {percent(error)} on {snapshot.test.pairs:,} test pairs")
+        if measured.evaluation.alarm:
+            print(f"No verdict is possible: {unsound_text(measured.evaluation)}")
     print("Next: flywheel leaderboard")
 
 

@@ -12,7 +12,8 @@ import pandas as pd
 from flywheel.errors import FlywheelError, explain_disk_errors, one_line
 from flywheel.evaluation.metrics import pair_metrics
 from flywheel.evaluation.records import EVALUATE_AGAIN, Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
-from flywheel.evaluation.retrieval import Retrieval, retrieval
+from flywheel.evaluation.retrieval import Search, search
+from flywheel.evaluation.sanity import Finding, Origin, Side, find_faults
 from flywheel.evaluation.slices import slices_of
 from flywheel.evaluation.statistics import (
     LabelledScores,
@@ -28,6 +29,7 @@ from flywheel.models.api.vectors import ApiVectors
 from flywheel.models.catalogue import Variant
 from flywheel.models.folder import read_head
 from flywheel.models.head import Head
+from flywheel.models.reading import Reader
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
@@ -37,6 +39,7 @@ from flywheel.training.model import OutOfFold, TrainedModel
 from flywheel.training.starts import untuned_start
 
 SCORES = "scores.parquet"
+GUESS = "commoner label"
 _STORED = ["pair_id", "label", "component", "score", "probability", "same", "split"]
 Embed = Callable[[list[str]], np.ndarray]
 
@@ -59,8 +62,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated: unit vectors for texts, its decision rule (None: made here, from calibration pairs), and how it was
-    trained if it was.
+    """What is evaluated: unit vectors for texts, its decision rule (None: made here, from calibration pairs), how it was
+    trained if it was, and the tokenizer of a local model. A `guess` reads nothing, and nobody takes it for more.
     """
 
     record_id: str
@@ -70,6 +73,8 @@ class Subject:
     rule: DecisionRule | None = None
     contamination: str | None = None
     training: Training | None = None
+    reader: Reader | None = None
+    guess: bool = False
 
 
 def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
@@ -91,6 +96,7 @@ def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
         rule=model.rule,
         contamination=variant.model.contamination,
         training=training,
+        reader=Reader(vectors.model, vectors.weights),
     )
 
 
@@ -104,8 +110,14 @@ def untuned_subject(
     def head() -> Head:
         return untuned_start(snapshot, vectors, variant.dim)
 
-    contamination = variant.model.contamination
-    return Subject(record_id, kind, str(variant), lambda texts: head().apply(vectors.get(texts)), contamination=contamination)
+    return Subject(
+        record_id=record_id,
+        kind=kind,
+        variant=str(variant),
+        embed=lambda texts: head().apply(vectors.get(texts)),
+        contamination=variant.model.contamination,
+        reader=Reader(vectors.model, vectors.weights),
+    )
 
 
 def api_subject(vectors: ApiVectors) -> Subject:
@@ -113,15 +125,27 @@ def api_subject(vectors: ApiVectors) -> Subject:
     return Subject(digest(vectors.weights_id), "baseline", f"{vectors.model}@{vectors.dimensions}", vectors.get)
 
 
+def guess_subject() -> Subject:
+    """Always giving the label that is commoner in calibration: what there is to beat where no model knows such texts."""
+    return Subject(
+        record_id=digest("the commoner label"),
+        kind="baseline",
+        variant=GUESS,
+        embed=lambda texts: np.ones((len(texts), 1), np.float32),
+        guess=True,
+    )
+
+
 def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Terms) -> Evaluation:
     """The record of `subject` on the snapshot's `test_id`, made if it is not there.
 
     Scores of every calibration and test pair are stored beside it. A record made on other terms, or by an older version, is
-    made again. Raises FlywheelError when there is no test split.
+    made again, and so is one with an alarm, since its vectors may have been put right. Raises FlywheelError when there is no
+    test split.
     """
     target = evaluation_folder(evaluations, snapshot.test_id, subject.record_id)
     with explain_disk_errors(evaluations), locked(evaluations, f"{snapshot.test_id}-{subject.record_id}"):
-        if found := load_evaluation(target, terms):
+        if (found := load_evaluation(target, terms)) and not found.alarm:
             return found
         return _evaluate(subject, snapshot, target, terms)
 
@@ -182,7 +206,8 @@ def _record(
     thresholds = {source: fit.threshold for source, fit in rule.by_source.items()}
     groups = {"": everything, **kinds}
     intervals = error_intervals(shared, tested, groups, thresholds=thresholds, target_prior=target_prior, minimum=minimum)
-    training = subject.training
+    no_verdict = reason_no_verdict(tested.components, minimum) or reason_no_verdict(shared.components, minimum)
+    searched, training = _search(subject.embed, test), subject.training
     return Evaluation(
         record_id=subject.record_id,
         kind=subject.kind,
@@ -199,7 +224,7 @@ def _record(
         own_labels=_own_labels(training.own, tested, minimum) if training and training.own else None,
         calibration_set_error=float((calibration["same"] != calibration["label"]).mean()),
         metrics=pair_metrics(tested.scores, tested.labels, test["same"].to_numpy(), test["probability"].to_numpy()),
-        retrieval=_retrieval(subject.embed, test),
+        retrieval=searched.retrieval,
         slices=tuple(
             Slice(name, float(wrong[mask].mean()), intervals[name], int(mask.sum()), test["component"][mask].nunique())
             for name, mask in kinds.items()
@@ -207,7 +232,8 @@ def _record(
         parts=error_parts(shared, tested, target_prior, thresholds),
         components=test["component"].nunique(),
         rough=is_rough(tested.components),
-        no_verdict=reason_no_verdict(tested.components, minimum) or reason_no_verdict(shared.components, minimum),
+        no_verdict=no_verdict,
+        findings=() if subject.guess else _findings(subject, calibration, test, rule, searched, judges=no_verdict is None),
         contamination=subject.contamination,
         train_pairs=training.pairs if training else None,
         train_seconds=training.seconds if training else None,
@@ -226,11 +252,32 @@ def _own_labels(own: OutOfFold, test: LabelledScores, minimum: int) -> OwnLabels
     )
 
 
-def _retrieval(embed: Embed, test: pd.DataFrame) -> Retrieval:
+def _search(embed: Embed, test: pd.DataFrame) -> Search:
     questions = unique_texts(test)
     number = {question: i for i, question in enumerate(questions)}
     same = test[test["label"] == 1]
-    return retrieval(embed(questions), [(number[a], number[b]) for a, b in zip(same["text_a"], same["text_b"], strict=True)])
+    return search(embed(questions), [(number[a], number[b]) for a, b in zip(same["text_a"], same["text_b"], strict=True)])
+
+
+def _findings(
+    subject: Subject, calibration: pd.DataFrame, test: pd.DataFrame, rule: DecisionRule, searched: Search, judges: bool
+) -> tuple[Finding, ...]:
+    both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")], ignore_index=True)
+    texts = unique_texts(both)
+    component = {text: each for name in ("text_a", "text_b") for text, each in zip(test[name], test["component"], strict=True)}
+    questions = unique_texts(test)
+    origin: Origin = "tuned" if subject.training else "untuned" if subject.reader else "api"
+    side = Side(
+        origin=origin,
+        texts=texts,
+        vectors=subject.embed(texts),
+        pairs=both,
+        search=searched,
+        searched_components=np.array([component[questions[row]] for row in searched.queries]),
+        moved=rule.moved_to is not None,
+        reader=subject.reader,
+    )
+    return find_faults(side, judges)
 
 
 def tested_pairs(evaluations: Path, test_id: str) -> frozenset[str] | None:

@@ -148,11 +148,12 @@ def _curves(evaluations: Path, board: Leaderboard) -> dict[tuple[str, str | None
 
 def _better(evaluations: Path, board: Leaderboard, baseline: Evaluation) -> dict[str, float]:
     """Holm-adjusted p-values, by record, of the trained rows' making fewer errors than the baseline."""
-    if baseline.no_verdict:
+    if baseline.no_verdict or baseline.alarm:
         return {}
     theirs = decisions(evaluations, baseline)
     components = theirs["component"].to_numpy()
-    ids = [row.record_id for row in board.tuned]
-    wrong = (decisions(evaluations, row)["wrong"].to_numpy() for row in board.tuned)
+    rows = [row for row in board.tuned if not row.alarm]
+    ids = [row.record_id for row in rows]
+    wrong = (decisions(evaluations, row)["wrong"].to_numpy() for row in rows)
     p_values = [quick_p_value(each, np.asarray(theirs["wrong"]), components) for each in wrong]
     return dict(zip(ids, holm(p_values), strict=True))

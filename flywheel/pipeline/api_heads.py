@@ -37,7 +37,7 @@ def evaluate_api_heads(workspace: Workspace, snapshot: Snapshot) -> list[Evaluat
     wrong with one is logged, and the others are made all the same.
     """
     board = leaderboard(workspace, snapshot)
-    if workspace.settings.baseline.source == "local" or not board.tuned:
+    if workspace.settings.baseline.source in ("local", "guess") or not board.tuned:
         return []
     variant = min((Variant.parse(row.variant) for row in board.tuned), key=lambda variant: variant.dim)
     records = []

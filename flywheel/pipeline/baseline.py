@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flywheel.errors import FlywheelError
 from flywheel.models.api.exchange import Imported, export_vectors, import_vectors
 from flywheel.models.api.ledger import Paid
 from flywheel.models.features import OnProgress
@@ -78,6 +79,18 @@ def estimate(workspace: Workspace, texts: list[str]) -> Coverage:
 def embed(workspace: Workspace, texts: list[str], progress: OnProgress | None = None) -> Paid:
     """Pay for what is missing of `texts`, and for nothing else. Raises FlywheelError as `ApiVectors.fill` does."""
     return workspace.api.fill(texts, progress)
+
+
+def drop(workspace: Workspace, texts: list[str]) -> int:
+    """Drop the cached vectors of `texts`, which an endpoint got wrong; returns how many. Without a key nothing is dropped.
+
+    Raises FlywheelError when there is no key to buy them again.
+    """
+    if not workspace.api.api_key:
+        raise FlywheelError(
+            "OPENAI_API_KEY is not set, so nothing was dropped. Set it and run `flywheel baseline embed --again`."
+        )
+    return workspace.api.cache.drop(texts)
 
 
 def export_baseline(workspace: Workspace, target: Path) -> int:

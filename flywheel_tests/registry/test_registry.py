@@ -37,7 +37,7 @@ pair = np.arange(300)
 component = pair // 3
 NAMES = {"kind": "tuned", "variant": "all-MiniLM-L6-v2@256", "size": "400", "recipe": "head", "snapshot_id": "s1"}
 FIGURES = {"calibration_set_error": 0.1, "retrieval": Retrieval(0.8, 0.9, 50), "components": 100, "slices": (), "rough": False}
-FIGURES |= {"parts": ErrorParts(0.1, 0.0, 0.0), "terms": Terms(40)}
+FIGURES |= {"parts": ErrorParts(0.1, 0.0, 0.0), "terms": Terms(40), "findings": ()}
 FIGURES |= dict.fromkeys(
     [
         "interval",
@@ -79,7 +79,8 @@ def registry(home: Path) -> Registry:
 
 
 def ask(home: Path, challenger: Evaluation, reference: Evaluation) -> tuple[Entry, bool]:
-    return decisions.decide(registry(home), challenger, reference, home / "evaluations", RULES)
+    reigning = reference.record_id if reference.kind == "tuned" else None
+    return decisions.decide(registry(home), challenger, reference, home / "evaluations", RULES, reigning)
 
 
 def decide(home: Path, challenger: Evaluation, reference: Evaluation) -> Verdict:
