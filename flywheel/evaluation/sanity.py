@@ -27,7 +27,7 @@ _NEARLY_ALL = 0.9
 _SAME = 2e-6  # numbers of two unit vectors that differ by no more are rounded
 _ROUNDING = 1e-6  # spread of cosines that is nothing but rounding
 _ONE_DIRECTION, _LEAST_WIDTH = 1.2, 8  # how many directions vectors spread in, in effect; where it says something
-_SAMPLE = 1_000
+_SAMPLE = 500
 _LONG = 200  # characters: who reads so many of a text reads texts, and those that begin alike are alike to it
 _PRIOR_SHIFT = 0.1
 
@@ -146,8 +146,8 @@ def _chance_faults(side: Side) -> tuple[Finding | None, list[Finding]]:
     if swapped.above and finds:
         cause = "the labels are swapped (1 must mean the same), or the pairs labelled different are look-alikes"
         remedy = (
-            "`flywheel evidence` shows pairs with their labels: if these are swapped, put them right at their source and ingest "
-            "the pairs into a new home (`--home`)"
+            "`flywheel evidence` shows pairs with their labels: if these are swapped, put them right at their source and "
+            "ingest the pairs into a new home (`--home`)"
         )
     elif area.above and finds:
         cause = "its scores say something of these pairs, but too little to decide better than by the commoner label"
@@ -186,11 +186,10 @@ def _area(pairs: pd.DataFrame, level: float) -> Area:
     """
     from scipy.stats import rankdata
 
-    parts = []
-    for _, rows in pairs.groupby("source"):
+    parts, by_source = [], [rows for _, rows in pairs.groupby("source")]
+    mixed = [rows for rows in by_source if rows["label"].nunique() > 1]
+    for rows in mixed or [pairs]:
         scores, ones = rows["score"].to_numpy(), rows["label"].to_numpy() == 1
-        if not 0 < ones.sum() < len(ones):
-            continue
         rank = rankdata(scores)
         place = np.empty(len(scores))
         place[ones] = (rank[ones] - rankdata(scores[ones])) / (~ones).sum()

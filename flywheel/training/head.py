@@ -14,7 +14,7 @@ from flywheel.models.head import Head
 from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.training.job import HeadRecipe, count_epochs
 from flywheel.training.progress import Listener, Trained, ignore_progress
-from flywheel.training.readable import is_one_point, lower_rate
+from flywheel.training.readable import check_vectors, is_one_point, lower_rate
 
 FOLDS = 5
 _EVENTS = 100
@@ -118,7 +118,7 @@ def _train(
 
     from flywheel.training.losses import PairLoss, logistic_fit
 
-    _check_features(start, pairs.features)
+    check_vectors(start, pairs.features)
     used = pairs.features.any(axis=0)  # a feature that is 0 everywhere teaches nothing, so its weights stay
     features = torch.tensor(pairs.features[:, used])
     count = len(pairs.labels)  # also the number of the row that fills batches, a pair of weight 0
@@ -163,21 +163,6 @@ def _train(
     if any(is_one_point(head, pairs.features) for head in heads):
         raise FlywheelError(f"All vectors collapsed to one point in training: {lower_rate(recipe)}. No model was saved.")
     return heads
-
-
-def _check_features(start: Head, features: np.ndarray) -> None:
-    """No rate of learning helps where the vectors themselves are at fault."""
-    broken = int(np.count_nonzero(~np.isfinite(features).all(axis=1)))
-    if broken:
-        raise FlywheelError(
-            f"The vectors of {broken} of {len(features)} training texts hold what is no number, so that nothing can be trained "
-            "on them. Choose another base model, or put the endpoint right that they come from. No model was saved."
-        )
-    if is_one_point(start, features):
-        raise FlywheelError(
-            "All training texts have practically the same vector before any training, so that nothing can be learned. Choose "
-            "another base model, or put the endpoint right that the vectors come from. No model was saved."
-        )
 
 
 def _batches(rows: np.ndarray, batch_size: int, random_seed: int) -> Iterator[np.ndarray]:

@@ -26,6 +26,23 @@ def is_one_point(head: Head, features: np.ndarray) -> bool:
     return len(features) > 1 and not float(head.apply(features[:_SAMPLE]).std(axis=0).max()) >= _POINT
 
 
+def check_vectors(start: Head, features: np.ndarray) -> None:
+    """Raise FlywheelError where no rate of learning helps, because `features` (q, width), or what `start` makes of them, are at
+    fault.
+    """
+    broken = int(np.count_nonzero(~np.isfinite(features).all(axis=1)))
+    if broken:
+        raise FlywheelError(
+            f"The vectors of {broken} of {len(features)} training texts hold what is no number, so that nothing can be trained "
+            "on them. Choose another base model, or put the endpoint right that they come from. No model was saved."
+        )
+    if is_one_point(start, features):
+        raise FlywheelError(
+            "All training texts have practically the same vector before any training, so that nothing can be learned. Choose "
+            "another base model, or put the endpoint right that the vectors come from. No model was saved."
+        )
+
+
 def check_readable(pairs: pd.DataFrame, vectors: Vectors, scores: np.ndarray, what: str = "training pairs") -> None:
     """Raise FlywheelError where most pairs are two texts of the same tokens; a smaller share is a warning.
 
@@ -48,7 +65,8 @@ def lower_rate(recipe: HeadRecipe | TuningRecipe) -> str:
         name = "full" if recipe.layers is None else "top"
     usual = TUNING[name] or HEAD
     rates = [field.name for field in fields(recipe) if field.name.endswith("learning_rate")]
-    lower = {rate: min(getattr(usual, rate), getattr(recipe, rate) / 10) for rate in rates}
+    lower = {rate: getattr(usual, rate) for rate in rates if getattr(recipe, rate) > getattr(usual, rate)}
+    lower = lower or {rate: getattr(recipe, rate) / 10 for rate in rates}
     lines = " and ".join(f"{rate} = {value:g}" for rate, value in lower.items())
     return (
         f"lower the learning rate, now {' and '.join(f'{getattr(recipe, rate):g}' for rate in rates)}: set {lines} under "
