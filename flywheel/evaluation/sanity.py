@@ -76,8 +76,7 @@ def find_faults(side: Side, judges: bool) -> tuple[Finding, ...]:
     look = _vectors_fault(side) or _same_tokens(side)
     if look and look.alarm:  # whatever else is wrong comes of it
         return (look,)
-    chance, remarks = _chance_faults(side) if judges else (None, [])
-    return tuple(each for each in (chance, look, *remarks) if each)
+    return tuple(each for each in (*(_chance_faults(side) if judges else ()), look) if each)
 
 
 def _vectors_fault(side: Side) -> Finding | None:
@@ -120,28 +119,34 @@ def _same_tokens(side: Side) -> Finding | None:
     return Finding(same.share > _MOST, what, "what differs in them is nothing that the model reads", same.remedy)
 
 
-def _chance_faults(side: Side) -> tuple[Finding | None, list[Finding]]:
-    """An alarm where scores, decisions or search are not provably better than chance; and remarks."""
+def _chance_faults(side: Side) -> tuple[Finding | None, Finding | None]:
+    """An alarm, and a remark.
+
+    An alarm where scores or search are not provably better than chance, or decisions no better than the commoner label.
+    Decisions that are hardly better, or for another share of duplicates, are a remark as long as the scores say something.
+    """
     test = side.pairs[side.pairs["split"] == "test"]
     area, swapped = _area(side.pairs, LEVEL), _area(side.pairs.assign(score=-side.pairs["score"]), _SWAPPED)
     error, guess, commoner, decides = _against_guess(test)
     searched = side.search.reciprocal - side.search.chance
     finds = provably_above(searched, Clusters.of(side.searched_components))
     percent = f"it is wrong on {100 * error:.1f} % of the test pairs, always answering '{commoner}' on {100 * guess:.1f} %"
-    remarks = []
+    remark = None
     shift = abs(test["label"].mean() - side.pairs.loc[side.pairs["split"] == "calibration", "label"].mean())
-    if area.above and not decides and (side.moved or shift > _PRIOR_SHIFT):
+    if area.above and not decides and (side.moved or shift > _PRIOR_SHIFT or error < guess):
         decides = True
-        cause = "its threshold is for another share of duplicates than the test pairs have"
-        remedy = "Read its search and the area under its ROC curve beside the error"
-        remarks.append(Finding(False, percent, cause, remedy))
+        cause = "the pairs are hard for it"
+        if side.moved or shift > _PRIOR_SHIFT:
+            cause = "its threshold is for another share of duplicates than the test pairs have"
+        remedy = "To compare with that label alone, set baseline.source to guess and run `flywheel grid`"
+        remark = Finding(False, percent, cause, remedy)
     what = [
         *([] if area.above else [f"its scores tell no more than chance (area under the ROC curve {area.value:.3f})"]),
         *([] if decides else [percent]),
         *([] if finds else [_search_text(side.search)]),
     ]
     if not what:
-        return None, remarks
+        return None, remark
     cause, remedy = _NOTHING[side.origin], _REMEDY[side.origin]
     if swapped.above and finds:
         cause = "the labels are swapped (1 must mean the same), or the pairs labelled different are look-alikes"
@@ -149,9 +154,11 @@ def _chance_faults(side: Side) -> tuple[Finding | None, list[Finding]]:
             "`flywheel evidence` shows pairs with their labels: if these are swapped, put them right at their source and "
             "ingest the pairs into a new home (`--home`)"
         )
+    elif area.above and decides:
+        cause = "its vectors tell some pairs apart, but hold too little of a text to find its like among all others"
     elif area.above and finds:
-        cause = "its scores say something of these pairs, but too little to decide better than by the commoner label"
-    return Finding(True, "; ".join(what), cause, remedy), remarks
+        cause = "its scores say something of these pairs, but nothing that decides better than the commoner label"
+    return Finding(True, "; ".join(what), cause, remedy), remark
 
 
 def _search_text(search: Search) -> str:

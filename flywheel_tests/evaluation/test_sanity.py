@@ -167,6 +167,17 @@ def one_vector(texts: list[str]) -> np.ndarray:
     return unit(np.tile(ONE, (len(texts), 1)))
 
 
+def test_one_that_is_hardly_better_than_the_commoner_label_is_a_remark_and_compared(world: World, tmp_path: Path) -> None:
+    def noisy(texts: list[str]) -> np.ndarray:
+        return unit(embed(texts) + 2 * unit(np.stack([drawn(text, MINILM.width) for text in texts])))
+
+    hard = measured(world, noisy, tmp_path)
+    [remark] = hard.findings
+    assert not remark.alarm
+    assert (remark.cause, hard.alarm) == ("the pairs are hard for it", None)
+    assert compare(measured(world, embed, tmp_path, "ours"), hard, world.snapshot, tmp_path, 3).test is not None
+
+
 def test_an_alarm_leaves_no_verdict_on_either_side_nor_on_any_kind_of_pairs(world: World, tmp_path: Path) -> None:
     theirs, ours = measured(world, one_vector, tmp_path), measured(world, embed, tmp_path, "ours")
     assert theirs.alarm
