@@ -9,13 +9,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import dagster as dg
 import numpy as np
 import pytest
 
+from flywheel.errors import FlywheelError
 from flywheel.evaluation.records import evaluation_folder
 from flywheel.evaluation.sanity import Finding
 from flywheel.files import write_json
 from flywheel.models.catalogue import Variant
+from flywheel.orchestration.instance import open_session
+from flywheel.orchestration.materialise import materialise
 from flywheel.pipeline.evaluation import evaluate_cell, leaderboard, read_baseline
 from flywheel.pipeline.promotion import decide_champion, next_match
 from flywheel.pipeline.publish import save_page
@@ -149,6 +153,32 @@ def test_no_verdict_stands_against_it_and_putting_it_right_leads_on(server: Serv
     judged = json.loads(say(server, home, "champion", "promote", "--json").stdout)
     assert (judged["judged"], judged["action"]) == (True, "promoted")
     assert judged["alarm"] is None
+
+
+def test_in_dagster_each_side_has_its_check_and_the_boards_blocks_the_decision(server: Server, home: Path) -> None:
+    say(server, home, "baseline", "embed")
+    workspace = make_workspace(
+        home, models={"device": "gone"}, baseline={"url": f"http://127.0.0.1:{server.server_port}/v1", "dimensions": 384}
+    )
+    with open_session(workspace.settings) as session:
+        with pytest.raises(FlywheelError, match=f"No verdict is possible: .* {WHAT}"):
+            materialise(session, ["baseline_scores", "leaderboard", "champion"])
+        log = session.instance.all_logs(session.instance.get_runs()[0].run_id)
+    events = [entry.dagster_event for entry in log if entry.dagster_event]
+    checks = {each.check_name: each for event in events if (each := checked(event))}
+    assert {name: check.passed for name, check in checks.items()} == {
+        "baseline_is_api": True, "baseline_is_sane": False, "sides_are_sane": False,
+    }  # fmt: skip
+    assert not checks["baseline_is_sane"].blocking  # the board shows it, and a champion may still be challenged
+    assert checks["sides_are_sane"].blocking
+    assert WHAT in (checks["sides_are_sane"].description or "")
+    made = [event.asset_key.to_user_string() for event in events if event.is_step_materialization and event.asset_key]
+    assert made == ["baseline_scores", "leaderboard"]
+
+
+def checked(event: dg.DagsterEvent) -> dg.AssetCheckEvaluation | None:
+    """What a check found, if the event says that."""
+    return event.asset_check_evaluation_data if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION else None
 
 
 @pytest.mark.parametrize(("source", "named"), [("local", str(V32)), ("guess", "commoner label")])
