@@ -27,7 +27,7 @@ from original import TanhHead, best_average_precision, distinct, load_states, lo
 from quora import add_arguments, cosines, machine, quora_home
 from tables import cost_table, error_table, packed
 
-from flywheel.evaluation.evaluate import tuned_subject
+from flywheel.evaluation.subjects import tuned_subject
 from flywheel.files import write_json
 from flywheel.models.catalogue import Variant
 from flywheel.models.encoder import resolve_device

@@ -18,8 +18,9 @@ import numpy as np
 from quora import machine, quora_home, row
 from tables import difference_interval
 
-from flywheel.evaluation.evaluate import decisions, tuned_subject, untuned_subject
 from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.scores import decisions
+from flywheel.evaluation.subjects import tuned_subject, untuned_subject
 from flywheel.evidence.figures.images import learning_curve
 from flywheel.models.catalogue import Variant
 from flywheel.pairs.snapshots.snapshot import ALL, Snapshot

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from quora import row
 
-from flywheel.evaluation.evaluate import SCORES
 from flywheel.evaluation.records import evaluation_folder
+from flywheel.evaluation.scores import SCORES
 from flywheel.evaluation.statistics import error_rate
 from flywheel.pipeline.evaluation import leaderboard
 from flywheel.pipeline.workspace import Workspace

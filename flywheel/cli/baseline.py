@@ -41,12 +41,14 @@ def status(home: Home = None, as_json: Json = False) -> None:
 @baseline_app.command()
 def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the questions of train too.")] = False,
           retry: Annotated[bool, typer.Option("--retry", help="Try again what the API failed on or refused.")] = False,
+          again: Annotated[bool, typer.Option("--again", help="Drop these questions' vectors first and pay anew.")] = False,
           home: Home = None, as_json: Json = False) -> None:  # fmt: skip
     """Pay the API for the questions of calibration and test that it has not embedded yet, and measure it."""
     from dataclasses import asdict
     from functools import partial
 
     from flywheel.cli.console import bars, console
+    from flywheel.evaluation.comparison import unsound_text
     from flywheel.evidence.words import percent
     from flywheel.pipeline import baseline as work
     from flywheel.pipeline.evaluation import measure_baseline
@@ -56,6 +58,9 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
     if retry:
         work.retry(workspace)
     texts, tokens = work.texts_to_embed(snapshot, train), workspace.api.tokens
+    if again:
+        dropped = work.drop(workspace, texts)
+        console(as_json).print(f"{dropped:,} cached vectors dropped")
     expected = work.estimate(workspace, texts)
     if expected.missing:
         cost = _cost_text(expected, tokens.counted_by)
@@ -70,7 +75,7 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
         estimate = {"estimate": asdict(expected), "counted_by": tokens.counted_by}
         return print_json(
             {**estimate, "paid": asdict(paid), "money": money, "error": record.error if record else None,
-             "failed": [asdict(each) for each in failed]}
+             "failed": [asdict(each) for each in failed], "alarm": record.alarm.sentence if record and record.alarm else None}
         )  # fmt: skip
     print(f"Paid: {_paid_text(paid, money)}." if paid.texts else f"All {len(texts):,} texts were cached; nothing was paid.")
     _print_failed(failed)
@@ -78,6 +83,8 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
         print(f"{workspace.api.model}: error {percent(record.error)} on {snapshot.test.pairs:,} test pairs")
     if record and record.failures:
         print(record.failures.sentence(percent(record.failures.error_without)))
+    if record and record.alarm:
+        print(f"No verdict is possible: {unsound_text(record)}")
     print("Next: flywheel leaderboard")
 
 

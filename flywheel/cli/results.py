@@ -8,6 +8,7 @@ from flywheel.cli.common import Home, Json, open_home, open_workspace, print_jso
 from flywheel.errors import FlywheelError
 
 if TYPE_CHECKING:
+    from flywheel.pairs.snapshots.snapshot import Snapshot
     from flywheel.pipeline.workspace import Workspace
     from flywheel.registry.champions import Entry
 
@@ -142,12 +143,24 @@ def _print_entry(workspace: "Workspace", entry: "Entry", as_json: bool, **more: 
     present = workspace.registry.current()
     champion = present.champion if present else None
     folder = str(workspace.home.models / champion.model) if champion else None
+    snapshot = workspace.snapshots.latest()
+    alarm = _alarm(workspace, snapshot, champion.model) if champion and snapshot else None
     if as_json:
-        fields = {**asdict(champion), "model": folder} if champion else {"model": None}
+        fields = {**asdict(champion), "model": folder, "alarm": alarm} if champion else {"model": None}
         verdict = asdict(entry.verdict) if entry.verdict else None
         return print_json({**fields, "entry": entry.number, "action": entry.action, "verdict": verdict, **more})
-    snapshot = workspace.snapshots.latest()
     print_section(decision_section(entry, present, snapshot is not None and snapshot.on_quora), console(False))
     if folder:
         print(f"Model folder: {folder}")
+    if alarm:
+        print(f"On the present test pairs {alarm}")
     return None
+
+
+def _alarm(workspace: "Workspace", snapshot: "Snapshot", model: str) -> str | None:
+    """What speaks against comparing the champion's `model` on the present test pairs with anything."""
+    from flywheel.evaluation.comparison import unsound_text
+    from flywheel.evaluation.records import evaluation_folder, load_evaluation
+
+    record = load_evaluation(evaluation_folder(workspace.home.evaluations, snapshot.test_id, model), workspace.terms)
+    return unsound_text(record) if record and record.alarm else None

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.paired import PairedTest, paired_test
 from flywheel.evaluation.records import Evaluation, Terms
+from flywheel.evaluation.scores import decisions
 from flywheel.evaluation.slices import slices_of
 from flywheel.evaluation.statistics import reason_no_verdict
 from flywheel.models.api.ledger import Paid
@@ -45,7 +45,7 @@ class SliceDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`ours` against `theirs`. `test` is None where the splits carry no verdict.
+    """`ours` against `theirs`. `test` is None where the splits carry no verdict or a side is not sane.
 
     `broken` pairs are right by theirs and wrong by ours, `fixed` ones the other way round; of both, those that ours is
     surest of are given, surest first. `broken_share` is of the pairs that theirs had right.
@@ -61,6 +61,22 @@ class Comparison:
     worst_broken: tuple[FlippedPair, ...]
     best_fixed: tuple[FlippedPair, ...]
     slices: tuple[SliceDifference, ...]
+
+    @property
+    def unsound(self) -> Evaluation | None:
+        """The side on which no verdict may rest, or None."""
+        return unsound(self.ours, self.theirs)
+
+
+def unsound(ours: Evaluation, theirs: Evaluation) -> Evaluation | None:
+    """The side of a comparison on which no verdict may rest, what one is compared with first; None where both are sane."""
+    return next((side for side in (theirs, ours) if side.alarm), None)
+
+
+def unsound_text(side: Evaluation, remedy: bool = True) -> str:
+    """Whose alarm it is, and what it says, with what to do about it."""
+    assert side.alarm
+    return f"{side.name} cannot be compared with anything: {side.alarm.sentence if remedy else side.alarm.reason}"
 
 
 def check_same_test(ours: Evaluation, theirs: Evaluation) -> None:
@@ -91,6 +107,7 @@ def compare(ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluation
             f"{ours.name} was scored on test {ours.test_id}, which is not that of snapshot {snapshot.snapshot_id}."
         )
     minimum = ours.terms.min_components
+    judged = not (ours.no_verdict or theirs.no_verdict or unsound(ours, theirs))
     left, right = decisions(evaluations, ours), decisions(evaluations, theirs)
     pairs = snapshot.pairs("test").set_index("pair_id").loc[left.index]
     table = pairs.assign(
@@ -103,14 +120,14 @@ def compare(ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluation
     return Comparison(
         ours=ours,
         theirs=theirs,
-        test=None if ours.no_verdict or theirs.no_verdict else _test(table, minimum),
+        test=_test(table, minimum) if judged else None,
         difference=float(table["ours_wrong"].mean() - table["theirs_wrong"].mean()),
         broken=len(broken),
         broken_share=len(broken) / max(1, int((~table["theirs_wrong"]).sum())),
         fixed=len(fixed),
         worst_broken=_surest(broken, shown),
         best_fixed=_surest(fixed, shown),
-        slices=tuple(_slice(name, rows, minimum) for name, rows in kinds.items()),
+        slices=tuple(_slice(name, rows, minimum, judged) for name, rows in kinds.items()),
     )
 
 
@@ -121,9 +138,10 @@ def _test(table: pd.DataFrame, minimum: int) -> PairedTest | None:
     return paired_test(*(table[name].to_numpy() for name in ("ours_wrong", "theirs_wrong", "component")))
 
 
-def _slice(name: str, rows: pd.DataFrame, minimum: int) -> SliceDifference:
+def _slice(name: str, rows: pd.DataFrame, minimum: int, judged: bool) -> SliceDifference:
     ours, theirs = float(rows["ours_wrong"].mean()), float(rows["theirs_wrong"].mean())
-    return SliceDifference(name, ours, theirs, len(rows), rows["component"].nunique(), _test(rows, minimum))
+    test = _test(rows, minimum) if judged else None
+    return SliceDifference(name, ours, theirs, len(rows), rows["component"].nunique(), test)
 
 
 def _surest(flipped: pd.DataFrame, shown: int) -> tuple[FlippedPair, ...]:

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.scores import decisions
 from flywheel.evaluation.statistics import component_weights
 
 MIN_SIZES = 4

@@ -1,20 +1,19 @@
 """Scoring a model on a snapshot's `test` pairs, with a threshold that `test` has not seen."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from flywheel.errors import FlywheelError, explain_disk_errors, one_line
+from flywheel.errors import FlywheelError, explain_disk_errors
 from flywheel.evaluation import failures
-from flywheel.evaluation.failures import Failures, as_errors, holds_any, is_failure
+from flywheel.evaluation.failures import Failures, as_errors, holds_any
 from flywheel.evaluation.metrics import pair_metrics
-from flywheel.evaluation.records import EVALUATE_AGAIN, Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
-from flywheel.evaluation.retrieval import Retrieval, retrieval
+from flywheel.evaluation.records import Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
+from flywheel.evaluation.retrieval import Search, search
+from flywheel.evaluation.sanity import Finding, Origin, Side, find_faults
+from flywheel.evaluation.scores import SCORES, STORED
 from flywheel.evaluation.slices import slices_of
 from flywheel.evaluation.statistics import (
     LabelledScores,
@@ -25,107 +24,25 @@ from flywheel.evaluation.statistics import (
     is_rough,
     reason_no_verdict,
 )
-from flywheel.files import digest, locked, replace_folder, scratch_folder, write_json
-from flywheel.models.api.vectors import ApiVectors
-from flywheel.models.catalogue import Variant
-from flywheel.models.folder import read_head
-from flywheel.models.head import Head
-from flywheel.models.vectors import Vectors
+from flywheel.evaluation.subjects import Embed, Subject
+from flywheel.files import locked, replace_folder, scratch_folder, write_json
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
-from flywheel.scoring.thresholds import check_both_labels, check_pairs
-from flywheel.training.job import VERSION
-from flywheel.training.model import OutOfFold, TrainedModel
-from flywheel.training.starts import untuned_start
-
-SCORES = "scores.parquet"
-_STORED = ["pair_id", "label", "component", "score", "probability", "same", "split"]
-Embed = Callable[[list[str]], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a subject was trained: on `pairs` pairs of a snapshot in `seconds`. `kept_start` says why it is the untrained start
-    where training brought no proven gain. `own` are its scores of those pairs out of fold, if they were made.
-    """
-
-    size: str
-    recipe: str
-    random_seed: int
-    snapshot_id: str
-    pairs: int
-    seconds: float
-    kept_start: str | None
-    own: OutOfFold | None
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is evaluated: unit vectors for texts, its decision rule (None: made here, from calibration pairs), and how it was
-    trained if it was. `failed` gives those of some texts that it could not embed.
-    """
-
-    record_id: str
-    kind: Literal["tuned", "untuned", "baseline"]
-    variant: str
-    embed: Embed
-    rule: DecisionRule | None = None
-    contamination: str | None = None
-    training: Training | None = None
-    failed: Callable[[list[str]], Collection[str]] = lambda _: ()
-
-
-def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
-    """A trained model, by its head over the cached features of its encoder: the base model, or the one tuned from it."""
-    head = Head(*read_head(model.folder))
-    job = model.job
-    variant = Variant.parse(job.variant)
-    if model.tuned_encoder:
-        vectors = replace(vectors, tuned=model.folder)
-    training = Training(
-        job.size, job.recipe, job.random_seed, job.snapshot_id, model.train_pairs, model.seconds, model.kept_start,
-        model.out_of_fold(),
-    )  # fmt: skip
-    return Subject(
-        record_id=job.job_id,
-        kind="tuned",
-        variant=str(variant),
-        embed=lambda texts: head.apply(vectors.features(texts)),
-        rule=model.rule,
-        contamination=variant.model.contamination,
-        training=training,
-    )
-
-
-def untuned_subject(
-    variant: Variant, snapshot: Snapshot, vectors: Vectors, kind: Literal["untuned", "baseline"] = "untuned"
-) -> Subject:
-    """The same base model at the same dimension without training."""
-    record_id = digest(f"{kind}|{variant}|{vectors.weights_id}|{vectors.dtype}|{snapshot.snapshot_id}|{VERSION}")
-
-    @cache
-    def head() -> Head:
-        return untuned_start(snapshot, vectors, variant.dim)
-
-    contamination = variant.model.contamination
-    return Subject(record_id, kind, str(variant), lambda texts: head().apply(vectors.get(texts)), contamination=contamination)
-
-
-def api_subject(vectors: ApiVectors) -> Subject:
-    """An embedding API, by its cached vectors."""
-    variant = f"{vectors.model}@{vectors.dimensions}"
-    return Subject(digest(vectors.weights_id), "baseline", variant, vectors.get, failed=vectors.failed)
+from flywheel.scoring.thresholds import check_both_labels
+from flywheel.training.model import OutOfFold
 
 
 def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Terms) -> Evaluation:
     """The record of `subject` on the snapshot's `test_id`, made if it is not there.
 
     Scores of every calibration and test pair are stored beside it. A record made on other terms, or by an older version, is
-    made again, and so is one with failures that are none any more. Raises FlywheelError when there is no test split.
+    made again, and so are one with an alarm, since its vectors may have been put right, and one with failures that are none
+    any more. Raises FlywheelError when there is no test split.
     """
     target = evaluation_folder(evaluations, snapshot.test_id, subject.record_id)
     with explain_disk_errors(evaluations), locked(evaluations, f"{snapshot.test_id}-{subject.record_id}"):
-        if (found := load_evaluation(target, terms)) and not (found.failures and _recovered(found.failures, subject, snapshot)):
+        found = load_evaluation(target, terms)
+        if found and not found.alarm and not (found.failures and _recovered(found.failures, subject, snapshot)):
             return found
         return _evaluate(subject, snapshot, target, terms)
 
@@ -156,7 +73,7 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
         record = replace(record, failures=found, no_verdict=record.no_verdict or _failed_too_often(found, calibration, test))
     with scratch_folder(target.parent) as folder:
         both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")])
-        both[_STORED].to_parquet(folder / SCORES)
+        both[STORED].to_parquet(folder / SCORES)
         write_json(folder / "evaluation.json", record.to_json())
         replace_folder(folder, target)
     return record
@@ -214,7 +131,8 @@ def _record(
     thresholds = {source: fit.threshold for source, fit in rule.by_source.items()}
     groups = {"": everything, **kinds}
     intervals = error_intervals(shared, tested, groups, thresholds=thresholds, target_prior=target_prior, minimum=minimum)
-    training = subject.training
+    no_verdict = reason_no_verdict(tested.components, minimum) or reason_no_verdict(shared.components, minimum)
+    searched, training = _search(subject.embed, test, lost), subject.training
     return Evaluation(
         record_id=subject.record_id,
         kind=subject.kind,
@@ -231,7 +149,7 @@ def _record(
         own_labels=_own_labels(training.own, tested, minimum) if training and training.own else None,
         calibration_set_error=float((calibration["same"] != calibration["label"]).mean()),
         metrics=pair_metrics(tested.scores, tested.labels, test["same"].to_numpy(), test["probability"].to_numpy()),
-        retrieval=_retrieval(subject.embed, test, lost),
+        retrieval=searched.retrieval,
         slices=tuple(
             Slice(name, float(wrong[mask].mean()), intervals[name], int(mask.sum()), test["component"][mask].nunique())
             for name, mask in kinds.items()
@@ -239,7 +157,8 @@ def _record(
         parts=error_parts(shared, tested, target_prior, thresholds),
         components=test["component"].nunique(),
         rough=is_rough(tested.components),
-        no_verdict=reason_no_verdict(tested.components, minimum) or reason_no_verdict(shared.components, minimum),
+        no_verdict=no_verdict,
+        findings=() if subject.guess else _findings(subject, calibration, test, lost, rule, searched, no_verdict is None),
         contamination=subject.contamination,
         train_pairs=training.pairs if training else None,
         train_seconds=training.seconds if training else None,
@@ -258,7 +177,7 @@ def _own_labels(own: OutOfFold, test: LabelledScores, minimum: int) -> OwnLabels
     )
 
 
-def _retrieval(embed: Embed, test: pd.DataFrame, lost: frozenset[str]) -> Retrieval:
+def _search(embed: Embed, test: pd.DataFrame, lost: frozenset[str]) -> Search:
     questions = unique_texts(test)
     missing = np.array([question in lost for question in questions])
     vectors = embed(questions)
@@ -266,35 +185,34 @@ def _retrieval(embed: Embed, test: pd.DataFrame, lost: frozenset[str]) -> Retrie
         vectors = np.where(missing[:, None], np.eye(1, vectors.shape[1], dtype=vectors.dtype), vectors)  # which nothing finds
     number = {question: i for i, question in enumerate(questions)}
     same = test[test["label"] == 1]
-    duplicates = [(number[a], number[b]) for a, b in zip(same["text_a"], same["text_b"], strict=True)]
-    return retrieval(vectors, duplicates, missing)
+    return search(vectors, [(number[a], number[b]) for a, b in zip(same["text_a"], same["text_b"], strict=True)], missing)
 
 
-def tested_pairs(evaluations: Path, test_id: str) -> frozenset[str] | None:
-    """The ids of the test pairs of a `test_id`, as any record made on it has them; None when no record is left."""
-    for file in sorted((evaluations / test_id).glob(f"*/{SCORES}")):
-        try:
-            scores = pd.read_parquet(file, columns=["pair_id", "split"])
-        except (OSError, ValueError):
-            continue  # another record has them too
-        return frozenset(scores.loc[scores["split"] == "test", "pair_id"])
-    return None
-
-
-def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
-    """Per test pair, indexed by pair id and ordered by it: `component`, `label`, `probability` of being the same, `wrong`
-    (at the thresholds from calibration), and `failed`, where it could not embed a text. Raises FlywheelError when the scores
-    cannot be read or one is not finite.
-    """
-    file = evaluation_folder(evaluations, record.test_id, record.record_id) / SCORES
-    try:
-        scores = pd.read_parquet(file, columns=_STORED)
-        check_pairs(scores["score"], scores["label"])
-        check_pairs(scores["probability"], scores["label"])
-    except (OSError, ValueError, TypeError) as error:
-        raise FlywheelError(f"{file} cannot be read ({one_line(error)}). {EVALUATE_AGAIN}") from error
-    except FlywheelError as error:
-        raise FlywheelError(f"{file} is damaged ({error.args[0].partition(':')[0]}). {EVALUATE_AGAIN}") from error
-    test = scores[scores["split"] == "test"].sort_values("pair_id").set_index("pair_id")
-    test = test.assign(wrong=test["same"] != test["label"], failed=is_failure(test["score"]))
-    return test[["component", "label", "probability", "wrong", "failed"]]
+def _findings(
+    subject: Subject,
+    calibration: pd.DataFrame,
+    test: pd.DataFrame,
+    lost: frozenset[str],
+    rule: DecisionRule,
+    searched: Search,
+    judges: bool,
+) -> tuple[Finding, ...]:
+    """What is odd about the subject, by the pairs that it has vectors for."""
+    questions = unique_texts(test)
+    test = test[~holds_any(test, lost)]
+    both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")], ignore_index=True)
+    texts = unique_texts(both)
+    component = {text: each for name in ("text_a", "text_b") for text, each in zip(test[name], test["component"], strict=True)}
+    searched = searched.only(np.array([questions[row] in component for row in searched.queries], dtype=bool))
+    origin: Origin = "tuned" if subject.training else "untuned" if subject.reader else "api"
+    side = Side(
+        origin=origin,
+        texts=texts,
+        vectors=subject.embed(texts),
+        pairs=both,
+        search=searched,
+        searched_components=np.array([component[questions[row]] for row in searched.queries]),
+        moved=rule.moved_to is not None,
+        reader=subject.reader,
+    )
+    return find_faults(side, judges)

@@ -43,6 +43,8 @@ class Leaderboard:
                 "seen_before": self.seen(row),
                 "record": row.record_id,
                 "test_id": row.test_id,
+                "alarm": row.alarm.sentence if row.alarm else None,
+                "remarks": [finding.sentence for finding in row.findings if not finding.alarm],
             }
             for row in self.rows
         ]

@@ -12,6 +12,7 @@ from flywheel.evaluation.failures import Failures
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import PairMetrics
 from flywheel.evaluation.retrieval import Retrieval
+from flywheel.evaluation.sanity import Finding
 from flywheel.evaluation.statistics import ErrorParts
 from flywheel.scoring.decision_rule import DecisionRule
 
@@ -64,8 +65,9 @@ class Evaluation:
     `error` is the share of wrong decisions by `rule`, the model's decision rule: a trained model's is stored with it, others
     get theirs from the calibration pairs of the snapshot. `calibration_set_error` is the same on calibration pairs, which
     chose the rule. `own_labels` is what a small training set can do alone, where that was measured. `no_verdict` says why the
-    test split carries no verdict. `snapshot_id` is the one the model was trained on, `kept_start` why it is the untrained
-    start where training brought no proven gain. `failures` are the pairs with a text that it could not embed, if there are any.
+    test split carries no verdict, and `findings` what is odd about the model itself. `snapshot_id` is the one the model was
+    trained on, `kept_start` why it is the untrained start where training brought no proven gain. `failures` are the pairs
+    with a text that it could not embed, if there are any.
     """
 
     record_id: str
@@ -89,6 +91,7 @@ class Evaluation:
     components: int
     rough: bool
     no_verdict: str | None
+    findings: tuple[Finding, ...]
     contamination: str | None
     train_pairs: int | None
     train_seconds: float | None
@@ -101,6 +104,11 @@ class Evaluation:
         if self.kind == "tuned":
             return f"{self.variant} | {self.size}"
         return f"{self.variant} {self.kind}" + (f" + head | {self.size}" if self.size else "")
+
+    @property
+    def alarm(self) -> Finding | None:
+        """Why no verdict may rest on this model, whatever the pairs, or None."""
+        return next((finding for finding in self.findings if finding.alarm), None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `from_json` reads them."""

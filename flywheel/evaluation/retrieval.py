@@ -12,6 +12,7 @@ DEPTH = 10
 # Above the rounding of a float32 dot product: similarities this close are a tie.
 _TIE = 1e-6
 _BLOCK_ELEMENTS = 8_000_000
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,43 @@ class Retrieval:
     queries: int
 
 
-def retrieval(
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What each query finds, (k,) each: its row number, 1 / rank of its first duplicate (0 beyond rank 10), the share of its
+    duplicates among the first 10, and `chance`, what 1 / rank would be on average if the order were drawn by lot.
+    """
+
+    queries: NDArray[np.intp]
+    reciprocal: Floats
+    recall: Floats
+    chance: Floats
+
+    def only(self, kept: NDArray[np.bool_]) -> "Search":
+        """The queries (k,) that are kept."""
+        return Search(self.queries[kept], self.reciprocal[kept], self.recall[kept], self.chance[kept])
+
+    @property
+    def retrieval(self) -> Retrieval:
+        """The means."""
+        return Retrieval(float(self.reciprocal.mean()), float(self.recall.mean()), len(self.queries))
+
+
+def retrieval(vectors: NDArray[np.float32], duplicates: Sequence[tuple[int, int]]) -> Retrieval:
+    """The means of a `search`."""
+    return search(vectors, duplicates).retrieval
+
+
+def search(
     vectors: NDArray[np.float32], duplicates: Sequence[tuple[int, int]], missing: NDArray[np.bool_] | None = None
-) -> Retrieval:
+) -> Search:
     """Search every question that has a duplicate among all others by dot product.
 
     `vectors` (q, d) are of unit length; `duplicates` are pairs of row numbers with label 1, and duplicates of
     duplicates are duplicates. MRR@10 is the mean of 1 / rank of the first duplicate, 0 beyond rank 10; recall@10 the
     mean share of a question's duplicates (at most 10 of them) among the first 10. Where a duplicate ties with a
     question that is none, the duplicate ranks below, so that collapsed vectors find nothing. Rows that are `missing` (q,) have
-    no vector: they find nothing and are not found. Raises FlywheelError when
-    a vector is not finite or not of unit length, a row number does not exist, or no question has a duplicate.
+    no vector: they find nothing and are not found. Raises FlywheelError when a vector is not finite or not of unit length, a
+    row number does not exist, or no question has a duplicate.
     """
     _check(vectors, duplicates)
     groups = _groups(len(vectors), duplicates)
@@ -54,7 +81,18 @@ def retrieval(
             ranks = _ranks(row, group[group != query], group)
             reciprocal[number] = 1.0 / ranks[0] if ranks[0] <= DEPTH else 0.0
             recall[number] = np.count_nonzero(ranks <= DEPTH) / min(len(ranks), DEPTH)
-    return Retrieval(float(reciprocal.mean()), float(recall.mean()), len(queries))
+    others = np.array([len(group) - 1 for _, group in queries])
+    return Search(np.array([query for query, _ in queries]), reciprocal, recall, _chance(len(vectors) - 1, others))
+
+
+def _chance(candidates: int, relevant: NDArray[np.intp]) -> Floats:
+    """The mean of 1 / rank of the first of `relevant` (k,) rows, 0 beyond rank 10, where lots order `candidates`."""
+    mean, missed = np.zeros(len(relevant)), np.ones(len(relevant))
+    for before in range(min(DEPTH, candidates)):
+        hit = np.minimum(1.0, relevant / (candidates - before))
+        mean += missed * hit / (before + 1)
+        missed *= 1.0 - hit
+    return mean
 
 
 def _check(vectors: NDArray[np.float32], duplicates: Sequence[tuple[int, int]]) -> None:

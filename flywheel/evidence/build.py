@@ -2,12 +2,13 @@
 
 from datetime import UTC, datetime
 
+from flywheel.evaluation.comparison import unsound, unsound_text
 from flywheel.evaluation.paired import alpha_for, detectable_difference
 from flywheel.evaluation.records import Evaluation
 from flywheel.evidence import cost_sections, sections
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Page, Picture, Section, Text, Tone
-from flywheel.evidence.words import difference_text, interval_text, model_name, percent, points
+from flywheel.evidence.words import baseline_name, difference_text, interval_text, model_name, percent, points
 from flywheel.registry.decisions import SPENT_BELOW
 
 
@@ -35,6 +36,8 @@ def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture |
 
 def _answer(evidence: Evidence) -> tuple[str, Tone]:
     model, versus = evidence.model, evidence.versus_baseline
+    if side := versus.unsound:
+        return f"No verdict is possible: {unsound_text(side, remedy=False)}", "open"
     if versus.test is None:
         reason = versus.ours.no_verdict or versus.theirs.no_verdict
         return f"No verdict is possible on these pairs: {reason}.", "open"
@@ -54,13 +57,16 @@ def _answer(evidence: Evidence) -> tuple[str, Tone]:
 
 def _baseline(evidence: Evidence) -> str:
     name = evidence.name(evidence.baseline.evaluation)
-    return name if evidence.baseline.is_api else f"the untuned {name}"
+    return name if evidence.baseline.is_api else baseline_name(evidence.baseline.evaluation, name)
 
 
 def _next_step(evidence: Evidence) -> tuple[str, str | None]:
     model, challenger = evidence.model, evidence.challenger
     if model.no_verdict:
         return f"Bring more labelled pairs: {model.no_verdict}.", "flywheel ingest FILE"
+    if side := _unsound(evidence):
+        assert side.alarm
+        return f"{side.alarm.remedy}.", None
     if alpha_for(evidence.decisions + 1) < SPENT_BELOW:
         return (
             "Draw a fresh test set from the embargoed and new pairs, once they suffice: little of this one's 5 % is left for "
@@ -73,6 +79,14 @@ def _next_step(evidence: Evidence) -> tuple[str, str | None]:
     if not evidence.baseline.is_api:
         step += " To learn whether the API is beaten: set OPENAI_API_KEY and run `flywheel baseline embed`."
     return step, command
+
+
+def _unsound(evidence: Evidence) -> Evaluation | None:
+    """Whose alarm stands in the way of the next decision, or else of the answer."""
+    if evidence.challenger is None:
+        return evidence.versus_baseline.unsound
+    reigns = evidence.model.record_id == evidence.champion_id and not evidence.model.alarm
+    return unsound(evidence.challenger, evidence.model if reigns else evidence.baseline.evaluation)
 
 
 def _advised(evidence: Evidence) -> tuple[str, str | None]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from flywheel.evaluation.comparison import Baseline, Comparison, compare
 from flywheel.evaluation.curve import Advice, LearningCurve, advice, learning_curve_of
-from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.paired import alpha_for, holm, quick_p_value
 from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder, load_evaluation
+from flywheel.evaluation.scores import decisions
 from flywheel.evidence.cost import ModelCost, Prices
 from flywheel.evidence.options import EvidenceOptions
 from flywheel.evidence.words import marked_name
@@ -148,13 +148,14 @@ def _curves(evaluations: Path, board: Leaderboard) -> dict[tuple[str, str | None
 
 def _better(evaluations: Path, board: Leaderboard, baseline: Evaluation) -> dict[str, float]:
     """Holm-adjusted p-values, by record, of the trained rows' making fewer errors than the baseline."""
-    if baseline.no_verdict:
+    if baseline.no_verdict or baseline.alarm:
         return {}
     theirs = decisions(evaluations, baseline)
     if baseline.failures:
         theirs = theirs[~theirs["failed"]]
     components = theirs["component"].to_numpy()
-    ids = [row.record_id for row in board.tuned]
-    wrong = (decisions(evaluations, row).loc[theirs.index, "wrong"].to_numpy() for row in board.tuned)
+    rows = [row for row in board.tuned if not row.alarm]
+    ids = [row.record_id for row in rows]
+    wrong = (decisions(evaluations, row).loc[theirs.index, "wrong"].to_numpy() for row in rows)
     p_values = [quick_p_value(each, np.asarray(theirs["wrong"]), components) for each in wrong]
     return dict(zip(ids, holm(p_values), strict=True))

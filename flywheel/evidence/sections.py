@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from flywheel.evaluation.comparison import FlippedPair, SliceDifference
+from flywheel.evaluation.comparison import FlippedPair, SliceDifference, unsound_text
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.paired import detectable_difference
 from flywheel.evaluation.published import PUBLISHED
@@ -16,6 +16,8 @@ from flywheel.registry.decisions import spending
 SEEN = "† The base model had trained on the data that these test pairs are from: no clean evidence for few examples."
 _LEVEL = 0.05  # where a Holm-adjusted p-value earns a row its label
 _ONE_SIDED = 0.025  # one end of a 95 % interval
+_ALARM = "\u00a0‡"
+_SHOWN = 5  # alarms and remarks on the board
 
 
 def board_section(
@@ -27,9 +29,9 @@ def board_section(
     for row in board.rows:
         star = "★ " if row.record_id == champion_id else ""
         old = ", older snapshot" if row.record_id in board.stale else ""
+        name = star + marked_name(row, board) + (_ALARM if row.alarm else "") + old
         cells = (
-            star + marked_name(row, board) + old, pairs_text(row), percent(row.error), interval_text(row.interval),
-            f"{row.retrieval.mrr_at_10:.3f}",
+            name, pairs_text(row), percent(row.error), interval_text(row.interval), f"{row.retrieval.mrr_at_10:.3f}",
         )  # fmt: skip
         label = (better or {}).get(row.record_id)
         text = "yes" if label is not None and label <= _LEVEL else "-" if label is None else "no"
@@ -66,6 +68,7 @@ def board_section(
         Table(tuple(columns), tuple(rows), frozenset({"model", "better"}), strong, quiet),
         Text(" ".join(about)),
         *_failures(board),
+        *_alarms(board),
         Text(f"Published elsewhere, on other pairs, and not to be compared with the rows above: {' '.join(published)}"),
     )
     return Section("Leaderboard", blocks)
@@ -75,6 +78,14 @@ def _failures(board: Leaderboard) -> list[Text]:
     """Rows whose model could not embed some texts."""
     found = [(row.name, row.failures) for row in board.rows if row.failures]
     return [Text(f"{name}: {failures.sentence(percent(failures.error_without))}") for name, failures in found]
+
+
+def _alarms(board: Leaderboard) -> list[Text]:
+    """What is odd about rows: alarms, and remarks."""
+    alarms = [f"‡ {unsound_text(row)}" for row in board.rows if row.alarm]
+    remarks = [f"{row.name}: {each.sentence}" for row in board.rows for each in row.findings if not each.alarm]
+    more = len(alarms) + len(remarks) - _SHOWN
+    return [Text(each) for each in [*alarms, *remarks][:_SHOWN]] + ([Text(f"{more} more such rows.")] if more > 0 else [])
 
 
 def decision_section(entry: Entry | None, present: Entry | None, on_quora: bool) -> Section:

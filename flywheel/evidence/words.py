@@ -3,6 +3,7 @@
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.subjects import GUESS
 
 
 def percent(share: float) -> str:
@@ -35,6 +36,11 @@ def model_name(row: Evaluation) -> str:
 def marked_name(row: Evaluation, board: Leaderboard) -> str:
     """The same with a mark where the base model had seen the data that the test pairs are from: it touches every figure."""
     return model_name(row) + ("\u00a0†" if board.seen(row) else "")
+
+
+def baseline_name(row: Evaluation, name: str) -> str:
+    """What a local baseline is called in a sentence, given its `name` on the page."""
+    return f"always giving the {GUESS}" if row.variant == GUESS else f"the untuned {name}"
 
 
 def pairs_text(row: Evaluation) -> str:

@@ -27,10 +27,10 @@ class BaseModel:
     """One pretrained encoder.
 
     `hub_id` and the 40-hex commit `revision` name it on the Hugging Face hub; `width` is the length of its vectors,
-    `layers` how many it has and `pooling` how token states become one; `contamination` says what it saw of Quora
-    before; `package` is the import name of an installable package whose `model` folder holds the weights;
-    `weights_sha256` is the hash of `model.safetensors`; `architecture` says whose code runs it, the transformers
-    library's or `flywheel.models.jina`; `published` is what it is held against whenever it is loaded.
+    `layers` how many it has, `reads` how many tokens of a text it reads at most and `pooling` how token states become one;
+    `contamination` says what it saw of Quora before; `package` is the import name of an installable package whose `model`
+    folder holds the weights; `weights_sha256` is the hash of `model.safetensors`; `architecture` says whose code runs it, the
+    transformers library's or `flywheel.models.jina`; `published` is what it is held against whenever it is loaded.
     """
 
     name: str
@@ -38,6 +38,7 @@ class BaseModel:
     revision: str
     width: int
     layers: int
+    reads: int
     pooling: Literal["mean", "cls"]
     licence: str
     contamination: str
@@ -61,6 +62,7 @@ CATALOGUE: dict[str, BaseModel] = {
             revision="a5beb1e3e68b9ab74eb54cfd186867f64f240e1a",
             width=768,
             layers=12,
+            reads=512,
             pooling="cls",
             licence="MIT",
             contamination='Lists "sentence-transformers data", a collection that holds the Quora duplicate questions, '
@@ -77,6 +79,7 @@ CATALOGUE: dict[str, BaseModel] = {
             revision="e8c3b32edf5434bc2275fc9bab85f82640a19130",
             width=768,
             layers=12,
+            reads=384,
             pooling="mean",
             licence="Apache-2.0",
             contamination=f"Lists the Quora duplicate questions in its training data. {_NOT_FEW_SHOT}",
@@ -92,6 +95,7 @@ CATALOGUE: dict[str, BaseModel] = {
             revision="44e7d1d6caec8c883c2d4b207588504d519788d0",
             width=512,
             layers=4,
+            reads=8192,
             pooling="mean",
             licence="Apache-2.0",
             contamination="MTEB's model metadata lists the Quora duplicate questions in its training data. " + _NOT_FEW_SHOT,
@@ -108,6 +112,7 @@ CATALOGUE: dict[str, BaseModel] = {
             revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
             width=384,
             layers=6,
+            reads=256,
             pooling="mean",
             licence="Apache-2.0",
             contamination=f"Lists the Quora duplicate questions in its training data. {_NOT_FEW_SHOT}",

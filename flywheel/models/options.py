@@ -19,8 +19,9 @@ class ModelOptions(BaseModel, frozen=True, extra="forbid"):
 class BaselineOptions(BaseModel, frozen=True, extra="forbid"):
     """What tuned models are compared with."""
 
-    source: Literal["auto", "openai", "local"] = Field(
-        "auto", description="auto: the API where its vectors are cached, else the local baseline."
+    source: Literal["auto", "openai", "local", "guess"] = Field(
+        "auto",
+        description="auto: the API where its vectors are cached, else the local baseline; guess: always the commoner label.",
     )
     model: str = Field("text-embedding-3-small", min_length=1, description="The API's model.")
     dimensions: int = Field(1536, gt=0, description="Length of the API's vectors.")

@@ -24,7 +24,7 @@ from flywheel.pairs.store.overview import overview
 from flywheel.pipeline import evaluation as measuring
 from flywheel.pipeline.api_heads import evaluate_api_heads
 from flywheel.pipeline.ingest import ingest_inbox, ingest_seed, take_snapshot, unaccounted_lines
-from flywheel.pipeline.promotion import decide_champion
+from flywheel.pipeline.promotion import decide_champion, unsound_side
 from flywheel.pipeline.publish import save_figure, save_page
 from flywheel.pipeline.training import train_cell
 from flywheel.pipeline.workspace import Workspace
@@ -163,7 +163,8 @@ def finetuned_model(
 
 
 @dg.asset(
-    group_name="evaluate", kinds={"openai"}, owners=OWNERS, deps=[snapshot], check_specs=[checks.BASELINE_IS_API],
+    group_name="evaluate", kinds={"openai"}, owners=OWNERS, deps=[snapshot],
+    check_specs=[checks.BASELINE_IS_API, checks.BASELINE_IS_SANE],
 )  # fmt: skip
 def baseline_scores(
     context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace], config: BaselineConfig
@@ -184,20 +185,21 @@ def baseline_scores(
             "paid_tokens": result.paid.tokens,
             "paid_dollars": result.paid.money(workspace.settings.baseline.price),
         },
-        check_results=[checks.baseline_is_api(result)],
+        check_results=[checks.baseline_is_api(result), checks.baseline_is_sane(result.evaluation, champion)],
     )
 
 
 @dg.asset(
     group_name="evaluate", kinds={"scikitlearn"}, owners=OWNERS, deps=[finetuned_model, baseline_scores],
-    partitions_def=CELLS, check_specs=[checks.ENOUGH_COMPONENTS],
+    partitions_def=CELLS, check_specs=[checks.ENOUGH_COMPONENTS, checks.CELL_IS_SANE],
 )  # fmt: skip
 def evaluation(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
     """The cell's error rate on unseen test pairs, with its interval, beside the same model untuned."""
     with explained():
         model = trained_model(context, workspace)
         record = measuring.evaluate_cell(workspace, model, measuring.snapshot_of(workspace, model))
-    return dg.MaterializeResult(metadata=figures(record), check_results=[checks.enough_components(record)])
+    results = [checks.enough_components(record), checks.cell_is_sane(record)]
+    return dg.MaterializeResult(metadata=figures(record), check_results=results)
 
 
 @dg.asset(group_name="evaluate", kinds={"openai", "pytorch"}, owners=OWNERS, deps=[evaluation, baseline_scores])
@@ -212,12 +214,16 @@ def api_heads(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Wor
     )
 
 
-@dg.asset(group_name="evaluate", kinds={"table", "matplotlib"}, owners=OWNERS, deps=[evaluation, baseline_scores, api_heads])
+@dg.asset(
+    group_name="evaluate", kinds={"table", "matplotlib"}, owners=OWNERS, deps=[evaluation, baseline_scores, api_heads],
+    check_specs=[checks.SIDES_ARE_SANE],
+)  # fmt: skip
 def leaderboard(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
     """Every evaluated cell of the current snapshot against the baseline: the table and the figure."""
     with explained():
         board = measuring.leaderboard(workspace, snapshot_of_run(context, workspace))
         figure = save_figure(workspace, board)
+        side = unsound_side(workspace, board.snapshot)
     champion = workspace.registry.champion()
     return dg.MaterializeResult(
         metadata={
@@ -227,7 +233,8 @@ def leaderboard(context: dg.AssetExecutionContext, workspace: dg.ResourceParam[W
             "stale_cells": len(board.stale),
             "snapshot_id": board.snapshot.snapshot_id,
             "dagster/uri": str(figure),
-        }
+        },
+        check_results=[checks.sides_are_sane(side)],
     )
 
 

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from flywheel.evaluation.comparison import Baseline
+from flywheel.evaluation.comparison import Baseline, unsound_text
 from flywheel.evaluation.records import Evaluation
 from flywheel.evidence.words import percent
 from flywheel.pairs.snapshots.leak_probe import LeakProbe
@@ -48,6 +48,18 @@ BASELINE_IS_API = dg.AssetCheckSpec(
 ENOUGH_COMPONENTS = dg.AssetCheckSpec(
     "enough_components", asset="evaluation", description="The test split is large enough for an interval and a verdict."
 )
+
+BASELINE_IS_SANE = dg.AssetCheckSpec(
+    "baseline_is_sane", asset="baseline_scores",
+    description="Baseline and champion tell texts apart, and what they decide and find is not chance.",
+)  # fmt: skip
+CELL_IS_SANE = dg.AssetCheckSpec(
+    "cell_is_sane", asset="evaluation", description="The model tells texts apart, and what it decides and finds is not chance."
+)
+SIDES_ARE_SANE = dg.AssetCheckSpec(
+    "sides_are_sane", asset="leaderboard", blocking=True,
+    description="The two models that the next decision compares are sane, so that its verdict means something.",
+)  # fmt: skip
 
 
 def label_conflicts(counts: PairCounts) -> dg.AssetCheckResult:
@@ -133,6 +145,28 @@ def enough_components(record: Evaluation) -> dg.AssetCheckResult:
     """Warn when the test split carries no interval."""
     description = record.no_verdict or f"{record.components} components" + (", rough below 100" if record.rough else "")
     return _warning("enough_components", record.no_verdict is None, description)
+
+
+def baseline_is_sane(*records: Evaluation | None) -> dg.AssetCheckResult:
+    """Fail when the baseline or the champion cannot be compared with anything."""
+    return _sane("baseline_is_sane", *records)
+
+
+def cell_is_sane(record: Evaluation) -> dg.AssetCheckResult:
+    """Fail when a cell's model cannot be compared with anything."""
+    return _sane("cell_is_sane", record)
+
+
+def sides_are_sane(side: Evaluation | None) -> dg.AssetCheckResult:
+    """Fail when one `side` of the next decision cannot be compared with anything."""
+    return _sane("sides_are_sane", side, prefix="No verdict is possible: ")
+
+
+def _sane(name: str, *records: Evaluation | None, prefix: str = "") -> dg.AssetCheckResult:
+    alarms = [unsound_text(record) for record in records if record and record.alarm]
+    remarks = [f"{each.name}: {found.sentence}" for each in records if each for found in each.findings if not found.alarm]
+    description = prefix * bool(alarms) + (" ".join([*alarms, *remarks]) or "nothing odd")
+    return dg.AssetCheckResult(check_name=name, passed=not alarms, description=description)
 
 
 def _warning(name: str, passed: bool, description: str) -> dg.AssetCheckResult:

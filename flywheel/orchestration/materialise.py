@@ -23,7 +23,7 @@ def materialise(
     """Materialise `assets`, of one cell if they are partitioned, in one run; returns the metadata of each by name.
 
     Nothing is paid for: only the asset in the UI and `flywheel baseline embed` may do that. Raises FlywheelError with the one
-    sentence of the step that failed, or with the name of a blocking check.
+    sentence of the step that failed, or of a blocking check.
     """
     with stoppable(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -44,6 +44,9 @@ def materialise(
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:
+    for check in result.get_asset_check_evaluations():
+        if check.blocking and not check.passed and check.description:
+            return check.description
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data

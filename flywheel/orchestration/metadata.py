@@ -45,4 +45,5 @@ def figures(record: Evaluation) -> dict[str, Any]:
         "test_id": record.test_id,
         "snapshot_id": record.snapshot_id,
         "contamination": record.contamination or "unknown",
+        "findings": " ".join(found.sentence for found in record.findings) or "nothing odd",
     }

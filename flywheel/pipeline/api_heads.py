@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import Subject, Training
 from flywheel.evaluation.failures import holds_any
 from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
+from flywheel.evaluation.subjects import Subject, Training
 from flywheel.files import digest
 from flywheel.models.api.vectors import ApiVectors
 from flywheel.models.catalogue import Variant
@@ -38,7 +38,7 @@ def evaluate_api_heads(workspace: Workspace, snapshot: Snapshot) -> list[Evaluat
     wrong with one is logged, and the others are made all the same.
     """
     board = leaderboard(workspace, snapshot)
-    if workspace.settings.baseline.source == "local" or not board.tuned:
+    if workspace.settings.baseline.source in ("local", "guess") or not board.tuned:
         return []
     variant = min((Variant.parse(row.variant) for row in board.tuned), key=lambda variant: variant.dim)
     records = []

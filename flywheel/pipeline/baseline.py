@@ -113,6 +113,18 @@ def retry(workspace: Workspace) -> None:
     workspace.api.retry()
 
 
+def drop(workspace: Workspace, texts: list[str]) -> int:
+    """Drop the cached vectors of `texts`, which an endpoint got wrong; returns how many. Without a key nothing is dropped.
+
+    Raises FlywheelError when there is no key to buy them again.
+    """
+    if not workspace.api.api_key:
+        raise FlywheelError(
+            "OPENAI_API_KEY is not set, so nothing was dropped. Set it and run `flywheel baseline embed --again`."
+        )
+    return workspace.api.cache.drop(texts)
+
+
 def export_baseline(workspace: Workspace, target: Path) -> int:
     """Write the API's cached vectors to a Parquet file, over an earlier export only; returns how many.
 

@@ -4,10 +4,10 @@ import logging
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.comparison import Baseline
-from flywheel.evaluation.evaluate import Subject, api_subject, tuned_subject, untuned_subject
 from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
 from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
 from flywheel.evaluation.speed import measure_speed
+from flywheel.evaluation.subjects import Subject, api_subject, guess_subject, tuned_subject, untuned_subject
 from flywheel.models.api.ledger import Paid
 from flywheel.models.catalogue import Variant
 from flywheel.models.folder import served_difference
@@ -18,6 +18,7 @@ from flywheel.training.model import TrainedModel
 log = logging.getLogger(__name__)
 
 _SERVED_TEXTS = 32
+_WITHOUT_API = ("local", "guess")
 
 
 def snapshot_of(workspace: Workspace, model: TrainedModel) -> Snapshot:
@@ -50,7 +51,7 @@ def measure_baseline(workspace: Workspace, snapshot: Snapshot, pay: bool) -> Bas
     """
     options, api = workspace.settings.baseline, workspace.api
     texts = unique_texts(snapshot.pairs("calibration"), snapshot.pairs("test"))
-    missing = 0 if options.source == "local" else api.missing(texts)
+    missing = 0 if options.source in _WITHOUT_API else api.missing(texts)
     if options.source == "openai" or (options.source == "auto" and (not missing or (pay and api.api_key))):
         if missing and not pay:
             raise FlywheelError(
@@ -69,7 +70,7 @@ def read_baseline(workspace: Workspace, snapshot: Snapshot) -> Baseline:
     Raises FlywheelError when it has not been measured.
     """
     source = workspace.settings.baseline.source
-    if source != "local" and (record := _read(workspace, snapshot, api_subject(workspace.api).record_id)):
+    if source not in _WITHOUT_API and (record := _read(workspace, snapshot, api_subject(workspace.api).record_id)):
         return Baseline(record, True, None, Paid())
     if source != "openai" and (record := _read(workspace, snapshot, _local_baseline(workspace, snapshot).record_id)):
         return Baseline(record, False, _advice(workspace), Paid())
@@ -117,12 +118,16 @@ def _load_champion(workspace: Workspace) -> TrainedModel | None:
 
 
 def _local_baseline(workspace: Workspace, snapshot: Snapshot) -> Subject:
+    if workspace.settings.baseline.source == "guess":
+        return guess_subject()
     variant = Variant.parse(workspace.settings.baseline.local_variant)
     return untuned_subject(variant, snapshot, workspace.vectors(variant.model), kind="baseline")
 
 
 def _advice(workspace: Workspace) -> str:
     options = workspace.settings.baseline
+    if options.source == "guess":
+        return "The baseline is always giving the commoner label. To compare with a model, set baseline.source to auto."
     return (
         f"The baseline is the untuned {options.local_variant}, not {options.model}. To measure the API, set OPENAI_API_KEY and "
         "run `flywheel baseline embed`, or materialise `baseline_scores`."

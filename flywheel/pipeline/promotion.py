@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from flywheel.errors import FlywheelError
+from flywheel.evaluation.comparison import unsound
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.records import Evaluation
 from flywheel.pairs.snapshots.snapshot import Snapshot
@@ -14,7 +15,7 @@ from flywheel.training.model import RECORD, TrainedModel
 
 
 class Match(NamedTuple):
-    """Two models to be compared: the challenger, and the champion, or the baseline while there is no champion."""
+    """Two models to be compared: the challenger, and the champion, or the baseline while there is none that can be compared."""
 
     challenger: Evaluation
     reference: Evaluation
@@ -23,10 +24,12 @@ class Match(NamedTuple):
 def next_match(workspace: Workspace, board: Leaderboard, baseline: Evaluation, champion: Evaluation | None) -> Match | None:
     """The candidate with the lowest error on calibration pairs against the champion, or the baseline while there is none.
 
-    None where the champion itself is that candidate. Raises FlywheelError when there is no candidate.
+    A champion with an alarm on these pairs counts as none. None where the champion itself is that candidate. Raises
+    FlywheelError when there is no candidate.
     """
     candidates = [row for row in board.tuned if (workspace.home.models / row.record_id / RECORD).exists()]
-    if champion is None:
+    if champion is None or champion.alarm:
+        candidates = [row for row in candidates if champion is None or row.record_id != champion.record_id]
         return Match(choose_challenger(candidates), baseline)
     challenger = choose_challenger([*candidates, champion])
     return None if challenger.record_id == champion.record_id else Match(challenger, champion)
@@ -35,8 +38,10 @@ def next_match(workspace: Workspace, board: Leaderboard, baseline: Evaluation, c
 def decide_champion(workspace: Workspace, snapshot: Snapshot) -> tuple[Entry, bool]:
     """Judge the next challenger, if there is one; returns the history's entry and whether it is new.
 
-    Raises FlywheelError when there is nothing to judge, or the baseline or the champion is not measured on this snapshot.
+    Raises FlywheelError when there is nothing to judge, one of the two is not sane, or the baseline or the champion is not
+    measured on this snapshot.
     """
+    reigning = workspace.registry.champion()
     champion = read_champion(workspace, snapshot)
     baseline = read_baseline(workspace, snapshot).evaluation
     match = next_match(workspace, leaderboard(workspace, snapshot), baseline, champion)
@@ -44,7 +49,18 @@ def decide_champion(workspace: Workspace, snapshot: Snapshot) -> tuple[Entry, bo
         entry = workspace.registry.current()
         assert entry is not None
         return entry, False
-    return decide(workspace.registry, *match, workspace.home.evaluations, workspace.settings.promotion)
+    reigned = reigning.model if reigning else None
+    return decide(workspace.registry, *match, workspace.home.evaluations, workspace.settings.promotion, reigned)
+
+
+def unsound_side(workspace: Workspace, snapshot: Snapshot) -> Evaluation | None:
+    """The side of the next match that cannot be compared with anything; None where both can, or no match can be made."""
+    try:
+        baseline, champion = read_baseline(workspace, snapshot).evaluation, read_champion(workspace, snapshot)
+        match = next_match(workspace, leaderboard(workspace, snapshot), baseline, champion)
+    except FlywheelError:  # said by who decides
+        return None
+    return unsound(*match) if match else None
 
 
 def rollback(workspace: Workspace, to: int | None) -> Entry:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.scores import decisions
 from flywheel.evaluation.speed import read_speeds
 from flywheel.evidence.build import build_page
 from flywheel.evidence.cost import ModelCost, Prices, model_cost

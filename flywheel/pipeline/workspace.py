@@ -6,8 +6,9 @@ from functools import cached_property
 from flywheel.compute.launch import choose_compute
 from flywheel.compute.places import Places
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import Subject, evaluate
+from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.records import Evaluation, Terms
+from flywheel.evaluation.subjects import Subject
 from flywheel.home import Home
 from flywheel.models.api.vectors import ApiVectors
 from flywheel.models.catalogue import BaseModel

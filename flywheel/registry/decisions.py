@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.comparison import check_same_test
-from flywheel.evaluation.evaluate import decisions, tested_pairs
+from flywheel.evaluation.comparison import check_same_test, unsound, unsound_text
 from flywheel.evaluation.failures import both_decided
 from flywheel.evaluation.paired import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
 from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.scores import decisions, tested_pairs
 from flywheel.registry.champions import Champion, Entry, Registry, Verdict
 from flywheel.registry.options import PromotionOptions
 
@@ -53,13 +53,18 @@ def count_decisions(registry: Registry, test_id: str, evaluations: Path) -> int:
 
 
 def decide(
-    registry: Registry, challenger: Evaluation, reference: Evaluation, evaluations: Path, rules: PromotionOptions
+    registry: Registry,
+    challenger: Evaluation,
+    reference: Evaluation,
+    evaluations: Path,
+    rules: PromotionOptions,
+    reigning: str | None,
 ) -> tuple[Entry, bool]:
     """Judge the challenger, add the verdict to the history, and swap the pointer if it won.
 
     Returns the entry and whether it is new: the same two are judged once a `test_id`, so asking again spends nothing and
-    promotes nobody twice; it ends a promotion that was killed before the swap. Raises FlywheelError when the test split
-    carries no verdict, or the reference is no longer the champion.
+    promotes nobody twice; it ends a promotion that was killed before the swap. `reigning` is the champion's model when the
+    reference was chosen. Raises FlywheelError when there is no verdict (see `judge`), or another one reigns by now.
     """
     with registry.locked():
         history = registry.history()
@@ -69,7 +74,7 @@ def decide(
             return entry, False
         present = registry.current()
         champion = present.champion.model if present and present.champion else None
-        if champion != (reference.record_id if reference.kind == "tuned" else None):
+        if champion != reigning:
             raise FlywheelError(
                 f"{challenger.name} was to be compared with {reference.name}, but the champion has changed meanwhile. "
                 "Run `flywheel champion promote` again."
@@ -92,11 +97,13 @@ def judge(
 ) -> Verdict:
     """Compare the two on the same test pairs, each by its own decision rule; changes nothing.
 
-    Raises FlywheelError when they were scored on different pairs or the split carries no verdict.
+    Raises FlywheelError when they were scored on different pairs, the split carries no verdict, or one of them is not sane.
     """
     check_same_test(challenger, reference)
     if reason := challenger.no_verdict or reference.no_verdict:
         raise FlywheelError(f"No verdict is possible: {reason}. Ingest more pairs.")
+    if side := unsound(challenger, reference):
+        raise FlywheelError(f"No verdict is possible: {unsound_text(side)}")
     ours, theirs = decisions(evaluations, challenger), decisions(evaluations, reference)
     if challenger.failures or reference.failures:
         ours, theirs = both_decided(ours, theirs)

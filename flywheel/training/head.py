@@ -14,11 +14,10 @@ from flywheel.models.head import Head
 from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.training.job import HeadRecipe, count_epochs
 from flywheel.training.progress import Listener, Trained, ignore_progress
+from flywheel.training.readable import check_vectors, is_one_point, lower_rate
 
 FOLDS = 5
 _EVENTS = 100
-# Questions that are looked at to tell whether all vectors are one point.
-_SAMPLE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +64,7 @@ def train_head(
 ) -> Head:
     """Train from `start` on labelled pairs, by `PairLoss`, at all of `dims` together or else at the start's own.
 
-    Raises FlywheelError when the loss is no longer a number or the vectors collapse to one point.
+    Raises FlywheelError when the loss is no longer a number, the vectors collapse to one point, or they were one before.
     """
     return train_heads(start, pairs, [np.arange(len(pairs.labels))], recipe, random_seed, listener, dims)[0]
 
@@ -119,6 +118,7 @@ def _train(
 
     from flywheel.training.losses import PairLoss, logistic_fit
 
+    check_vectors(start, pairs.features)
     used = pairs.features.any(axis=0)  # a feature that is 0 everywhere teaches nothing, so its weights stay
     features = torch.tensor(pairs.features[:, used])
     count = len(pairs.labels)  # also the number of the row that fills batches, a pair of weight 0
@@ -145,7 +145,7 @@ def _train(
         loss = objective(*both.chunk(2, 1), label[batch], importance[batch], component[batch])
         if not torch.isfinite(loss).all():
             value = loss.sum().item()
-            raise FlywheelError(f"The loss is {value} at step {step - 1}: lower the learning rate. No model was saved.")
+            raise FlywheelError(f"The loss is {value} at step {step - 1}: {lower_rate(recipe)}. No model was saved.")
         optimizer.zero_grad()
         loss.sum().backward()
         optimizer.step()
@@ -160,9 +160,8 @@ def _train(
         whole = start.weight.copy()
         whole[:, used] = matrix.T
         heads.append(Head(whole, vector[0]))
-    some_features = pairs.features[:_SAMPLE]
-    if count > 1 and any(head.apply(some_features).std(axis=0).max() < 1e-4 for head in heads):
-        raise FlywheelError("All vectors collapsed to one point: lower the learning rate. No model was saved.")
+    if any(is_one_point(head, pairs.features) for head in heads):
+        raise FlywheelError(f"All vectors collapsed to one point in training: {lower_rate(recipe)}. No model was saved.")
     return heads
 
 

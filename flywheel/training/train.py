@@ -31,6 +31,7 @@ from flywheel.training.head import PairFeatures, pair_arrays, train_head, train_
 from flywheel.training.job import TrainingJob
 from flywheel.training.model import TrainedModel, finished, write_trained_model
 from flywheel.training.progress import Encoded, Listener, Progress, Trained
+from flywheel.training.readable import check_readable
 from flywheel.training.starts import choose_start, direction_pairs, pair_scores
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, 
     """Train `job`, or give back its finished output; the folder appears whole under `models` or not at all.
 
     Raises FlywheelError for a size beyond the data, a calibration split that is missing or of one label, weights that are
-    not to be had, or a training that diverges.
+    not to be had, pairs that are mostly one and the same to the base model, or a training that diverges.
     """
     one_at_a_time = locked(models, job.job_id if job.tuning is None else job.tuning_id)
     with explain_disk_errors(models), one_at_a_time, only_what_training_needs():
@@ -58,6 +59,8 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
     vectors.features(texts, lambda done, of: listener(Encoded(done, of)))
     started = time.perf_counter()
     prepared = _prepare(job, snapshot, vectors, pairs, calibration)
+    check_readable(pairs, vectors, prepared.training.scores(prepared.start))
+    check_readable(calibration, vectors, pair_scores(prepared.untrained, vectors, calibration), "calibration pairs")
     fitted = _fit(job, prepared, models, listener)
     gated = _gate(job, prepared, fitted)
     return _write(job, prepared, gated, models, time.perf_counter() - started)

@@ -49,9 +49,10 @@ class EncoderInputs:
 class BatchLoss(torch.nn.Module):
     """The pair loss of a batch of rows, with the model inside, so that one state holds all that is trained."""
 
-    def __init__(self, model: SentenceTransformer, objective: PairLoss) -> None:
+    def __init__(self, model: SentenceTransformer, objective: PairLoss, remedy: str) -> None:
+        """`remedy` is what a person does about a training that diverges."""
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.remedy = model, objective, remedy
 
     def forward(self, features: list[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
         """The loss of a batch as the collator makes it. Raises FlywheelError when it is no number."""
@@ -60,7 +61,7 @@ class BatchLoss(torch.nn.Module):
         loss = self.objective(left, right, labels, batch["weight"], batch["component"])
         if not torch.isfinite(loss):
             raise FlywheelError(
-                f"The loss is {loss.item()}: lower the learning rate. The last good checkpoint stays; no model was saved."
+                f"The loss is {loss.item()}: {self.remedy}. The last good checkpoint stays; no model was saved."
             )
         return loss
 
@@ -133,8 +134,8 @@ class CalibrationLossEvaluator(BaseEvaluator):
             scores = (unit[self._rows["left"]] * unit[self._rows["right"]]).sum(1).double().numpy()
             if not scores.std() > _COLLAPSED:  # written so that a spread that is no number counts too
                 raise FlywheelError(
-                    f"At step {steps} all pairs score alike: the vectors have collapsed. Lower the learning rate. No model was "
-                    "saved."
+                    f"At step {steps} all pairs score alike, so that the vectors have collapsed: {self._loss.remedy}. No model "
+                    "was saved."
                 )
             losses.append(log_losses(scores, self._labels).mean())
         return {METRIC: float(np.mean(losses))}

@@ -34,6 +34,7 @@ from flywheel.training.head import PairFeatures
 from flywheel.training.job import TrainingJob, TuningRecipe, count_epochs
 from flywheel.training.losses import PairLoss, logistic_fit
 from flywheel.training.progress import LESS_MEMORY, Encoded, Listener
+from flywheel.training.readable import check_vectors, lower_rate
 from flywheel.training.trainer import (
     METRIC,
     BatchLoss,
@@ -96,6 +97,7 @@ def tune(task: TuningTask, target: Path, listener: Listener) -> Head:
 
 def _train(task: TuningTask, target: Path, listener: Listener) -> None:
     job, recipe, vectors, pairs = task.job, task.recipe, task.vectors, task.pairs
+    check_vectors(task.start, task.training.features)
     encoder = vectors.load()
     if encoder.device.type == "cuda" and encoder.device.index:
         raise FlywheelError(
@@ -110,7 +112,7 @@ def _train(task: TuningTask, target: Path, listener: Listener) -> None:
         for dim in job.dims
     ]
     objective = PairLoss(fits, job.dims, recipe.ranking_weight, recipe.ranking_scale)
-    loss = BatchLoss(model, objective)
+    loss = BatchLoss(model, objective, lower_rate(recipe))
     epochs = count_epochs(recipe, len(pairs))
     steps = epochs * -(-len(pairs) // recipe.batch_size)
     every = max(1, -(-steps // _EVALUATIONS))

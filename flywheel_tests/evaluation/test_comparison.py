@@ -9,8 +9,10 @@ import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.comparison import Comparison, compare
-from flywheel.evaluation.evaluate import Subject, decisions, evaluate, tuned_subject, untuned_subject
+from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.records import Evaluation, Terms
+from flywheel.evaluation.scores import decisions
+from flywheel.evaluation.subjects import Subject, tuned_subject, untuned_subject
 from flywheel.models.catalogue import Variant
 from flywheel.training.progress import ignore_progress
 from flywheel.training.train import train

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.curve import LearningCurve, advice, fit_curve, learning_curve_of
-from flywheel.evaluation.evaluate import SCORES
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.records import Evaluation, evaluation_folder
+from flywheel.evaluation.scores import SCORES
 from flywheel_tests.evidence.test_plots import MINI, cell, make
 
 SIZES = [100 * 2**step for step in range(7)]

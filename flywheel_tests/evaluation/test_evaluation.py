@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import SCORES, Subject, decisions, evaluate, tuned_subject, untuned_subject
+from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.leaderboard import build_leaderboard
 from flywheel.evaluation.records import FORMAT, Evaluation, Terms, evaluation_folder, list_evaluations, load_evaluation
+from flywheel.evaluation.scores import SCORES, decisions
+from flywheel.evaluation.subjects import Subject, tuned_subject, untuned_subject
 from flywheel.models.catalogue import Variant
 from flywheel.pairs.events.seeds import STARTER
 from flywheel.pairs.events.starter import starter_lines

@@ -10,11 +10,13 @@ import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.comparison import compare
-from flywheel.evaluation.evaluate import Subject, decisions, evaluate
+from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.failures import Failures
 from flywheel.evaluation.leaderboard import build_leaderboard
 from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
 from flywheel.evaluation.retrieval import retrieval
+from flywheel.evaluation.scores import decisions
+from flywheel.evaluation.subjects import Subject
 from flywheel.evidence.sections import board_section
 from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.registry.decisions import judge

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from flywheel.evaluation.evaluate import Subject, evaluate, tuned_subject, untuned_subject
+from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
 from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder
+from flywheel.evaluation.subjects import Subject, tuned_subject, untuned_subject
 from flywheel.files import write_json
 from flywheel.models.catalogue import Variant
 from flywheel.training.progress import ignore_progress

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flywheel.evaluation.evaluate import SCORES, decisions, evaluate, tuned_subject
+from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder
+from flywheel.evaluation.scores import SCORES, decisions
+from flywheel.evaluation.subjects import tuned_subject
 from flywheel.evidence.page import Table, Text
 from flywheel.models.catalogue import Variant
 from flywheel.pairs.events.json_rows import json_batch

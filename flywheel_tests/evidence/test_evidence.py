@@ -10,9 +10,9 @@ import pytest
 
 from flywheel.cli.results import _reason_unjudged
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import decisions
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.records import evaluation_folder
+from flywheel.evaluation.scores import decisions
 from flywheel.evidence.cost import Prices, api_corpus, model_cost
 from flywheel.evidence.cost_sections import costs
 from flywheel.evidence.page import Facts, Page, Picture, Table, Text, as_plain

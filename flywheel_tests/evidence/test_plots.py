@@ -58,6 +58,7 @@ def make(kind: Any, variant: str, error: float, half: float | None = 0.012, **ch
         components=2410,
         rough=False,
         no_verdict=None if interval else "31 components are fewer than the 40 a verdict needs",
+        findings=(),
         contamination=None,
         train_pairs=None,
         train_seconds=None,

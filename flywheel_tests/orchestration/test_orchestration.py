@@ -80,13 +80,14 @@ def test_every_asset_keeps_its_spec(workspace: Workspace) -> None:
         ),
         "snapshot": ("ingest", ["parquet"], False, ["pairs"], ["leak_probe", "no_leakage", "prior_shift"], []),
         "finetuned_model": ("train", ["huggingface", "pytorch"], True, ["snapshot"], ["served_vectors"], ["gpu"]),
-        "baseline_scores": ("evaluate", ["openai"], False, ["snapshot"], ["baseline_is_api"], []),
+        "baseline_scores": ("evaluate", ["openai"], False, ["snapshot"], ["baseline_is_api", "baseline_is_sane"], []),
         "evaluation": (
-            "evaluate", ["scikitlearn"], True, ["baseline_scores", "finetuned_model"], ["enough_components"], [],
+            "evaluate", ["scikitlearn"], True, ["baseline_scores", "finetuned_model"],
+            ["cell_is_sane", "enough_components"], [],
         ),
         "api_heads": ("evaluate", ["openai", "pytorch"], False, ["baseline_scores", "evaluation"], [], []),
         "leaderboard": (
-            "evaluate", ["matplotlib", "table"], False, ["api_heads", "baseline_scores", "evaluation"], [], [],
+            "evaluate", ["matplotlib", "table"], False, ["api_heads", "baseline_scores", "evaluation"], ["sides_are_sane"], [],
         ),
         "champion": ("promote", ["report"], False, ["leaderboard"], [], []),
         "evidence": ("promote", ["report"], False, ["champion"], [], []),

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flywheel.evaluation.evaluate import tuned_subject, untuned_subject
 from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.subjects import tuned_subject, untuned_subject
 from flywheel.models.api.set_aside import SetAside
 from flywheel.models.api.vectors import ApiVectors
 from flywheel.models.catalogue import Variant

@@ -16,12 +16,13 @@ import pandas as pd
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import SCORES
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import pair_metrics
 from flywheel.evaluation.paired import alpha_for
 from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder
 from flywheel.evaluation.retrieval import Retrieval
+from flywheel.evaluation.sanity import Finding
+from flywheel.evaluation.scores import SCORES
 from flywheel.evaluation.statistics import ErrorParts, reason_no_verdict
 from flywheel.evidence.sections import decision_section
 from flywheel.registry import decisions
@@ -37,7 +38,7 @@ pair = np.arange(300)
 component = pair // 3
 NAMES = {"kind": "tuned", "variant": "all-MiniLM-L6-v2@256", "size": "400", "recipe": "head", "snapshot_id": "s1"}
 FIGURES = {"calibration_set_error": 0.1, "retrieval": Retrieval(0.8, 0.9, 50), "components": 100, "slices": (), "rough": False}
-FIGURES |= {"parts": ErrorParts(0.1, 0.0, 0.0), "terms": Terms(40)}
+FIGURES |= {"parts": ErrorParts(0.1, 0.0, 0.0), "terms": Terms(40), "findings": ()}
 FIGURES |= dict.fromkeys(
     [
         "interval",
@@ -79,7 +80,8 @@ def registry(home: Path) -> Registry:
 
 
 def ask(home: Path, challenger: Evaluation, reference: Evaluation) -> tuple[Entry, bool]:
-    return decisions.decide(registry(home), challenger, reference, home / "evaluations", RULES)
+    reigning = reference.record_id if reference.kind == "tuned" else None
+    return decisions.decide(registry(home), challenger, reference, home / "evaluations", RULES, reigning)
 
 
 def decide(home: Path, challenger: Evaluation, reference: Evaluation) -> Verdict:
@@ -371,3 +373,31 @@ def test_at_most_5_lives_in_100_see_a_false_promotion(tmp_path: Path, monkeypatc
 
     # One standard error above: the seed is fixed, so luck is too.
     assert 0.0 < np.mean([promotes_falsely() for _ in range(lives)]) <= 0.05 + np.sqrt(0.05 * 0.95 / lives)
+
+
+ALARM = Finding(True, "practically every text has the same vector", "the endpoint does not read the texts", "Put it right")
+
+
+@pytest.mark.parametrize("side", ["challenger", "reference"])
+@pytest.mark.parametrize("kind", ["baseline", "tuned"])
+def test_refused_without_a_trace_and_with_the_cause_where_a_side_is_not_sane(tmp_path: Path, side: str, kind: str) -> None:
+    *_, reference = dynasty(tmp_path, 0 if kind == "baseline" else 1)
+    challenger, before = step(tmp_path, 3), len(registry(tmp_path).history())
+    findings = {side: (ALARM,)}
+    sides = [
+        replace(each, findings=findings.get(name, ())) for name, each in (("challenger", challenger), ("reference", reference))
+    ]
+    with pytest.raises(FlywheelError, match=r"No verdict is possible: .* cannot be compared with anything: practically every"):
+        ask(tmp_path, *sides)
+    assert len(registry(tmp_path).history()) == before
+    remarks = replace(challenger, findings=(replace(ALARM, alarm=False),))
+    assert ask(tmp_path, remarks, reference)[0].action == "promoted"
+
+
+def test_a_champion_that_cannot_be_compared_makes_way_for_who_beats_the_baseline(tmp_path: Path) -> None:
+    api, champion = dynasty(tmp_path, 1)
+    challenger = step(tmp_path, 3)
+    entry, new = decisions.decide(registry(tmp_path), challenger, api, tmp_path / "evaluations", RULES, champion.record_id)
+    assert (new, entry.action, reigning(tmp_path)) == (True, "promoted", "step3")
+    registry(tmp_path).rollback()
+    assert reigning(tmp_path) == champion.record_id

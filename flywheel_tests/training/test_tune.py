@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.evaluate import evaluate, tuned_subject
+from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.records import Terms
+from flywheel.evaluation.subjects import tuned_subject
 from flywheel.models.folder import open_model, read_head, served_difference, write_model
 from flywheel.models.head import Head
 from flywheel.pairs.events.seeds import STARTER
@@ -28,6 +29,7 @@ from flywheel.training.train import pair_features, train
 from flywheel_tests.helpers.clumps import MINILM, World, take_world
 from flywheel_tests.helpers.homes import make_workspace
 from flywheel_tests.helpers.leftovers import EVERY_LEFTOVER
+from flywheel_tests.training.test_readable import said_settings
 
 DIMS = (32, 16)
 QUICK = {"epochs": 1, "min_steps": 6, "batch_size": 16, "learning_rate": 2e-4}
@@ -183,17 +185,30 @@ def test_the_best_checkpoint_comes_back_whole(world: World, tmp_path: Path, monk
 
 def test_a_loss_that_is_no_number_is_an_error_and_leaves_no_model(world: World, tmp_path: Path) -> None:
     job = job_of(world, "top", learning_rate=1.0, head_learning_rate=1.0)
-    with pytest.raises(FlywheelError, match=r"The loss is nan: lower the learning rate\. The last good checkpoint stays"):
+    with pytest.raises(
+        FlywheelError, match=r"The loss is nan: lower the learning rate, now 1 and 1: .* The last good checkpoint stays"
+    ):
         tuned(world, job, tmp_path, scale=np.float32(np.nan))
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_vectors_that_collapse_stop_the_training(world: World, tmp_path: Path) -> None:
-    width = 3 * MINILM.width
-    constant = Head(np.zeros((max(DIMS), width), np.float32), np.ones(max(DIMS), np.float32))
-    job = job_of(world, "top", learning_rate=1e-9, head_learning_rate=1e-9)
-    with pytest.raises(FlywheelError, match=r"the vectors have collapsed\. Lower the learning rate\. No model was saved"):
-        tuned(world, job, tmp_path, start=constant)
+def test_a_rate_at_which_vectors_collapse_stops_the_training_and_the_one_that_is_named_trains(
+    world: World, tmp_path: Path
+) -> None:
+    job = job_of(world, "top", learning_rate=0.5, head_learning_rate=0.5)
+    with pytest.raises(
+        FlywheelError, match=r"the vectors have collapsed: lower the learning rate, now .* No model was saved"
+    ) as told:
+        tuned(world, job, tmp_path / "wild")
+    tuned(world, job_of(world, "top", **said_settings(str(told.value), "top")), tmp_path / "tame")
+    assert (tmp_path / "tame" / "model.safetensors").exists()
+
+
+def test_vectors_that_are_one_point_before_the_training_are_not_blamed_on_the_rate(world: World, tmp_path: Path) -> None:
+    constant = Head(np.zeros((max(DIMS), 3 * MINILM.width), np.float32), np.ones(max(DIMS), np.float32))
+    with pytest.raises(FlywheelError, match="practically the same vector before any training") as told:
+        tuned(world, job_of(world, "top"), tmp_path, start=constant)
+    assert "rate" not in str(told.value)
 
 
 def test_more_layers_than_the_model_has_are_refused(world: World, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""The scores stored beside an evaluation's record, read: which pairs it was made on, and what was decided on each."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from flywheel.errors import FlywheelError, one_line
+from flywheel.evaluation.failures import is_failure
+from flywheel.evaluation.records import EVALUATE_AGAIN, Evaluation, evaluation_folder
+from flywheel.scoring.thresholds import check_pairs
+
+SCORES = "scores.parquet"
+STORED = ["pair_id", "label", "component", "score", "probability", "same", "split"]
+
+
+def tested_pairs(evaluations: Path, test_id: str) -> frozenset[str] | None:
+    """The ids of the test pairs of a `test_id`, as any record made on it has them; None when no record is left."""
+    for file in sorted((evaluations / test_id).glob(f"*/{SCORES}")):
+        try:
+            scores = pd.read_parquet(file, columns=["pair_id", "split"])
+        except (OSError, ValueError):
+            continue  # another record has them too
+        return frozenset(scores.loc[scores["split"] == "test", "pair_id"])
+    return None
+
+
+def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
+    """Per test pair, indexed by pair id and ordered by it: `component`, `label`, `probability` of being the same, `wrong`
+    (at the thresholds from calibration), and `failed`, where it could not embed a text. Raises FlywheelError when the scores
+    cannot be read or one is not finite.
+    """
+    file = evaluation_folder(evaluations, record.test_id, record.record_id) / SCORES
+    try:
+        scores = pd.read_parquet(file, columns=STORED)
+        check_pairs(scores["score"], scores["label"])
+        check_pairs(scores["probability"], scores["label"])
+    except (OSError, ValueError, TypeError) as error:
+        raise FlywheelError(f"{file} cannot be read ({one_line(error)}). {EVALUATE_AGAIN}") from error
+    except FlywheelError as error:
+        raise FlywheelError(f"{file} is damaged ({error.args[0].partition(':')[0]}). {EVALUATE_AGAIN}") from error
+    test = scores[scores["split"] == "test"].sort_values("pair_id").set_index("pair_id")
+    test = test.assign(wrong=test["same"] != test["label"], failed=is_failure(test["score"]))
+    return test[["component", "label", "probability", "wrong", "failed"]]

@@ -1,0 +1,119 @@
+"""What is evaluated: a trained model, a base model without training, an embedding API, or always the commoner label."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+import numpy as np
+
+from flywheel.files import digest
+from flywheel.models.api.vectors import ApiVectors
+from flywheel.models.catalogue import Variant
+from flywheel.models.folder import read_head
+from flywheel.models.head import Head
+from flywheel.models.reading import Reader
+from flywheel.models.vectors import Vectors
+from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.scoring.decision_rule import DecisionRule
+from flywheel.training.job import VERSION
+from flywheel.training.model import OutOfFold, TrainedModel
+from flywheel.training.starts import untuned_start
+
+GUESS = "commoner label"
+Embed = Callable[[list[str]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a subject was trained: on `pairs` pairs of a snapshot in `seconds`. `kept_start` says why it is the untrained start
+    where training brought no proven gain. `own` are its scores of those pairs out of fold, if they were made.
+    """
+
+    size: str
+    recipe: str
+    random_seed: int
+    snapshot_id: str
+    pairs: int
+    seconds: float
+    kept_start: str | None
+    own: OutOfFold | None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated: unit vectors for texts, its decision rule (None: made here, from calibration pairs), how it was
+    trained if it was, and the tokenizer of a local model. `failed` gives those of some texts that it could not embed. A
+    `guess` reads nothing, and nobody takes it for more.
+    """
+
+    record_id: str
+    kind: Literal["tuned", "untuned", "baseline"]
+    variant: str
+    embed: Embed
+    rule: DecisionRule | None = None
+    contamination: str | None = None
+    training: Training | None = None
+    failed: Callable[[list[str]], Collection[str]] = lambda _: ()
+    reader: Reader | None = None
+    guess: bool = False
+
+
+def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
+    """A trained model, by its head over the cached features of its encoder: the base model, or the one tuned from it."""
+    head = Head(*read_head(model.folder))
+    job = model.job
+    variant = Variant.parse(job.variant)
+    if model.tuned_encoder:
+        vectors = replace(vectors, tuned=model.folder)
+    training = Training(
+        job.size, job.recipe, job.random_seed, job.snapshot_id, model.train_pairs, model.seconds, model.kept_start,
+        model.out_of_fold(),
+    )  # fmt: skip
+    return Subject(
+        record_id=job.job_id,
+        kind="tuned",
+        variant=str(variant),
+        embed=lambda texts: head.apply(vectors.features(texts)),
+        rule=model.rule,
+        contamination=variant.model.contamination,
+        training=training,
+        reader=Reader(vectors.model, vectors.weights),
+    )
+
+
+def untuned_subject(
+    variant: Variant, snapshot: Snapshot, vectors: Vectors, kind: Literal["untuned", "baseline"] = "untuned"
+) -> Subject:
+    """The same base model at the same dimension without training."""
+    record_id = digest(f"{kind}|{variant}|{vectors.weights_id}|{vectors.dtype}|{snapshot.snapshot_id}|{VERSION}")
+
+    @cache
+    def head() -> Head:
+        return untuned_start(snapshot, vectors, variant.dim)
+
+    return Subject(
+        record_id=record_id,
+        kind=kind,
+        variant=str(variant),
+        embed=lambda texts: head().apply(vectors.get(texts)),
+        contamination=variant.model.contamination,
+        reader=Reader(vectors.model, vectors.weights),
+    )
+
+
+def api_subject(vectors: ApiVectors) -> Subject:
+    """An embedding API, by its cached vectors."""
+    variant = f"{vectors.model}@{vectors.dimensions}"
+    return Subject(digest(vectors.weights_id), "baseline", variant, vectors.get, failed=vectors.failed)
+
+
+def guess_subject() -> Subject:
+    """Always giving the label that is commoner in calibration: what there is to beat where no model knows such texts."""
+    return Subject(
+        record_id=digest("the commoner label"),
+        kind="baseline",
+        variant=GUESS,
+        embed=lambda texts: np.ones((len(texts), 1), np.float32),
+        guess=True,
+    )
