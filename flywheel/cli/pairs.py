@@ -64,7 +64,10 @@ def snapshot(new_test: Annotated[bool, typer.Option("--new-test", help="Draw new
     if as_json:
         return print_json({"snapshot_id": taken.snapshot_id, **sizes})
     print(f"snapshot {taken.snapshot_id}: " + ", ".join(f"{n:,} {split}" for split, n in sizes.items()))
-    print("Next: flywheel grid")
+    if taken.lack:
+        print(taken.lack)
+    if taken.is_drawn:
+        print("Next: flywheel grid")
 
 
 @pairs_app.callback(invoke_without_command=True)

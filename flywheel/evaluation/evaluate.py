@@ -127,10 +127,7 @@ def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Ter
 
 
 def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) -> Evaluation:
-    if not snapshot.test.pairs or not snapshot.calibration.pairs:
-        raise FlywheelError(
-            "There is no test split yet: the pairs form too few components. Ingest more pairs and run `flywheel snapshot`."
-        )
+    snapshot.check_drawn()
     calibration, test = (_both_labels(snapshot.pairs(split), split) for split in ("calibration", "test"))
     calibration, test = _score(subject.embed, calibration), _score(subject.embed, test)
     scores, labels, sources = (calibration[name].to_numpy() for name in ("score", "label", "source"))

@@ -78,11 +78,16 @@ def train_one(session: Session, snapshot: Snapshot, cell: Cell, recipe: str) -> 
 
 
 def ensure_snapshot(session: Session) -> Snapshot:
-    """The current snapshot, made with all it needs when there is none."""
-    if snapshot := session.workspace.snapshots.latest():
-        return snapshot
-    made = materialise(session, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])["snapshot"]
-    return session.workspace.snapshots.load(made["snapshot_id"])
+    """The current snapshot, made with all it needs when there is none that can judge.
+
+    Raises FlywheelError when there are too few pairs for that, before anything is encoded.
+    """
+    snapshot = session.workspace.snapshots.latest()
+    if snapshot is None or not snapshot.is_drawn:
+        made = materialise(session, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])["snapshot"]
+        snapshot = session.workspace.snapshots.load(made["snapshot_id"])
+    snapshot.check_drawn()
+    return snapshot
 
 
 def measure_references(session: Session) -> None:

@@ -62,12 +62,8 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
 
 
 def _calibration_pairs(snapshot: Snapshot) -> pd.DataFrame:
+    snapshot.check_drawn()
     calibration = snapshot.pairs("calibration")
-    if calibration.empty:
-        raise FlywheelError(
-            "There is no calibration split yet, so no threshold can be chosen: the pairs form too few components. "
-            "Ingest more pairs and run `flywheel snapshot`."
-        )
     check_both_labels(calibration["label"].to_numpy(), " in calibration")
     return calibration
 

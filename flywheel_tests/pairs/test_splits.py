@@ -1,9 +1,11 @@
 """Splits never leak, are drawn once and stay; sizes nest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -40,6 +42,10 @@ edges = st.lists(
 )  # fmt: skip
 
 
+def label_of(a: int, b: int) -> int:
+    return crc32(f"{min(a, b)} {max(a, b)}".encode()) % 2
+
+
 class Graph:
     """A store that is fed edges between numbered questions, batch by batch."""
 
@@ -50,12 +56,13 @@ class Graph:
 
     def add(self, edges: Sequence[Edge]) -> None:
         for source in ("seed", "interaction"):
-            lines = [line(f"q{a:03}", f"q{b:03}", kind=kind) for a, b, of, kind in edges if of == source]
+            lines = [line(f"q{a:03}", f"q{b:03}", label_of(a, b), kind=kind) for a, b, of, kind in edges if of == source]
             self._batches += 1
             ingest(self.store, Batch(f"batch {self._batches}", source, "test", json_lines(iter(lines))))  # type: ignore[arg-type]
 
     def snapshot(self, **options: Any) -> Snapshot:
-        return take_snapshot(self.store, self.workspace.snapshots, self.workspace.split_rules, **options)
+        rules = replace(self.workspace.split_rules, min_pairs=1, min_labels=1, max_component_share=1.0)
+        return take_snapshot(self.store, self.workspace.snapshots, rules, **options)
 
     def pairs(self) -> pd.DataFrame:
         with self.store.transaction() as db:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from flywheel.errors import FlywheelError
 from flywheel.files import digest
 from flywheel.pairs.events.seeds import QUORA
+from flywheel.pairs.snapshots.enough import Missing
 from flywheel.pairs.store.components import FROZEN
 from flywheel.pairs.store.sql import connect, quoted
 
@@ -38,7 +39,7 @@ class SplitSummary:
 @dataclass(frozen=True)
 class Snapshot:
     """A snapshot's folder and identity. `test_id` names its calibration and test pairs together; `seeds` says where its seed
-    pairs came from (`starter`, `quora`).
+    pairs came from (`starter`, `quora`); `missing`, by source, why it gives no new ones.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Snapshot:
     calibration: SplitSummary
     test: SplitSummary
     seeds: tuple[str, ...]
+    missing: dict[str, Missing] = field(compare=False)
 
     @property
     def on_quora(self) -> bool:
@@ -59,12 +61,32 @@ class Snapshot:
         """Read a snapshot's manifest. Raises FlywheelError when the folder holds none."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
-            splits = {name: SplitSummary(**manifest[name]) for name in SPLITS}
-            return cls(folder, manifest["snapshot_id"], manifest["test_id"], **splits, seeds=tuple(manifest["seeds"]))
+            splits = [SplitSummary(**manifest[name]) for name in SPLITS]
+            missing = {source: Missing(**lack) for source, lack in manifest["missing"].items()}
+            return cls(
+                folder, manifest["snapshot_id"], manifest["test_id"], splits[0], splits[1], splits[2],
+                tuple(manifest["seeds"]), missing,
+            )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FlywheelError(
                 f"{folder} holds no complete snapshot. Run `flywheel snapshot`, which makes it again."
             ) from error
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there are calibration and test pairs."""
+        return bool(self.calibration.pairs and self.test.pairs)
+
+    def check_drawn(self) -> None:
+        """Raise FlywheelError, which says what is missing, unless there are calibration and test pairs."""
+        if not self.is_drawn:
+            raise FlywheelError(f"There are no calibration and test pairs yet, so no model can be trained. {self.lack}")
+
+    @property
+    def lack(self) -> str:
+        """Why sources of pairs are neither in calibration nor in test, and what leads on; "" where none is missing."""
+        whys = [lack.why for lack in self.missing.values()]
+        return " ".join([*whys, self.missing["interaction"].remedy]) if "interaction" in self.missing else ""
 
     def pairs(self, split: str) -> pd.DataFrame:
         """The pairs of `train`, `calibration` or `test`, ordered by pair id. Raises FlywheelError for a damaged file."""
@@ -126,9 +148,8 @@ def _interleaved(source: "pd.Series[str]", size: int, interaction_share: float) 
     held = {name: np.flatnonzero((source == name).to_numpy()) for name in wanted}
     for name, pairs in wanted.items():
         if len(held[name]) < pairs:
-            raise FlywheelError(
-                f"Size {size} needs {pairs} {name} pairs, but `train` holds {len(held[name])}. Choose a smaller size, or `all`."
-            )
+            fits = "a smaller size, or `all`" if len(held[name]) else "`all`"
+            raise FlywheelError(f"Size {size} needs {pairs} {name} pairs, but `train` holds {len(held[name])}. Choose {fits}.")
     due = np.floor(np.arange(size + 1) * interaction_share + 1e-9).astype(int)
     take_interaction = np.diff(due) > 0
     rows = np.empty(size, dtype=int)
