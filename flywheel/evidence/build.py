@@ -8,6 +8,7 @@ from flywheel.evidence import cost_sections, sections
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Page, Picture, Section, Text, Tone
 from flywheel.evidence.words import difference_text, interval_text, model_name, percent, points
+from flywheel.pairs.snapshots.snapshot import DRAW_ANEW
 from flywheel.registry.decisions import SPENT_BELOW
 
 
@@ -60,13 +61,9 @@ def _baseline(evidence: Evidence) -> str:
 def _next_step(evidence: Evidence) -> tuple[str, str | None]:
     model, challenger = evidence.model, evidence.challenger
     if model.no_verdict:
-        return f"Bring more labelled pairs: {model.no_verdict}.", "flywheel ingest FILE"
+        return f"No verdict is possible: {model.no_verdict}. {DRAW_ANEW}", "flywheel ingest FILE"
     if alpha_for(evidence.decisions + 1) < SPENT_BELOW:
-        return (
-            "Draw a fresh test set from the embargoed and new pairs, once they suffice: little of this one's 5 % is left for "
-            "further decisions.",
-            "flywheel snapshot --new-test",
-        )
+        return f"Little of this test set's 5 % is left for further decisions. {DRAW_ANEW}", "flywheel ingest FILE"
     if challenger:
         return f"Promote: let {model_name(challenger)} | {challenger.size} be judged.", "flywheel champion promote"
     step, command = _advised(evidence)

@@ -11,6 +11,7 @@ from flywheel.evaluation.comparison import check_same_test
 from flywheel.evaluation.evaluate import decisions, tested_pairs
 from flywheel.evaluation.paired import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
 from flywheel.evaluation.records import Evaluation
+from flywheel.pairs.snapshots.snapshot import DRAW_ANEW
 from flywheel.registry.champions import Champion, Entry, Registry, Verdict
 from flywheel.registry.options import PromotionOptions
 
@@ -95,7 +96,7 @@ def judge(
     """
     check_same_test(challenger, reference)
     if reason := challenger.no_verdict or reference.no_verdict:
-        raise FlywheelError(f"No verdict is possible: {reason}. Ingest more pairs.")
+        raise FlywheelError(f"No verdict is possible: {reason}. {DRAW_ANEW}")
     ours, theirs = decisions(evaluations, challenger), decisions(evaluations, reference)
     test = paired_test(ours["wrong"].to_numpy(), theirs["wrong"].to_numpy(), ours["component"].to_numpy())
     right = ~theirs["wrong"]
@@ -149,9 +150,7 @@ def spending(verdict: Verdict) -> str:
         f"ones; the next one may spend {_percent(following)}."
     )
     if following < SPENT_BELOW:
-        words += (
-            " Draw a fresh test set from the embargoed and new pairs, once they suffice, with `flywheel snapshot --new-test`."
-        )
+        words += f" For a fresh test set: {DRAW_ANEW}"
     return words
 
 

@@ -37,7 +37,7 @@ CELL = Cell(Variant("all-MiniLM-L6-v2", 32), "all")
 
 def filled(workspace: Workspace, clumps: int = 12) -> Snapshot:
     ingest_files(workspace.store, [write(workspace.home.root / "given", clump_lines(range(clumps)))])
-    return take_snapshot(workspace)
+    return take_snapshot(with_options(workspace, evaluation={"min_components": 2}))
 
 
 def sharing(tmp_path: Path) -> tuple[Workspace, Path]:

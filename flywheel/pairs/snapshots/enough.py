@@ -158,5 +158,5 @@ def _held(offer: Offer, rules: SplitRules) -> str:
     return (
         f"The {what} give {same:,} explicit labels that say same and {different:,} that say different, in "
         f"{len(offer.components):,} components{rest}. Calibration and test get a share of them and need "
-        f"{rules.min_components} components and {rules.min_labels} labels of either kind each."
+        f"{rules.min_components} components and {rules.min_labels} of either label each."
     )

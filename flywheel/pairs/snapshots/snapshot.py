@@ -21,6 +21,11 @@ from flywheel.pairs.store.sql import connect, quoted
 ALL = "all"
 MANIFEST = "manifest.json"
 SPLITS = ("train", *FROZEN)
+# What helps where the frozen splits do not: another snapshot would let the new pairs train, and they could not be drawn.
+DRAW_ANEW = (
+    "Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test` before any other snapshot; it says how "
+    "many are missing."
+)
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,16 @@ class Snapshot:
     def check_drawn(self) -> None:
         """Raise FlywheelError, which says what is missing, unless there are calibration and test pairs."""
         if not self.is_drawn:
-            raise FlywheelError(f"There are no calibration and test pairs yet, so no model can be trained. {self.lack}")
+            lack = self.lack or f"Those there were are forgotten. {DRAW_ANEW}"
+            raise FlywheelError(f"There are no calibration and test pairs, so no model can be trained. {lack}")
 
     @property
     def lack(self) -> str:
         """Why sources of pairs are neither in calibration nor in test, and what leads on; "" where none is missing."""
-        whys = [lack.why for lack in self.missing.values()]
-        return " ".join([*whys, self.missing["interaction"].remedy]) if "interaction" in self.missing else ""
+        if "interaction" not in self.missing:
+            return ""
+        whys = [self.missing[source].why for source in ("seed", "interaction") if source in self.missing]
+        return " ".join([*whys, self.missing["interaction"].remedy])
 
     def pairs(self, split: str) -> pd.DataFrame:
         """The pairs of `train`, `calibration` or `test`, ordered by pair id. Raises FlywheelError for a damaged file."""
