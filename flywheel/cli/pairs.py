@@ -79,10 +79,11 @@ def pairs_show(context: typer.Context, home: Home = None, as_json: Json = False)
 
     from flywheel.pairs.store.overview import overview
 
-    summary = overview(open_workspace(home).store)
+    workspace = open_workspace(home)
+    summary = overview(workspace.store)
     if as_json:
         return print_json(asdict(summary))
-    _print_overview(summary)
+    _print_overview(summary, workspace.settings.pairs.seed_pairs)
 
 
 @pairs_app.command("origin")
@@ -153,14 +154,15 @@ def _print_forgotten(report: "ForgetReport", workspace: "Workspace") -> None:
     print("Files outside the home are yours to delete. Next: flywheel snapshot, then flywheel grid trains the models again.")
 
 
-def _print_overview(store: "Overview") -> None:
+def _print_overview(store: "Overview", seed_pairs: str) -> None:
     """The store as tables."""
     from flywheel.cli.console import console, new_table
     from flywheel.evidence.words import percent
 
     out = console(False)
     if not store.days:
-        out.print("The store is empty. Next: flywheel ingest PATH, or flywheel snapshot, which brings the seed pairs.")
+        seeds = "" if seed_pairs == "none" else ", or flywheel snapshot, which brings the seed pairs"
+        out.print(f"The store is empty. Next: flywheel ingest PATH{seeds}.")
         return
     counted = ["lines", "accepted", "duplicates", "quarantined", "conflicts", "embargoed"]
     counted += ["redacted"] if any(day.redacted for day in store.days) else []

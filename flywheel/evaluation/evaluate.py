@@ -29,7 +29,7 @@ from flywheel.models.catalogue import Variant
 from flywheel.models.folder import read_head
 from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
-from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.pairs.snapshots.snapshot import DRAW_ANEW, Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import check_both_labels, check_pairs
 from flywheel.training.job import VERSION
@@ -143,7 +143,7 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
 
 
 def _both_labels(pairs: pd.DataFrame, split: str) -> pd.DataFrame:
-    check_both_labels(pairs["label"].to_numpy(), f" in {split}")
+    check_both_labels(pairs["label"].to_numpy(), f" in {split}", DRAW_ANEW)
     return pairs
 
 

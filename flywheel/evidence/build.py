@@ -2,14 +2,17 @@
 
 from datetime import UTC, datetime
 
+from flywheel.evaluation.curve import MIN_SIZES
 from flywheel.evaluation.paired import alpha_for, detectable_difference
 from flywheel.evaluation.records import Evaluation
 from flywheel.evidence import cost_sections, sections
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Page, Picture, Section, Text, Tone
 from flywheel.evidence.words import difference_text, interval_text, model_name, percent, points
-from flywheel.pairs.snapshots.snapshot import DRAW_ANEW
+from flywheel.models.catalogue import Variant
+from flywheel.pairs.snapshots.snapshot import ALL, DRAW_ANEW
 from flywheel.registry.decisions import SPENT_BELOW
+from flywheel.training.job import GRID_DIMENSIONS, SIZES
 
 
 def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture | None) -> Page:
@@ -67,19 +70,42 @@ def _next_step(evidence: Evidence) -> tuple[str, str | None]:
     if challenger:
         return f"Promote: let {model_name(challenger)} | {challenger.size} be judged.", "flywheel champion promote"
     step, command = _advised(evidence)
-    if not evidence.baseline.is_api:
-        step += " To learn whether the API is beaten: set OPENAI_API_KEY and run `flywheel baseline embed`."
+    if evidence.baseline.advice:
+        step += f" {evidence.baseline.advice}"
     return step, command
 
 
 def _advised(evidence: Evidence) -> tuple[str, str | None]:
     if evidence.advice is None:
-        return f"Measure more sizes: {evidence.curve}.", "flywheel grid"
+        return _more_sizes(evidence)
     if evidence.advice.action == "collect more":
         return evidence.advice.sentence, "flywheel ingest FILE"
-    if evidence.advice.action == "stop collecting":
+    moved = any(row.recipe != "head" for row in evidence.board.tuned)
+    if evidence.advice.action == "stop collecting" and not moved:
         return f"{evidence.advice.sentence} Try to move layers too.", "flywheel grid --recipe top"
     return evidence.advice.sentence, None
+
+
+def _more_sizes(evidence: Evidence) -> tuple[str, str]:
+    """What gives the model's line a learning curve: sizes that have not been measured, or else more pairs to fill some."""
+    model, train = evidence.model, evidence.board.snapshot.train
+    measured = {row.size for row in evidence.board.tuned if (row.variant, row.recipe) == (model.variant, model.recipe)}
+    largest = train.seed or train.interaction
+    fitting = [size for size in SIZES if size != ALL and int(size) <= largest]
+    usable = len(fitting) + (not evidence.board.snapshot.mixed)
+    missing = [size for size in fitting if size not in measured]
+    if usable < MIN_SIZES or not missing:
+        return (
+            f"Bring more pairs: {evidence.curve}, and {largest:,} training pairs fill no more sizes.",
+            "flywheel ingest FILE",
+        )
+    variant = Variant.parse(model.variant)
+    recipe = f" --recipe {model.recipe}" if model.recipe != "head" else ""
+    if variant.dim in GRID_DIMENSIONS.get(variant.base, ()):
+        command = f"flywheel grid --variant {variant}{recipe}"
+    else:
+        command = f"flywheel train {variant} {missing[-1]}{recipe}"
+    return f"Measure more sizes: {evidence.curve}.", command
 
 
 def _glance(evidence: Evidence) -> tuple[Block, ...]:
@@ -119,6 +145,6 @@ def _curve(evidence: Evidence, picture: Picture | None) -> tuple[Block, ...]:
             f"{evidence.advice.sentence} By a power law through the sizes of {evidence.name(evidence.model)}; its band "
             "says what other test pairs would have changed, not whether the law goes on to hold."
         )
-        if evidence.board.snapshot.train.interaction:
+        if evidence.board.snapshot.mixed:
             text += " The size all is left out of the law: it holds interaction pairs too."
     return (*([picture] if picture else []), Text(text))

@@ -48,7 +48,8 @@ def plan_cells(session: Session, snapshot: Snapshot, cells: Sequence[Cell], reci
         if reason := no_weights[cell.variant.base]:
             return PlannedCell(cell, "impossible", reason)
         if cell.size != ALL and int(cell.size) > largest:
-            return PlannedCell(cell, "impossible", f"sizes above {largest:,}, the seed pairs in `train`, cannot be filled")
+            held = f"`train` holds {snapshot.train.seed:,} seed and {snapshot.train.interaction:,} interaction pairs"
+            return PlannedCell(cell, "impossible", f"sizes above {largest:,} cannot be filled, since {held}")
         done = cell_key(cell) in recorded and _is_done(workspace, snapshot, cell, recipe)
         return PlannedCell(cell, "done" if done else "to do")
 

@@ -22,7 +22,7 @@ from flywheel.models.folder import write_model
 from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
-from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.pairs.snapshots.snapshot import DRAW_ANEW, Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import MIN_LABELS, ScoreFit, check_both_labels, fit_scores
 from flywheel.training.gate import reason_not_better
@@ -64,7 +64,7 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
 def _calibration_pairs(snapshot: Snapshot) -> pd.DataFrame:
     snapshot.check_drawn()
     calibration = snapshot.pairs("calibration")
-    check_both_labels(calibration["label"].to_numpy(), " in calibration")
+    check_both_labels(calibration["label"].to_numpy(), " in calibration", DRAW_ANEW)
     return calibration
 
 

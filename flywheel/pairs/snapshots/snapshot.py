@@ -74,8 +74,13 @@ class Snapshot:
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FlywheelError(
-                f"{folder} holds no complete snapshot. Run `flywheel snapshot`, which makes it again."
+                f"{folder} holds no complete snapshot. Delete that folder, then run `flywheel snapshot`."
             ) from error
+
+    @property
+    def mixed(self) -> bool:
+        """Whether `train` holds pairs of both sources, so that the size `all` is of another make-up than numbered ones."""
+        return bool(self.train.seed and self.train.interaction)
 
     @property
     def is_drawn(self) -> bool:
@@ -85,8 +90,12 @@ class Snapshot:
     def check_drawn(self) -> None:
         """Raise FlywheelError, which says what is missing, unless there are calibration and test pairs."""
         if not self.is_drawn:
-            lack = self.lack or f"Those there were are forgotten. {DRAW_ANEW}"
-            raise FlywheelError(f"There are no calibration and test pairs, so no model can be trained. {lack}")
+            raise FlywheelError(f"There are no calibration and test pairs, so no model can be trained. {self.way_to_a_draw}")
+
+    @property
+    def way_to_a_draw(self) -> str:
+        """What leads to calibration and test pairs where there are none."""
+        return self.lack or f"Those there were are forgotten. {DRAW_ANEW}"
 
     @property
     def lack(self) -> str:
@@ -125,7 +134,8 @@ class Snapshot:
         """The first `size` training pairs; a smaller size is always a prefix of a larger one.
 
         Order is hash order within each source, redrawn by `random_seed`; in a numbered size every prefix holds
-        `interaction_share` of interaction pairs, `all` holds everything. Raises FlywheelError when `train` holds too few.
+        `interaction_share` of interaction pairs, and nothing else where there are no seed pairs; `all` holds everything. Raises
+        FlywheelError when `train` holds too few.
         """
         pairs = self.pairs("train")
         pairs = pairs.assign(order=[digest(f"{random_seed}|{pair}") for pair in pairs["pair_id"]]).sort_values("order")
@@ -134,14 +144,17 @@ class Snapshot:
             if pairs.empty:
                 raise FlywheelError("`train` holds no pairs; ingest some and run `flywheel snapshot`.")
             return pairs
-        return pairs.iloc[_interleaved(pairs["source"], int(size), interaction_share)].reset_index(drop=True)
+        return pairs.iloc[_interleaved(pairs["source"], int(size), self._share(interaction_share))].reset_index(drop=True)
 
     def largest_size(self, interaction_share: float) -> int:
         """How many pairs a numbered size can have at most."""
-        if interaction_share == 0:
-            return self.train.seed
-        by_interaction = int(self.train.interaction / interaction_share)
-        return max(0, min(by_interaction, int(self.train.seed / (1 - interaction_share))))
+        share = self._share(interaction_share)
+        if share in (0, 1):
+            return self.train.interaction if share else self.train.seed
+        return max(0, min(int(self.train.interaction / share), int(self.train.seed / (1 - share))))
+
+    def _share(self, interaction_share: float) -> float:
+        return interaction_share if self.train.seed else 1.0
 
 
 def damaged(where: Path, error: Exception) -> FlywheelError:
