@@ -92,11 +92,11 @@ def _more_sizes(evidence: Evidence) -> tuple[str, str]:
     measured = {row.size for row in evidence.board.tuned if (row.variant, row.recipe) == (model.variant, model.recipe)}
     largest = train.seed or train.interaction
     fitting = [size for size in SIZES if size != ALL and int(size) <= largest]
-    usable = len(fitting) + (not evidence.board.snapshot.mixed)
+    usable = len({*map(int, fitting), *(() if evidence.board.snapshot.mixed else (largest,))})
     missing = [size for size in fitting if size not in measured]
     if usable < MIN_SIZES or not missing:
         return (
-            f"Bring more pairs: {evidence.curve}, and {largest:,} training pairs fill no more sizes.",
+            f"Bring more pairs: {evidence.curve}, and {largest:,} training pairs fill too few sizes.",
             "flywheel ingest FILE",
         )
     variant = Variant.parse(model.variant)

@@ -244,8 +244,8 @@ def test_spending_is_told_in_percent_and_a_fresh_test_advised_when_little_is_lef
     assert spending(verdicts[1]) == (
         "Decision 3 on pairs of this test set: 0.34 % of the 5 % was to spend on it, 0.86 % is left for all later ones; "
         "the next one may spend 0.19 %. "
-        "For a fresh test set: Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test` before any other "
-        "snapshot; it says how many are missing."
+        "For a fresh test set: Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test` before any "
+        "other snapshot; it says how many are missing."
     )
 
 
