@@ -83,29 +83,38 @@ def _advised(evidence: Evidence) -> tuple[str, str | None]:
     moved = any(row.recipe != "head" for row in evidence.board.tuned)
     if evidence.advice.action == "stop collecting" and not moved:
         return f"{evidence.advice.sentence} Try to move layers too.", "flywheel grid --recipe top"
+    if evidence.advice.action == "unclear":
+        if command := _command_for_more_sizes(evidence):
+            return evidence.advice.sentence, command
+        return f"{evidence.advice.sentence} For a larger one: {DRAW_ANEW}", "flywheel ingest FILE"
     return evidence.advice.sentence, None
 
 
 def _more_sizes(evidence: Evidence) -> tuple[str, str]:
     """What gives the model's line a learning curve: sizes that have not been measured, or else more pairs to fill some."""
+    snapshot, command = evidence.board.snapshot, _command_for_more_sizes(evidence)
+    largest = snapshot.train.seed or snapshot.train.interaction
+    different = {*_fitting(largest), *(() if snapshot.mixed else (largest,))}
+    if command is None or len(different) < MIN_SIZES:
+        return f"Bring more pairs: {evidence.curve}, and {largest:,} training pairs fill too few sizes.", "flywheel ingest FILE"
+    return f"Measure more sizes: {evidence.curve}.", command
+
+
+def _command_for_more_sizes(evidence: Evidence) -> str | None:
+    """What trains sizes of the model's line that have not been measured; None where the pairs fill no others."""
     model, train = evidence.model, evidence.board.snapshot.train
     measured = {row.size for row in evidence.board.tuned if (row.variant, row.recipe) == (model.variant, model.recipe)}
-    largest = train.seed or train.interaction
-    fitting = [size for size in SIZES if size != ALL and int(size) <= largest]
-    usable = len({*map(int, fitting), *(() if evidence.board.snapshot.mixed else (largest,))})
-    missing = [size for size in fitting if size not in measured]
-    if usable < MIN_SIZES or not missing:
-        return (
-            f"Bring more pairs: {evidence.curve}, and {largest:,} training pairs fill too few sizes.",
-            "flywheel ingest FILE",
-        )
-    variant = Variant.parse(model.variant)
-    recipe = f" --recipe {model.recipe}" if model.recipe != "head" else ""
-    if variant.dim in GRID_DIMENSIONS.get(variant.base, ()):
-        command = f"flywheel grid --variant {variant}{recipe}"
-    else:
-        command = f"flywheel train {variant} {missing[-1]}{recipe}"
-    return f"Measure more sizes: {evidence.curve}.", command
+    missing = [size for size in _fitting(train.seed or train.interaction) if str(size) not in measured]
+    if not missing:
+        return None
+    variant, recipe = Variant.parse(model.variant), f" --recipe {model.recipe}" if model.recipe != "head" else ""
+    if variant.dim in GRID_DIMENSIONS[variant.base]:
+        return f"flywheel grid --variant {variant}{recipe}"
+    return f"flywheel train {variant} {missing[-1]}{recipe}"
+
+
+def _fitting(largest: int) -> list[int]:
+    return [int(size) for size in SIZES if size != ALL and int(size) <= largest]
 
 
 def _glance(evidence: Evidence) -> tuple[Block, ...]:
