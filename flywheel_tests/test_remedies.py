@@ -313,10 +313,6 @@ ROWS = {
     "a shared snapshot is half there": Row(
         half_shared, "leaderboard", r"is not complete: .* Upload it again: a snapshot by `flywheel snapshot`", "Next:"
     ),
-    "token states that take too much disk": Row(
-        setting("models", "state_cache_gb", 0.001, trained), f"{TRAIN} --recipe top",
-        r"Set models\.state_cache_gb to at least [\d.]+", "Next: flywheel leaderboard", slow=True,
-    ),
     "more layers than there are": Row(
         setting("training", "recipes.top.layers", 9, trained), f"{TRAIN} --recipe top",
         r"Set training\.recipes\.top\.layers to 5", "Next: flywheel leaderboard", slow=True,
