@@ -56,7 +56,10 @@ def download(uri: str, folder: Path, last: str) -> None:
     with _explained(uri, "read"):
         storage, root = _open(uri)
         if not storage.exists(f"{root}/{last}"):
-            raise FlywheelError(f"{uri} is not complete: it has no {last}. Upload it again.")
+            raise FlywheelError(
+                f"{uri} is not complete: it has no {last}. Upload it again: a snapshot by `flywheel snapshot` on a machine "
+                "that has the pairs."
+            )
         for path in storage.find(root):
             target = folder / path.removeprefix(f"{root}/")
             target.parent.mkdir(parents=True, exist_ok=True)

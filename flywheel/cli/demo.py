@@ -27,6 +27,7 @@ def demo(home: Home = None, as_json: Json = False) -> None:
     from flywheel.models.catalogue import Variant
     from flywheel.orchestration.grid import measure_references
     from flywheel.orchestration.materialise import materialise
+    from flywheel.pipeline.evaluation import how_to_measure_the_api
     from flywheel.training.job import GRID_DIMENSIONS, SIZES, Cell
 
     with open_home(home) as opened:
@@ -48,7 +49,7 @@ def demo(home: Home = None, as_json: Json = False) -> None:
         materialise(session, ["leaderboard", "champion", "evidence"])
         if as_json:
             return print_json(_results(session, snapshot, outcomes))
-        _show_results(session, snapshot, out)
+        _show_results(session, snapshot, how_to_measure_the_api(opened.workspace), out)
         if not any(outcome["outcome"] == "trained" for outcome in outcomes):
             out.print("\nEverything was finished already: no question was encoded and no cell trained a second time.")
         _say_what_next(session, out, time.monotonic() - started)
@@ -96,16 +97,15 @@ def _results(session: "Session", snapshot: "Snapshot", outcomes: list[dict[str, 
     }
 
 
-def _show_results(session: "Session", snapshot: "Snapshot", out: "Console") -> None:
+def _show_results(session: "Session", snapshot: "Snapshot", advice: str, out: "Console") -> None:
     from flywheel.evidence.render.terminal import print_section
     from flywheel.evidence.sections import board_section, decision_section
-    from flywheel.pipeline.evaluation import leaderboard, read_baseline
+    from flywheel.pipeline.evaluation import leaderboard
 
     workspace = session.workspace
     champion = workspace.registry.champion()
     print_section(board_section(leaderboard(workspace, snapshot), champion.model if champion else None), out)
-    if advice := read_baseline(workspace, snapshot).advice:
-        out.print(advice, style="cyan")
+    out.print(advice, style="cyan")
     if history := workspace.registry.history():
         print_section(decision_section(history[-1], workspace.registry.current(), False), out)
 

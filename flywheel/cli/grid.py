@@ -37,6 +37,8 @@ def grid_command(variant: Annotated[list[str] | None, typer.Option(help="A varia
     with open_home(home) as session:
         snapshot = grid.ensure_snapshot(session)
         outcomes = run_grid(session, snapshot, cells, check_recipe(recipe), as_json)
+        if all(outcome["outcome"] == "impossible" for outcome in outcomes):
+            raise FlywheelError(_nothing_fits([outcome["reason"] for outcome in outcomes], variant or []))
         grid.measure_references(session)
     if as_json:
         print_json(outcomes)
@@ -44,6 +46,14 @@ def grid_command(variant: Annotated[list[str] | None, typer.Option(help="A varia
         raise FlywheelError("Some cells failed; the reasons are above. The others are finished.")
     if not as_json:
         print("Next: flywheel leaderboard")
+
+
+def _nothing_fits(reasons: "Sequence[str]", variants: "Sequence[str]") -> str:
+    """Why none of the cells that were asked for can be trained, and what leads on: the size all can always be filled."""
+    sizes = [reason for reason in reasons if reason.startswith("sizes above")]
+    named = "".join(f" --variant {variant}" for variant in variants)
+    reason = f"{sizes[0]}. Run `flywheel grid{named} --size all`." if sizes else reasons[0]
+    return f"None of the {len(reasons)} cells can be trained: {reason}"
 
 
 def run_grid(

@@ -107,7 +107,10 @@ def snapshot(new_test: Annotated[bool, typer.Option("--new-test", help="Draw new
     if as_json:
         return print_json({"snapshot_id": taken.snapshot_id, **sizes})
     print(f"snapshot {taken.snapshot_id}: " + ", ".join(f"{n:,} {split}" for split, n in sizes.items()))
-    print("Next: flywheel grid")
+    if taken.lack:
+        print(taken.lack)
+    if taken.is_drawn:
+        print("Next: flywheel grid")
 
 
 @pairs_app.callback(invoke_without_command=True)
@@ -119,10 +122,11 @@ def pairs_show(context: typer.Context, home: Home = None, as_json: Json = False)
 
     from flywheel.pairs.store.overview import overview
 
-    summary = overview(open_workspace(home).store)
+    workspace = open_workspace(home)
+    summary = overview(workspace.store)
     if as_json:
         return print_json(asdict(summary))
-    _print_overview(summary)
+    _print_overview(summary, workspace.settings.pairs.seed_pairs)
 
 
 @pairs_app.command("origin")
@@ -193,14 +197,15 @@ def _print_forgotten(report: "ForgetReport", workspace: "Workspace") -> None:
     print("Files outside the home are yours to delete. Next: flywheel snapshot, then flywheel grid trains the models again.")
 
 
-def _print_overview(store: "Overview") -> None:
+def _print_overview(store: "Overview", seed_pairs: str) -> None:
     """The store as tables."""
     from flywheel.cli.console import console, new_table
     from flywheel.evidence.words import percent
 
     out = console(False)
     if not store.days:
-        out.print("The store is empty. Next: flywheel ingest PATH, or flywheel snapshot, which brings the seed pairs.")
+        seeds = "" if seed_pairs == "none" else ", or flywheel snapshot, which brings the seed pairs"
+        out.print(f"The store is empty. Next: flywheel ingest PATH{seeds}.")
         return
     counted = ["lines", "accepted", "duplicates", "quarantined", "conflicts", "embargoed"]
     counted += ["redacted"] if any(day.redacted for day in store.days) else []

@@ -30,7 +30,8 @@ def leaderboard(home: Home = None, as_json: Json = False) -> None:
     if as_json:
         return print_json(board.to_json())
     if not board.rows:
-        print(f"No model has been evaluated on snapshot {board.snapshot.snapshot_id[:12]} yet. Next: flywheel grid")
+        following = "Next: flywheel grid" if board.snapshot.is_drawn else board.snapshot.way_to_a_draw
+        print(f"No model has been evaluated on snapshot {board.snapshot.snapshot_id[:12]} yet. {following}")
         return
     champion = workspace.registry.champion()
     print_section(board_section(board, champion.model if champion else None), console(False))

@@ -26,7 +26,7 @@ from flywheel.evaluation.statistics import (
 )
 from flywheel.evaluation.subjects import Embed, Subject
 from flywheel.files import locked, replace_folder, scratch_folder, write_json
-from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.pairs.snapshots.snapshot import DRAW_ANEW, Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import check_both_labels
 from flywheel.training.model import OutOfFold
@@ -48,10 +48,7 @@ def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Ter
 
 
 def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) -> Evaluation:
-    if not snapshot.test.pairs or not snapshot.calibration.pairs:
-        raise FlywheelError(
-            "There is no test split yet: the pairs form too few components. Ingest more pairs and run `flywheel snapshot`."
-        )
+    snapshot.check_drawn()
     calibration, test = (_both_labels(snapshot.pairs(split), split) for split in ("calibration", "test"))
     lost = frozenset(subject.failed(unique_texts(calibration, test)))
     lost_calibration, lost_test = holds_any(calibration, lost), holds_any(test, lost)
@@ -80,7 +77,7 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
 
 
 def _both_labels(pairs: pd.DataFrame, split: str) -> pd.DataFrame:
-    check_both_labels(pairs["label"].to_numpy(), f" in {split}")
+    check_both_labels(pairs["label"].to_numpy(), f" in {split}", DRAW_ANEW)
     return pairs
 
 

@@ -3,13 +3,17 @@
 from datetime import UTC, datetime
 
 from flywheel.evaluation.comparison import unsound, unsound_text
+from flywheel.evaluation.curve import MIN_SIZES
 from flywheel.evaluation.paired import alpha_for, detectable_difference
 from flywheel.evaluation.records import Evaluation
 from flywheel.evidence import cost_sections, sections
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Page, Picture, Section, Text, Tone
 from flywheel.evidence.words import baseline_name, difference_text, interval_text, model_name, percent, points
+from flywheel.models.catalogue import Variant
+from flywheel.pairs.snapshots.snapshot import ALL, DRAW_ANEW
 from flywheel.registry.decisions import SPENT_BELOW
+from flywheel.training.job import GRID_DIMENSIONS, SIZES
 
 
 def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture | None) -> Page:
@@ -63,21 +67,17 @@ def _baseline(evidence: Evidence) -> str:
 def _next_step(evidence: Evidence) -> tuple[str, str | None]:
     model, challenger = evidence.model, evidence.challenger
     if model.no_verdict:
-        return f"Bring more labelled pairs: {model.no_verdict}.", "flywheel ingest FILE"
+        return f"No verdict is possible: {model.no_verdict}. {DRAW_ANEW}", "flywheel ingest FILE"
     if side := _unsound(evidence):
         assert side.alarm
         return f"{side.alarm.remedy}.", None
     if alpha_for(evidence.decisions + 1) < SPENT_BELOW:
-        return (
-            "Draw a fresh test set from the embargoed and new pairs, once they suffice: little of this one's 5 % is left for "
-            "further decisions.",
-            "flywheel snapshot --new-test",
-        )
+        return f"Little of this test set's 5 % is left for further decisions. {DRAW_ANEW}", "flywheel ingest FILE"
     if challenger:
         return f"Promote: let {model_name(challenger)} | {challenger.size} be judged.", "flywheel champion promote"
     step, command = _advised(evidence)
-    if not evidence.baseline.is_api:
-        step += " To learn whether the API is beaten: set OPENAI_API_KEY and run `flywheel baseline embed`."
+    if evidence.baseline.advice:
+        step += f" {evidence.baseline.advice}"
     return step, command
 
 
@@ -91,12 +91,44 @@ def _unsound(evidence: Evidence) -> Evaluation | None:
 
 def _advised(evidence: Evidence) -> tuple[str, str | None]:
     if evidence.advice is None:
-        return f"Measure more sizes: {evidence.curve}.", "flywheel grid"
+        return _more_sizes(evidence)
     if evidence.advice.action == "collect more":
         return evidence.advice.sentence, "flywheel ingest FILE"
-    if evidence.advice.action == "stop collecting":
+    moved = any(row.recipe != "head" for row in evidence.board.tuned)
+    if evidence.advice.action == "stop collecting" and not moved:
         return f"{evidence.advice.sentence} Try to move layers too.", "flywheel grid --recipe top"
+    if evidence.advice.action == "unclear":
+        if command := _command_for_more_sizes(evidence):
+            return evidence.advice.sentence, command
+        return f"{evidence.advice.sentence} For a larger one: {DRAW_ANEW}", "flywheel ingest FILE"
     return evidence.advice.sentence, None
+
+
+def _more_sizes(evidence: Evidence) -> tuple[str, str]:
+    """What gives the model's line a learning curve: sizes that have not been measured, or else more pairs to fill some."""
+    snapshot, command = evidence.board.snapshot, _command_for_more_sizes(evidence)
+    largest = snapshot.train.seed or snapshot.train.interaction
+    different = {*_fitting(largest), *(() if snapshot.mixed else (largest,))}
+    if command is None or len(different) < MIN_SIZES:
+        return f"Bring more pairs: {evidence.curve}, and {largest:,} training pairs fill too few sizes.", "flywheel ingest FILE"
+    return f"Measure more sizes: {evidence.curve}.", command
+
+
+def _command_for_more_sizes(evidence: Evidence) -> str | None:
+    """What trains sizes of the model's line that have not been measured; None where the pairs fill no others."""
+    model, train = evidence.model, evidence.board.snapshot.train
+    measured = {row.size for row in evidence.board.tuned if (row.variant, row.recipe) == (model.variant, model.recipe)}
+    missing = [size for size in _fitting(train.seed or train.interaction) if str(size) not in measured]
+    if not missing:
+        return None
+    variant, recipe = Variant.parse(model.variant), f" --recipe {model.recipe}" if model.recipe != "head" else ""
+    if variant.dim in GRID_DIMENSIONS[variant.base]:
+        return f"flywheel grid --variant {variant}{recipe}"
+    return f"flywheel train {variant} {missing[-1]}{recipe}"
+
+
+def _fitting(largest: int) -> list[int]:
+    return [int(size) for size in SIZES if size != ALL and int(size) <= largest]
 
 
 def _glance(evidence: Evidence) -> tuple[Block, ...]:
@@ -136,6 +168,6 @@ def _curve(evidence: Evidence, picture: Picture | None) -> tuple[Block, ...]:
             f"{evidence.advice.sentence} By a power law through the sizes of {evidence.name(evidence.model)}; its band "
             "says what other test pairs would have changed, not whether the law goes on to hold."
         )
-        if evidence.board.snapshot.train.interaction:
+        if evidence.board.snapshot.mixed:
             text += " The size all is left out of the law: it holds interaction pairs too."
     return (*([picture] if picture else []), Text(text))

@@ -138,10 +138,10 @@ def _line(record: Evaluation) -> tuple[str, str | None]:
 
 
 def _curves(evaluations: Path, board: Leaderboard) -> dict[tuple[str, str | None], LearningCurve | str]:
-    """The power law of each line, or why it has none. Where `all` holds interaction pairs too it is left out: sizes differ in
+    """The power law of each line, or why it has none. Where `all` holds pairs of both sources it is left out: sizes differ in
     amount alone.
     """
-    rows = [row for row in board.tuned if row.size != ALL or not board.snapshot.train.interaction]
+    rows = [row for row in board.tuned if row.size != ALL or not board.snapshot.mixed]
     lines = dict.fromkeys(_line(row) for row in rows)
     return {line: learning_curve_of(evaluations, [row for row in rows if _line(row) == line]) for line in lines}
 

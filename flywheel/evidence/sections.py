@@ -57,7 +57,7 @@ def board_section(
     if board.on_other_terms:
         about.append(
             f"{board.on_other_terms} more rows were made under another target_prior or min_components (settings [evaluation]); "
-            "`flywheel grid` makes them again."
+            "`flywheel grid` or `flywheel train`, whichever made them, makes them again."
         )
     if any(row.rough for row in board.rows):
         about.append(f"Rough: {test.components} components in test; from 100 on the intervals are firm.")

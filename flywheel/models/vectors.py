@@ -99,10 +99,11 @@ class Vectors:
         if missing:
             needed = cache.size() + self.new_state_bytes(texts, layers)
             if needed > self.state_bytes:
+                prune = ", or delete those of earlier trainings by `flywheel cache prune --states`" if cache.size() else ""
                 raise FlywheelError(
-                    f"The token states of {self.model.name} would take about {needed / 1e9:.1f} GB in {cache.folder}, and "
-                    f"models.state_cache_gb allows {self.state_bytes / 1e9:g}. Raise it, choose a smaller size, or run "
-                    "`flywheel cache prune --states`."
+                    f"The token states of {self.model.name} would take about {needed / 1e9:.2g} GB in {cache.folder}, and "
+                    f"models.state_cache_gb allows {self.state_bytes / 1e9:g}. Set models.state_cache_gb to at least "
+                    f"{_round_up(needed / 1e9)}, or choose a smaller size{prune}."
                 )
 
         def encode(chunk: list[str], report: OnProgress | None) -> Ragged:
@@ -158,3 +159,8 @@ def _chunks(
         return encode(chunk, (lambda done, _: progress(base + done, total)) if progress else None)
 
     return encode_chunk
+
+
+def _round_up(gigabytes: float) -> str:
+    """A little more, in two digits."""
+    return f"{1.1 * gigabytes:.2g}"

@@ -123,6 +123,7 @@ def snapshot(workspace: dg.ResourceParam[Workspace]) -> dg.MaterializeResult:
             "calibration_pairs": taken.calibration.pairs,
             "test_pairs": taken.test.pairs,
             "interaction_pairs": taken.train.interaction,
+            **({"missing": taken.lack} if taken.lack else {}),
             "dagster/uri": str(taken.folder),
             "dagster/row_count": taken.train.pairs + taken.calibration.pairs + taken.test.pairs,
             **({"leak_probe_advantage": probe.advantage, "leak_probe_auc": probe.auc} if probe.advantage is not None else {}),

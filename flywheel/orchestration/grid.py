@@ -48,7 +48,8 @@ def plan_cells(session: Session, snapshot: Snapshot, cells: Sequence[Cell], reci
         if reason := no_weights[cell.variant.base]:
             return PlannedCell(cell, "impossible", reason)
         if cell.size != ALL and int(cell.size) > largest:
-            return PlannedCell(cell, "impossible", f"sizes above {largest:,}, the seed pairs in `train`, cannot be filled")
+            held = f"`train` holds {snapshot.train.seed:,} seed and {snapshot.train.interaction:,} interaction pairs"
+            return PlannedCell(cell, "impossible", f"sizes above {largest:,} cannot be filled, since {held}")
         done = cell_key(cell) in recorded and _is_done(workspace, snapshot, cell, recipe)
         return PlannedCell(cell, "done" if done else "to do")
 
@@ -78,11 +79,16 @@ def train_one(session: Session, snapshot: Snapshot, cell: Cell, recipe: str) -> 
 
 
 def ensure_snapshot(session: Session) -> Snapshot:
-    """The current snapshot, made with all it needs when there is none."""
-    if snapshot := session.workspace.snapshots.latest():
-        return snapshot
-    made = materialise(session, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])["snapshot"]
-    return session.workspace.snapshots.load(made["snapshot_id"])
+    """The current snapshot, made with all it needs when there is none that can judge.
+
+    Raises FlywheelError when there are too few pairs for that, before anything is encoded.
+    """
+    snapshot = session.workspace.snapshots.latest()
+    if snapshot is None or not snapshot.is_drawn:
+        made = materialise(session, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])["snapshot"]
+        snapshot = session.workspace.snapshots.load(made["snapshot_id"])
+    snapshot.check_drawn()
+    return snapshot
 
 
 def measure_references(session: Session) -> None:

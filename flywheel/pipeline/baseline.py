@@ -77,7 +77,7 @@ def baseline_status(workspace: Workspace, snapshot: Snapshot) -> BaselineStatus:
         paid_money=paid.money(workspace.settings.baseline.price),
         key_set=bool(api.api_key),
         failed=failed_texts(workspace, texts_to_embed(snapshot, train=True)),
-        next=_next(bool(api.api_key), judged),
+        next=_next(bool(api.api_key), judged, snapshot),
     )
 
 
@@ -157,9 +157,9 @@ def _texts(snapshot: Snapshot, splits: Sequence[str]) -> list[str]:
     return unique_texts(*(snapshot.pairs(split) for split in splits))
 
 
-def _next(key_set: bool, judged: Coverage) -> str:
-    if not judged.missing + judged.cached + judged.failed:
-        return "flywheel ingest FILE, until there are calibration and test pairs"
+def _next(key_set: bool, judged: Coverage, snapshot: Snapshot) -> str:
+    if not snapshot.is_drawn:
+        return snapshot.way_to_a_draw
     if not judged.missing:
         return "flywheel grid, then flywheel leaderboard"
     return (

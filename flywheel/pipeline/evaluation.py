@@ -61,7 +61,7 @@ def measure_baseline(workspace: Workspace, snapshot: Snapshot, pay: bool) -> Bas
         paid = api.fill(texts)
         return Baseline(workspace.evaluate(api_subject(api), snapshot), True, None, paid)
     record = workspace.evaluate(_local_baseline(workspace, snapshot), snapshot)
-    return Baseline(record, False, _advice(workspace), Paid())
+    return Baseline(record, False, how_to_measure_the_api(workspace), Paid())
 
 
 def read_baseline(workspace: Workspace, snapshot: Snapshot) -> Baseline:
@@ -73,7 +73,7 @@ def read_baseline(workspace: Workspace, snapshot: Snapshot) -> Baseline:
     if source not in _WITHOUT_API and (record := _read(workspace, snapshot, api_subject(workspace.api).record_id)):
         return Baseline(record, True, None, Paid())
     if source != "openai" and (record := _read(workspace, snapshot, _local_baseline(workspace, snapshot).record_id)):
-        return Baseline(record, False, _advice(workspace), Paid())
+        return Baseline(record, False, how_to_measure_the_api(workspace), Paid())
     raise FlywheelError(
         f"The baseline has not been measured on snapshot {snapshot.snapshot_id[:12]}. Run `flywheel grid`, or materialise "
         "`baseline_scores`."
@@ -124,13 +124,15 @@ def _local_baseline(workspace: Workspace, snapshot: Snapshot) -> Subject:
     return untuned_subject(variant, snapshot, workspace.vectors(variant.model), kind="baseline")
 
 
-def _advice(workspace: Workspace) -> str:
+def how_to_measure_the_api(workspace: Workspace) -> str:
+    """What the baseline is while the API is not measured, and how to measure it."""
     options = workspace.settings.baseline
     if options.source == "guess":
         return "The baseline is always giving the commoner label. To compare with a model, set baseline.source to auto."
+    first = "set baseline.source to auto, then " if options.source == "local" else ""
     return (
-        f"The baseline is the untuned {options.local_variant}, not {options.model}. To measure the API, set OPENAI_API_KEY and "
-        "run `flywheel baseline embed`, or materialise `baseline_scores`."
+        f"The baseline is the untuned {options.local_variant}, not {options.model}. To measure the API, {first}set "
+        "OPENAI_API_KEY and run `flywheel baseline embed`, or materialise `baseline_scores`."
     )
 
 

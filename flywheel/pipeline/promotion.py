@@ -68,5 +68,11 @@ def rollback(workspace: Workspace, to: int | None) -> Entry:
     target = workspace.registry.rollback_target(to)
     if target.champion is None:
         raise FlywheelError(f"Entry {target.number} made no champion; `flywheel champion history` lists them.")
-    TrainedModel.load(workspace.home.models / target.champion.model)
+    folder = workspace.home.models / target.champion.model
+    if not folder.exists():
+        raise FlywheelError(
+            f"The model folder {folder} of entry {target.number} is gone. Put a copy of it back, or name another entry: "
+            "`flywheel champion history` lists them."
+        )
+    TrainedModel.load(folder)
     return workspace.registry.rollback(target.number)

@@ -46,6 +46,7 @@ def save_page(workspace: Workspace, snapshot: Snapshot) -> tuple[Page, Path]:
 
 def find_evidence(workspace: Workspace, snapshot: Snapshot) -> Evidence:
     """Read what the page needs. Raises FlywheelError when the baseline or the champion is not measured on this snapshot."""
+    snapshot.check_drawn()
     baseline, champion = read_baseline(workspace, snapshot), read_champion(workspace, snapshot)
     board = leaderboard(workspace, snapshot)
     match = next_match(workspace, board, baseline.evaluation, champion) if board.tuned else None

@@ -8,14 +8,15 @@ from flywheel.compute.places import Places
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.records import Evaluation, Terms
+from flywheel.evaluation.statistics import MAX_COMPONENT_SHARE
 from flywheel.evaluation.subjects import Subject
 from flywheel.home import Home
 from flywheel.models.api.vectors import ApiVectors
 from flywheel.models.catalogue import BaseModel
 from flywheel.models.vectors import Vectors
+from flywheel.pairs.snapshots.enough import SplitRules
 from flywheel.pairs.snapshots.folder import Snapshots
 from flywheel.pairs.snapshots.snapshot import Snapshot
-from flywheel.pairs.snapshots.splits import SplitRules
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.ducklake import open_store
 from flywheel.registry.champions import Registry
@@ -66,7 +67,7 @@ class Workspace:
     @property
     def split_rules(self) -> SplitRules:
         """What a draw of test and calibration obeys."""
-        return SplitRules.of(self.settings.splits, self.settings.evaluation.min_components)
+        return SplitRules.of(self.settings.splits, self.settings.evaluation.min_components, MAX_COMPONENT_SHARE)
 
     def with_listener(self, listener: Listener) -> "Workspace":
         """The same home, with one more who hears of progress."""

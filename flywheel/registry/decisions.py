@@ -8,10 +8,11 @@ import numpy as np
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.comparison import check_same_test, unsound, unsound_text
-from flywheel.evaluation.failures import both_decided
+from flywheel.evaluation.failures import both_decided, way_on
 from flywheel.evaluation.paired import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
 from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.scores import decisions, tested_pairs
+from flywheel.pairs.snapshots.snapshot import DRAW_ANEW
 from flywheel.registry.champions import Champion, Entry, Registry, Verdict
 from flywheel.registry.options import PromotionOptions
 
@@ -101,7 +102,7 @@ def judge(
     """
     check_same_test(challenger, reference)
     if reason := challenger.no_verdict or reference.no_verdict:
-        raise FlywheelError(f"No verdict is possible: {reason}. Ingest more pairs.")
+        raise FlywheelError(f"No verdict is possible: {reason}. {way_on(reason, DRAW_ANEW)}")
     if side := unsound(challenger, reference):
         raise FlywheelError(f"No verdict is possible: {unsound_text(side)}")
     ours, theirs = decisions(evaluations, challenger), decisions(evaluations, reference)
@@ -159,9 +160,7 @@ def spending(verdict: Verdict) -> str:
         f"ones; the next one may spend {_percent(following)}."
     )
     if following < SPENT_BELOW:
-        words += (
-            " Draw a fresh test set from the embargoed and new pairs, once they suffice, with `flywheel snapshot --new-test`."
-        )
+        words += f" For a fresh test set: {DRAW_ANEW}"
     return words
 
 

@@ -70,12 +70,12 @@ def check_pairs(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[n
     return values, given.astype(np.int64)
 
 
-def check_both_labels(labels: NDArray[np.int64], where: str = "") -> None:
-    """Raise FlywheelError unless labels (n,) hold both a 0 and a 1; `where` they are, such as " in test"."""
+def check_both_labels(labels: NDArray[np.int64], where: str = "", remedy: str = "Add pairs of the other.") -> None:
+    """Raise FlywheelError unless labels (n,) hold both a 0 and a 1; `where` they are, such as " in test", and what helps."""
     positives = int(labels.sum())
     if positives in (0, len(labels)):
         raise FlywheelError(
-            f"{positives} of {len(labels)} pairs{where} have label 1: one label alone decides nothing, add pairs of the other."
+            f"{positives} of {len(labels)} pairs{where} have label 1, and one label alone decides nothing. {remedy}".rstrip()
         )
 
 

@@ -22,7 +22,7 @@ from flywheel.models.folder import write_model
 from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
-from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.pairs.snapshots.snapshot import DRAW_ANEW, Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import MIN_LABELS, ScoreFit, check_both_labels, fit_scores
 from flywheel.training.environment import only_what_training_needs
@@ -67,13 +67,9 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
 
 
 def _calibration_pairs(snapshot: Snapshot) -> pd.DataFrame:
+    snapshot.check_drawn()
     calibration = snapshot.pairs("calibration")
-    if calibration.empty:
-        raise FlywheelError(
-            "There is no calibration split yet, so no threshold can be chosen: the pairs form too few components. "
-            "Ingest more pairs and run `flywheel snapshot`."
-        )
-    check_both_labels(calibration["label"].to_numpy(), " in calibration")
+    check_both_labels(calibration["label"].to_numpy(), " in calibration", DRAW_ANEW)
     return calibration
 
 

@@ -192,7 +192,10 @@ def _lower_layers(encoder: SentenceTransformer, recipe: TuningRecipe) -> int:
     layers = len(transformer.auto_model.encoder.layer)
     assert recipe.layers is not None
     if recipe.layers >= layers:
-        raise FlywheelError(f"The model has {layers} layers; recipe top takes fewer than that, recipe full takes all.")
+        raise FlywheelError(
+            f"The model has {layers} layers, and recipe top trains {recipe.layers} of them. Set training.recipes.top.layers to "
+            f"{layers - 1} at most, or choose recipe full, which trains all."
+        )
     return layers - recipe.layers
 
 

@@ -244,6 +244,17 @@ def test_a_cell_that_fails_is_named_and_the_demo_goes_on_when_it_is_put_right(de
     assert (folder / "model.safetensors").exists()
 
 
+def test_a_champion_whose_model_is_gone_is_restored_when_its_folder_is_put_back(demo: Demo, tmp_path: Path) -> None:
+    home = copy_home(demo[0], tmp_path / "model-gone")
+    folder = Path(json.loads(verb("champion", "show", "--json", "--home", home).stdout)["model"])
+    folder.rename(tmp_path / "aside")
+    refused = verb("champion", "rollback", "1", "--home", home)
+    assert refused.returncode == 1
+    assert f"The model folder {folder} of entry 1 is gone. Put a copy of it back" in refused.stderr
+    (tmp_path / "aside").rename(folder)
+    assert verb("champion", "rollback", "1", "--home", home).returncode == 0
+
+
 def test_where_there_is_no_champion_the_verbs_that_are_named_make_one(demo: Demo, tmp_path: Path) -> None:
     home = copy_home(demo[0], tmp_path / "no-champion")
     shutil.rmtree(home / "registry")

@@ -324,8 +324,8 @@ def test_where_the_encoder_cannot_be_loaded_a_cell_is_evaluated_and_has_no_cost(
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        ([line(f"a{n} x", f"b{n} x", n % 2) for n in range(20)], "There is no test split yet"),
-        ([line(f"a{n} x", f"b{n} x", 1) for n in range(600)], "pairs in calibration have label 1: one label alone decides"),
+        ([line(f"a{n} x", f"b{n} x", n % 2) for n in range(20)], "10 explicit labels that say same and 10 that say different"),
+        ([line(f"a{n} x", f"b{n} x", 1) for n in range(600)], "600 explicit labels that say same and 0 that say different"),
     ],
 )
 def test_too_few_pairs_or_one_label_end_in_a_sentence_and_no_page(tmp_path: Path, lines: list[bytes], sentence: str) -> None:
@@ -336,7 +336,7 @@ def test_too_few_pairs_or_one_label_end_in_a_sentence_and_no_page(tmp_path: Path
     world.vectors.cache.get(texts, lambda t: np.random.default_rng(0).normal(size=(len(t), 3 * 384)))
     with pytest.raises(FlywheelError, match=sentence):
         measure_baseline(world.workspace, world.snapshot, pay=False)
-    with pytest.raises(FlywheelError, match="The baseline has not been measured on snapshot"):
+    with pytest.raises(FlywheelError, match=sentence):
         save_page(world.workspace, world.snapshot)
     assert not (tmp_path / "evidence.html").exists()
 

@@ -166,12 +166,12 @@ def test_the_retrain_sensor_counts_new_pairs_fires_once_and_not_after_a_lost_cha
 ) -> None:
     workspace = with_options(workspace, retraining={"after": 50}, evaluation={"min_components": 2})
     store = workspace.store
-    ingest_paths(workspace, [write(tmp_path, [line(f"a{i}", f"b{i}") for i in range(100)])])
+    ingest_paths(workspace, [write(tmp_path, [line(f"a{i}", f"b{i}", i % 2) for i in range(300)])])
     trained = take_snapshot(workspace)
     record_training(store, trained.snapshot_id)
     record_training(store, trained.snapshot_id)
     assert new_pairs(store).new == 0
-    ingest_paths(workspace, [write(tmp_path, [line(f"a{i}", f"c{i}") for i in range(100)], "more.jsonl")])
+    ingest_paths(workspace, [write(tmp_path, [line(f"a{i}", f"c{i}", i % 2) for i in range(300)], "more.jsonl")])
     counted = new_pairs(store).new
     assert counted > 50
     with dg.DagsterInstance.ephemeral() as instance, pytest.MonkeyPatch.context() as patch:

@@ -157,14 +157,14 @@ def test_the_command_asks_first_and_names_what_to_do_next(tmp_path: Path) -> Non
 
 
 def test_a_forgotten_snapshot_counts_as_none(workspace: Workspace) -> None:
-    store = home_with(workspace, clump_lines(range(120)))
+    store = home_with(workspace, clump_lines(range(450)))
     take_snapshot(store, workspace.snapshots, workspace.split_rules)
     forget_everywhere(workspace, Selection(text="clump1 "))
     assert workspace.snapshots.latest() is None
 
 
 def test_what_a_kill_left_half_forgotten_is_finished_by_the_next_call(workspace: Workspace) -> None:
-    store = home_with(workspace, clump_lines(range(120)))
+    store = home_with(workspace, clump_lines(range(450)))
     snapshot = take_snapshot(store, workspace.snapshots, workspace.split_rules)
     assert forget(store, Selection(text="clump1 ")).observations == 15  # killed here: the snapshot is still there
     assert find(store, Selection(text="clump1 ")).unfinished

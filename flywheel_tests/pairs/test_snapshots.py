@@ -37,7 +37,7 @@ CELL = Cell(Variant("all-MiniLM-L6-v2", 32), "all")
 
 def filled(workspace: Workspace, clumps: int = 12) -> Snapshot:
     ingest_files(workspace.store, [write(workspace.home.root / "given", clump_lines(range(clumps)))])
-    return take_snapshot(workspace)
+    return take_snapshot(with_options(workspace, evaluation={"min_components": 2}))
 
 
 def sharing(tmp_path: Path) -> tuple[Workspace, Path]:
@@ -148,7 +148,8 @@ def test_a_damaged_snapshot_is_made_again_by_following_the_sentence(workspace: W
     shutil.rmtree(taken.folder)
     assert take_snapshot(workspace).pairs("train").shape == (taken.train.pairs, 9)
     (taken.folder / "manifest.json").unlink()
-    with pytest.raises(FlywheelError, match=r"holds no complete snapshot\. Run `flywheel snapshot`, which makes it again"):
+    with pytest.raises(FlywheelError, match=r"holds no complete snapshot\. Delete that folder, then run `flywheel snapshot`"):
         workspace.current_snapshot()
+    shutil.rmtree(taken.folder)
     take_snapshot(workspace)
     assert workspace.current_snapshot() == taken

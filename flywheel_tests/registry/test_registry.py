@@ -246,7 +246,8 @@ def test_spending_is_told_in_percent_and_a_fresh_test_advised_when_little_is_lef
     assert spending(verdicts[1]) == (
         "Decision 3 on pairs of this test set: 0.34 % of the 5 % was to spend on it, 0.86 % is left for all later ones; "
         "the next one may spend 0.19 %. "
-        "Draw a fresh test set from the embargoed and new pairs, once they suffice, with `flywheel snapshot --new-test`."
+        "For a fresh test set: Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test` before any "
+        "other snapshot; it says how many are missing."
     )
 
 

@@ -186,7 +186,7 @@ def test_a_few_pairs_train_without_a_threshold_of_their_own(world: World, tmp_pa
 
 def test_no_calibration_split_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     few = clump_world(tmp_path, clumps=3)
-    with pytest.raises(FlywheelError, match=r"no calibration split yet.*Ingest more pairs"):
+    with pytest.raises(FlywheelError, match=r"no calibration and test pairs, .* Ingest about \d+ more pairs labelled same"):
         train(few.job(), few.snapshot, few.vectors, few.workspace.home.models, ignore_progress)
 
 

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from flywheel.errors import FlywheelError
 from flywheel.files import digest, publish, scratch_folder, write_json
+from flywheel.pairs.snapshots.enough import SplitRules
 from flywheel.pairs.snapshots.folder import Snapshots
 from flywheel.pairs.snapshots.snapshot import MANIFEST, SPLITS, Snapshot, SplitSummary
-from flywheel.pairs.snapshots.splits import SplitRules, check_fresh, draw, release
+from flywheel.pairs.snapshots.splits import check_fresh, draw, release
 from flywheel.pairs.store.components import FROZEN
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.new_pairs import count_trainable
@@ -34,9 +35,9 @@ def take_snapshot(store: Store, snapshots: Snapshots, rules: SplitRules, new_tes
         with store.transaction() as db:
             if new_test:
                 release(db)
-            draw(db, rules)
+            missing = draw(db, rules)
             if new_test:
-                check_fresh(db, rules)
+                check_fresh(db, missing)
             _freeze(db)
             _export(db, folder, rules.window_days)
             seeds = db.execute(
@@ -48,10 +49,14 @@ def take_snapshot(store: Store, snapshots: Snapshots, rules: SplitRules, new_tes
         snapshot_id = digest(f"{hashes['train']}|{test_id}")
         with connect(memory_limit=snapshots.memory_limit, temp_directory=folder.parent / f"{folder.name}.spill") as db:
             summaries = {name: asdict(_summary(db, folder / f"{name}.parquet")) for name in hashes}
-        write_json(
-            folder / MANIFEST,
-            {"snapshot_id": snapshot_id, "test_id": test_id, "seeds": [row[0] for row in seeds], **summaries},
-        )
+        manifest = {
+            "snapshot_id": snapshot_id,
+            "test_id": test_id,
+            "seeds": [row[0] for row in seeds],
+            "missing": {source: asdict(lack) for source, lack in missing.items()},
+            **summaries,
+        }
+        write_json(folder / MANIFEST, manifest)
         if shared := Snapshot.load(folder).shared_questions():
             raise FlywheelError(
                 f"{shared} questions are in two splits, so no snapshot was made: the store is damaged. Move it away and "
@@ -61,6 +66,7 @@ def take_snapshot(store: Store, snapshots: Snapshots, rules: SplitRules, new_tes
         if target.exists() and not _is_whole(target):
             shutil.rmtree(target)
         publish(folder, target)
+        write_json(target / MANIFEST, manifest)  # what is missing may have changed where the pairs have not
     with store.transaction() as db:
         db.execute("DELETE FROM snapshots WHERE snapshot_id = ?", [snapshot_id])
         db.execute("INSERT INTO snapshots VALUES (?, ?)", [snapshot_id, trainable])

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,18 @@ import pyarrow as pa
 from flywheel.errors import FlywheelError
 from flywheel.files import digest
 from flywheel.pairs.events.seeds import QUORA
+from flywheel.pairs.snapshots.enough import Missing
 from flywheel.pairs.store.components import FROZEN
 from flywheel.pairs.store.sql import connect, quoted
 
 ALL = "all"
 MANIFEST = "manifest.json"
 SPLITS = ("train", *FROZEN)
+# What helps where the frozen splits do not: another snapshot would let the new pairs train, and they could not be drawn.
+DRAW_ANEW = (
+    "Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test` before any other snapshot; it says how "
+    "many are missing."
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class SplitSummary:
 @dataclass(frozen=True)
 class Snapshot:
     """A snapshot's folder and identity. `test_id` names its calibration and test pairs together; `seeds` says where its seed
-    pairs came from (`starter`, `quora`).
+    pairs came from (`starter`, `quora`); `missing`, by source, why it gives no new ones.
     """
 
     folder: Path
@@ -48,6 +54,7 @@ class Snapshot:
     calibration: SplitSummary
     test: SplitSummary
     seeds: tuple[str, ...]
+    missing: dict[str, Missing] = field(compare=False)
 
     @property
     def on_quora(self) -> bool:
@@ -59,12 +66,44 @@ class Snapshot:
         """Read a snapshot's manifest. Raises FlywheelError when the folder holds none."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
-            splits = {name: SplitSummary(**manifest[name]) for name in SPLITS}
-            return cls(folder, manifest["snapshot_id"], manifest["test_id"], **splits, seeds=tuple(manifest["seeds"]))
+            splits = [SplitSummary(**manifest[name]) for name in SPLITS]
+            missing = {source: Missing(**lack) for source, lack in manifest["missing"].items()}
+            return cls(
+                folder, manifest["snapshot_id"], manifest["test_id"], splits[0], splits[1], splits[2],
+                tuple(manifest["seeds"]), missing,
+            )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FlywheelError(
-                f"{folder} holds no complete snapshot. Run `flywheel snapshot`, which makes it again."
+                f"{folder} holds no complete snapshot. Delete that folder, then run `flywheel snapshot`."
             ) from error
+
+    @property
+    def mixed(self) -> bool:
+        """Whether `train` holds pairs of both sources, so that the size `all` is of another make-up than numbered ones."""
+        return bool(self.train.seed and self.train.interaction)
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether there are calibration and test pairs."""
+        return bool(self.calibration.pairs and self.test.pairs)
+
+    def check_drawn(self) -> None:
+        """Raise FlywheelError, which says what is missing, unless there are calibration and test pairs."""
+        if not self.is_drawn:
+            raise FlywheelError(f"There are no calibration and test pairs, so no model can be trained. {self.way_to_a_draw}")
+
+    @property
+    def way_to_a_draw(self) -> str:
+        """What leads to calibration and test pairs where there are none."""
+        return self.lack or f"Those there were are forgotten. {DRAW_ANEW}"
+
+    @property
+    def lack(self) -> str:
+        """Why sources of pairs are neither in calibration nor in test, and what leads on; "" where none is missing."""
+        if "interaction" not in self.missing:
+            return ""
+        whys = [self.missing[source].why for source in ("seed", "interaction") if source in self.missing]
+        return " ".join([*whys, self.missing["interaction"].remedy])
 
     def pairs(self, split: str) -> pd.DataFrame:
         """The pairs of `train`, `calibration` or `test`, ordered by pair id. Raises FlywheelError for a damaged file."""
@@ -95,7 +134,8 @@ class Snapshot:
         """The first `size` training pairs; a smaller size is always a prefix of a larger one.
 
         Order is hash order within each source, redrawn by `random_seed`; in a numbered size every prefix holds
-        `interaction_share` of interaction pairs, `all` holds everything. Raises FlywheelError when `train` holds too few.
+        `interaction_share` of interaction pairs, and nothing else where there are no seed pairs; `all` holds everything. Raises
+        FlywheelError when `train` holds too few.
         """
         pairs = self.pairs("train")
         pairs = pairs.assign(order=[digest(f"{random_seed}|{pair}") for pair in pairs["pair_id"]]).sort_values("order")
@@ -104,14 +144,17 @@ class Snapshot:
             if pairs.empty:
                 raise FlywheelError("`train` holds no pairs; ingest some and run `flywheel snapshot`.")
             return pairs
-        return pairs.iloc[_interleaved(pairs["source"], int(size), interaction_share)].reset_index(drop=True)
+        return pairs.iloc[_interleaved(pairs["source"], int(size), self._share(interaction_share))].reset_index(drop=True)
 
     def largest_size(self, interaction_share: float) -> int:
         """How many pairs a numbered size can have at most."""
-        if interaction_share == 0:
-            return self.train.seed
-        by_interaction = int(self.train.interaction / interaction_share)
-        return max(0, min(by_interaction, int(self.train.seed / (1 - interaction_share))))
+        share = self._share(interaction_share)
+        if share in (0, 1):
+            return self.train.interaction if share else self.train.seed
+        return max(0, min(int(self.train.interaction / share), int(self.train.seed / (1 - share))))
+
+    def _share(self, interaction_share: float) -> float:
+        return interaction_share if self.train.seed else 1.0
 
 
 def damaged(where: Path, error: Exception) -> FlywheelError:
@@ -126,9 +169,8 @@ def _interleaved(source: "pd.Series[str]", size: int, interaction_share: float) 
     held = {name: np.flatnonzero((source == name).to_numpy()) for name in wanted}
     for name, pairs in wanted.items():
         if len(held[name]) < pairs:
-            raise FlywheelError(
-                f"Size {size} needs {pairs} {name} pairs, but `train` holds {len(held[name])}. Choose a smaller size, or `all`."
-            )
+            fits = "a smaller size, or `all`" if len(held[name]) else "`all`"
+            raise FlywheelError(f"Size {size} needs {pairs} {name} pairs, but `train` holds {len(held[name])}. Choose {fits}.")
     due = np.floor(np.arange(size + 1) * interaction_share + 1e-9).astype(int)
     take_interaction = np.diff(due) > 0
     rows = np.empty(size, dtype=int)

@@ -1,11 +1,11 @@
 """The draw: which of the components that nothing has fixed yet are given to `test` and `calibration`, and which train.
 
-A source of pairs (seed, interaction) is drawn once, when its components suffice, and again when somebody asks for a new
-version. What a snapshot has let train stays in `train` for good. What judged or calibrated is retired then: it may calibrate
+A source of pairs (seed, interaction) is drawn once, when what it gives can judge, and again when somebody asks for a new
+version. Until one source is drawn, nothing trains: there would be no threshold for a model, and what trains can never be
+drawn. What a snapshot has let train stays in `train` for good. What judged or calibrated is retired then: it may calibrate
 or train, but no new test holds it, since models have been chosen by it.
 """
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import duckdb
@@ -13,73 +13,53 @@ import numpy as np
 import pyarrow as pa
 
 from flywheel.errors import FlywheelError
-from flywheel.pairs.options import SplitOptions
+from flywheel.pairs.snapshots.enough import (
+    Component,
+    Count,
+    Missing,
+    Offer,
+    Shares,
+    SplitRules,
+    can_judge,
+    label_counts,
+    what_is_missing,
+)
 from flywheel.pairs.store.components import reassign, split_sql
 
 SOURCES = ("seed", "interaction")
+NEW_TEST = "`flywheel snapshot --new-test` before any other snapshot"  # another one would let the new pairs train
 _CUT_AT_MOST = 300_000  # questions that are cut into communities
+_COUNTS = """count(*) FILTER (explicit) AS explicit, count(*) FILTER (explicit AND label = 1) AS explicit_same,
+    count(*) FILTER (fresh) AS fresh, count(*) FILTER (fresh AND label = 1) AS fresh_same"""
 
 
-@dataclass(frozen=True)
-class Shares:
-    """What one source's pairs should give to `test` and `calibration`, as shares of its pairs."""
-
-    test: float
-    calibration: float
-
-
-@dataclass(frozen=True)
-class SplitRules:
-    """What a draw obeys: `SplitOptions`, with the components a verdict needs. `window_days` limits training pairs by age."""
-
-    seed: Shares
-    interaction: Shares
-    max_split_pairs: int
-    max_component_pairs: int
-    min_components: int
-    window_days: int | None
-
-    @classmethod
-    def of(cls, options: SplitOptions, min_components: int) -> "SplitRules":
-        """The rules that the settings give."""
-        return cls(
-            Shares(options.seed_test_share, options.seed_calibration_share),
-            Shares(options.interaction_test_share, options.interaction_calibration_share),
-            options.max_split_pairs,
-            options.max_component_pairs,
-            min_components,
-            options.interaction_window_days,
-        )
-
-
-@dataclass(frozen=True)
-class _Component:
-    """A component that may be drawn, with its explicit pairs, and those of them that no earlier version held."""
-
-    name: str
-    explicit: int
-    fresh: int
-
-
-def draw(db: duckdb.DuckDBPyConnection, rules: SplitRules) -> None:
+def draw(db: duckdb.DuckDBPyConnection, rules: SplitRules) -> dict[str, Missing]:
     """Give every question that is not fixed yet its place: draw the sources that are due, let the others train.
 
     Only explicit labels judge, so shares and components count explicit pairs. Where components of at most
     `max_component_pairs` cannot fill the shares, larger ones are cut into communities, and the pairs across a cut are
-    embargoed. A source with too few components waits: what would have been drawn is set aside, the rest trains.
+    embargoed. A source whose draw could not judge waits: what would have been drawn is set aside, the rest trains. Returns,
+    by source, what each of those is missing.
     """
     db.execute(
         """CREATE OR REPLACE TEMP TABLE undrawn AS
-           SELECT pair_id, question_a, question_b, kind = 'explicit' AS explicit, seed, a.component,
+           SELECT pair_id, question_a, question_b, kind = 'explicit' AS explicit, label, seed, a.component,
                kind = 'explicit' AND pair_id NOT IN (FROM retired) AS fresh
            FROM pairs JOIN assignments a ON a.question = question_a WHERE pairs.split = 'waiting'"""
     )
     db.execute("CREATE OR REPLACE TEMP TABLE chosen (component UUID, split VARCHAR)")
     _sum_components(db)
+    missing = {}
     for source in SOURCES:
         if not db.execute("SELECT 1 FROM draws WHERE source = ? AND drawn_at IS NOT NULL", [source]).fetchone():
-            _draw_source(db, source, getattr(rules, source), rules)
-    _fix(db)
+            missing[source] = _draw_source(db, source, getattr(rules, source), rules)
+    if db.execute("SELECT 1 FROM draws").fetchone():
+        _fix(db)
+    else:
+        db.execute("CREATE OR REPLACE TEMP TABLE frozen_now AS SELECT *, CAST(NULL AS UUID) AS component FROM pairs LIMIT 0")
+    held = {"seed" if seed else "interaction" for (seed,) in db.execute("SELECT DISTINCT seed FROM pairs").fetchall()}
+    wanted = held if db.execute("SELECT 1 FROM draws").fetchone() else {*held, "interaction"}
+    return {source: lack for source, lack in missing.items() if lack and source in wanted}
 
 
 def release(db: duckdb.DuckDBPyConnection) -> None:
@@ -91,75 +71,87 @@ def release(db: duckdb.DuckDBPyConnection) -> None:
     reassign(db)
 
 
-def check_fresh(db: duckdb.DuckDBPyConnection, rules: SplitRules) -> None:
-    """Refuse a new version whose test has too few components of pairs that no earlier one held."""
-    (count,) = db.execute("SELECT count(DISTINCT component) FROM frozen_now WHERE split = 'test'").fetchall()[0]
-    if count < rules.min_components:
+def check_fresh(db: duckdb.DuckDBPyConnection, missing: dict[str, Missing]) -> None:
+    """Refuse a new version whose test has too few pairs that no earlier one held; `missing` is what `draw` returned."""
+    if not db.execute("SELECT 1 FROM frozen_now WHERE split = 'test'").fetchone():
         raise FlywheelError(
-            f"A fresh test set takes at least {rules.min_components} components of pairs that were in no calibration or test "
-            f"split before; what came in gives {count}. Nothing was changed: collect more first, with `flywheel ingest FILE`."
+            "A fresh test set takes pairs that neither judged, calibrated nor trained before. Nothing was changed. "
+            f"{missing['interaction'].why} {missing['interaction'].remedy}".replace("`flywheel snapshot`", NEW_TEST)
         )
 
 
 def _sum_components(db: duckdb.DuckDBPyConnection) -> None:
     """`components`: what each component that may be drawn holds. It counts as seed as soon as one of its pairs is."""
     db.execute(
-        """CREATE OR REPLACE TEMP TABLE components AS
-           SELECT component, count(*) AS pairs, count(*) FILTER (explicit) AS explicit, count(*) FILTER (fresh) AS fresh,
+        f"""CREATE OR REPLACE TEMP TABLE components AS
+           SELECT component, count(*) AS pairs, {_COUNTS},
                if(bool_or(seed), 'seed', 'interaction') AS source
            FROM undrawn WHERE component IS NOT NULL GROUP BY component"""
     )
 
 
-def _draw_source(db: duckdb.DuckDBPyConnection, source: str, shares: Shares, rules: SplitRules) -> None:
-    (explicit,) = db.execute("SELECT count(*) FROM pairs WHERE seed = ? AND kind = 'explicit'", [source == "seed"]).fetchall()[
-        0
-    ]
+def _draw_source(db: duckdb.DuckDBPyConnection, source: str, shares: Shares, rules: SplitRules) -> Missing | None:
+    """Choose what of a source is drawn, or is set aside until a draw can judge; returns what that takes."""
+    counted = "SELECT count(*), count(*) FILTER (kind = 'explicit') FROM pairs WHERE seed = ?"
+    pairs, explicit = db.execute(counted, [source == "seed"]).fetchall()[0]
     targets = [min(int(share * explicit), rules.max_split_pairs) for share in (shares.test, shares.calibration)]
     (version,) = db.execute("SELECT coalesce(max(version), 0) FROM draws WHERE source = ?", [source]).fetchall()[0]
-    components = _small(db, source, rules, version)
-    tested, calibrated = _fill(components, *targets)
-    waiting = [*tested, *calibrated]
+    components = whole = _small(db, source, rules, version)
     if sum(each.fresh for each in components) < targets[0] or sum(each.explicit for each in components) < sum(targets):
         _cut(db, source, rules)
         components = _small(db, source, rules, version)
-        tested, calibrated = _fill(components, *targets)
-    if version > 0 and len(tested) < rules.min_components:  # nothing new of this source: it calibrates, another one tests
-        tested, calibrated = _fill(components, 0, targets[1])
-    elif len(tested) < rules.min_components:
-        calibrated = []
-    if len(calibrated) < rules.min_components:
-        _choose(db, waiting, "waiting")
-        return
-    _choose(db, tested, "test")
+    held, wanted = sum(each.explicit for each in components), sum(targets)
+    takes = targets if held >= wanted else [target * held // wanted for target in targets]
+    tested, calibrated = _fill(components, takes[0], takes[1], rules.max_component_share)
+    if not can_judge(tested, "fresh", rules):
+        tested, calibrated = [], calibrated if version == 0 else _fill(components, 0, takes[1], rules.max_component_share)[1]
+    free = [each for each in components if each.fresh]
+    missing = what_is_missing(Offer(source, pairs, explicit, free, "fresh"), shares, rules)
+    if not can_judge(calibrated, "explicit", rules) or not (tested or version):
+        _choose(db, _set_aside(whole, *targets), "waiting")
+        return missing
+    _choose(db, tested, "test")  # where nothing new of this source can test, it calibrates and another one tests
     _choose(db, calibrated, "calibration")
     db.execute("DELETE FROM draws WHERE source = ?", [source])
     db.execute("INSERT INTO draws VALUES (?, ?, ?)", [source, version, datetime.now(UTC).replace(tzinfo=None)])
+    return None if tested else missing
 
 
-def _small(db: duckdb.DuckDBPyConnection, source: str, rules: SplitRules, version: int) -> list[_Component]:
+def _small(db: duckdb.DuckDBPyConnection, source: str, rules: SplitRules, version: int) -> list[Component]:
     """The components that are small enough to be drawn, in hash order."""
     rows = db.execute(
-        """SELECT CAST(component AS VARCHAR), explicit, fresh FROM components
+        """SELECT CAST(component AS VARCHAR), explicit, explicit_same, fresh, fresh_same FROM components
            WHERE source = ? AND pairs <= ? AND explicit > 0 ORDER BY md5(concat('draw|', ?, '|', component))""",
         [source, rules.max_component_pairs, version],
     ).fetchall()
-    return [_Component(*row) for row in rows]
+    return [Component(*row) for row in rows]
 
 
-def _fill(components: list[_Component], test: int, calibration: int) -> tuple[list[_Component], list[_Component]]:
-    """The first components whose fresh pairs fill `test`, and the first of the others whose pairs fill `calibration`."""
-    tested = _until([each for each in components if each.fresh], "fresh", test)
+def _fill(components: list[Component], test: int, calibration: int, largest: float) -> tuple[list[Component], list[Component]]:
+    """The first components whose fresh pairs fill `test`, and the first of the others whose pairs fill `calibration`.
+
+    None that holds more than the share `largest` of what its split should.
+    """
+    tested = _until([each for each in components if each.fresh], "fresh", test, largest)
     names = {each.name for each in tested}
-    return tested, _until([each for each in components if each.name not in names], "explicit", calibration)
+    return tested, _until([each for each in components if each.name not in names], "explicit", calibration, largest)
 
 
-def _until(components: list[_Component], held: str, wanted: int) -> list[_Component]:
-    sizes = np.array([getattr(each, held) for each in components], dtype=np.int64)
-    return components[: int(np.searchsorted(sizes.cumsum() - sizes, wanted))]
+def _until(components: list[Component], counted: Count, wanted: int, largest: float) -> list[Component]:
+    fitting = [each for each in components if each.pairs(counted) <= max(1.0, largest * wanted)]
+    sizes = np.array([each.pairs(counted) for each in fitting], dtype=np.int64)
+    return fitting[: int(np.searchsorted(sizes.cumsum() - sizes, wanted))]
 
 
-def _choose(db: duckdb.DuckDBPyConnection, components: list[_Component], split: str) -> None:
+def _set_aside(components: list[Component], test: int, calibration: int) -> list[Component]:
+    """What waits for a draw that can judge: what would fill the splits, and all that holds a pair of the rarer label."""
+    zeros, ones = label_counts(components, "explicit")
+    filling = [each for split in _fill(components, test, calibration, 1.0) for each in split]
+    names = {each.name for each in filling}
+    return [*filling, *(each for each in components if each.name not in names and each.labels("explicit")[int(ones < zeros)])]
+
+
+def _choose(db: duckdb.DuckDBPyConnection, components: list[Component], split: str) -> None:
     if components:
         names = [each.name for each in components]
         db.register("chosen_arrow", pa.table({"component": names, "split": [split] * len(names)}))
@@ -218,7 +210,7 @@ def _cut(db: duckdb.DuckDBPyConnection, source: str, rules: SplitRules) -> None:
     # A community counts as a component of this source, whatever its pairs are: the component it was cut from did.
     db.execute("DELETE FROM components WHERE source = ? AND pairs > ?", [source, rules.max_component_pairs])
     db.execute(
-        """INSERT INTO components SELECT component, count(*), count(*) FILTER (explicit), count(*) FILTER (fresh), ?
+        f"""INSERT INTO components SELECT component, count(*), {_COUNTS}, ?
            FROM undrawn JOIN (SELECT pair_id FROM large) USING (pair_id) WHERE component IS NOT NULL GROUP BY component""",
         [source],
     )

@@ -172,7 +172,10 @@ class Store:
                     f"{self} is in use by {who} and stayed so for {self._wait_seconds:.0f} s. "
                     f"{remedy}, then run the same command again."
                 ) from error
-            raise FlywheelError(f"{self} cannot be opened as a database: {error}") from error
+            raise FlywheelError(
+                f"{self} cannot be opened as a database: {error}. Put a copy of it back, or move it away and ingest the "
+                "delivered files (inbox/done keeps those of the inbox) again; models and champions stay."
+            ) from error
 
     def _open(self) -> duckdb.DuckDBPyConnection:
         if not self.path.exists():

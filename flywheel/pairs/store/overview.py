@@ -113,8 +113,8 @@ def _embargo(batches: list[tuple[int, int]]) -> Embargo | None:
     if newest > EMBARGO_ADVICE:
         advice = (
             f"{newest:.0%} of what comes in is linked to test or calibration questions and never trains. "
-            "`flywheel snapshot --new-test` draws new calibration and test splits, the test from pairs that were in neither; "
-            "figures on the two do not compare."
+            "`flywheel snapshot --new-test` draws new calibration and test splits, the test from labelled pairs that were in "
+            "neither, or says how many are missing; figures on the two do not compare."
         )
     return Embargo(_share(batches), newest, len(batches), advice)
 
