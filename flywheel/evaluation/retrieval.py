@@ -45,9 +45,11 @@ class Search:
         return Retrieval(float(self.reciprocal.mean()), float(self.recall.mean()), len(self.queries))
 
 
-def retrieval(vectors: NDArray[np.float32], duplicates: Sequence[tuple[int, int]]) -> Retrieval:
+def retrieval(
+    vectors: NDArray[np.float32], duplicates: Sequence[tuple[int, int]], missing: NDArray[np.bool_] | None = None
+) -> Retrieval:
     """The means of a `search`."""
-    return search(vectors, duplicates).retrieval
+    return search(vectors, duplicates, missing).retrieval
 
 
 def search(
