@@ -1,5 +1,6 @@
 """Forgetting: what a user, a batch or a text left behind goes away for good."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,21 @@ from flywheel.pairs.store.components import reassign
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import sum_up
 from flywheel.pairs.store.new_pairs import count_trainable
-from flywheel.pairs.store.sql import SPELLINGS
+from flywheel.pairs.store.sql import LINE_OF_CONTENT, SPELLINGS
+
+# An unknown field whose name speaks of a user, with the id as its value or within: "userId":"4711", "user":{"id":4711}.
+_NAMES = "user|customer|client|visitor|member|person|distinct|author|annotator|rater|email"
+_ID = "(?i:id|ids|uid|uuid|key|name|email|hash|pseudo_id)"
+_IN_OTHER_FIELDS = f"""regexp_matches(extra, concat(
+    '"[^"]*(?i:{_NAMES})(?:[ _.-]?{_ID})?":(?:\\{{[^{{}}]*"_?{_ID}":)?"?', regexp_escape(?), '(?:\\.0)?"?[,}}\\]]'))"""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What to forget: everything of a user, of a batch (an id or its beginning), or whose text holds some words."""
+    """What to forget: everything of a user, of a batch (an id or its beginning), or whose text holds some words.
+
+    A user is who the field `user` names, or an unknown field whose name speaks of one (userId, customer_id).
+    """
 
     user: str | None = None
     batch: str | None = None
@@ -37,9 +47,12 @@ class Selection:
         if self.batch is not None:
             return "starts_with(batch_id, ?)", [self.batch]
         if self.user is not None:
+            user, escaped = self.user.strip(), json.dumps(self.user.strip())[1:-1]
+            if table == "observations":
+                return f"user_id = ? OR {_IN_OTHER_FIELDS}", [user, json.dumps(user, ensure_ascii=False)[1:-1]]
             # a line that could not be read names its user somewhere in what is kept of it, if at all
             named = "regexp_matches(raw, concat('(^|[^\\w-])', regexp_escape(?), '($|[^\\w-])'))"
-            return ("user_id = ?" if table == "observations" else named), [self.user]
+            return f"user_id = ? OR {named} OR {named}", [user, user, escaped]
         assert self.text is not None
         held = ("text_a", "text_b", "extra") if table == "observations" else ("raw", "reason")
         return " OR ".join(f"contains(lower(coalesce({c}, '')), lower($1))" for c in held), [self.text]
@@ -99,6 +112,9 @@ def forget(store: Store, selection: Selection) -> Forgotten:
         db.execute("INSERT INTO unfinished SELECT 'batch', batch_id FROM thinned")
         db.execute("INSERT INTO unfinished SELECT DISTINCT 'pair', hex_of(pair_id) FROM deleted")
         db.execute("INSERT INTO forgotten SELECT DISTINCT event FROM deleted")
+        db.execute(  # an event without an id is known by its line in this content, under whatever settings it is read again
+            f"INSERT INTO forgotten SELECT DISTINCT {LINE_OF_CONTENT} FROM deleted WHERE event_id IS NULL"
+        )
         db.execute(f"DELETE FROM observations WHERE {where}", values)
         db.execute(f"DELETE FROM quarantine WHERE {refused}", refused_values)
         db.execute("UPDATE batches SET thinned = true WHERE batch_id IN (FROM thinned)")

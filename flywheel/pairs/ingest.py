@@ -23,7 +23,7 @@ from flywheel.pairs.options import FileOptions, PairOptions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import Outcome, add_observations
 from flywheel.pairs.store.new_pairs import count_trainable
-from flywheel.pairs.store.sql import quoted
+from flywheel.pairs.store.sql import LINE_OF_CONTENT, quoted
 
 log = logging.getLogger(__name__)
 
@@ -56,20 +56,37 @@ class IngestReport:
 def ingest(
     store: Store, batch: Batch, redacted: Redactor | None = None, progress: OnLines | None = None, max_refused: float = 1.0
 ) -> IngestReport:
-    """Store a batch once; a batch that is known already changes nothing.
+    """Store one batch; see `ingest_together`."""
+    return ingest_together(store, [batch], redacted, progress, max_refused)[0]
+
+
+def ingest_together(
+    store: Store, batches: Sequence[Batch], redacted: Redactor | None = None, progress: OnLines | None = None,
+    max_refused: float = 1.0,
+) -> list[IngestReport]:  # fmt: skip
+    """Store the batches of one delivery, each once; one that is known already changes nothing.
 
     An event is known by its id, else by batch and line. Killing the process at any moment loses nothing (run it again)
-    and doubles nothing (see `_commit`). `progress` hears how many lines have been read. Raises UnreadableFileError, with
-    nothing stored, when no line is an event or more than the share `max_refused` of them fails for one reason.
+    and doubles nothing (see `_commit`). `progress` hears how many lines of a batch have been read. Raises
+    UnreadableFileError, with nothing of any batch stored, when no line is an event or more than the share `max_refused` of
+    them fails for one reason.
     """
-    with store.transaction() as db:
-        known = _known(db, batch)
-    if known:
-        return known
+    known: dict[str, IngestReport] = {}
+    staged: list[tuple[Batch, Staged]] = []
     with scratch_folder(store.scratch) as folder:
-        staged = stage(batch, folder, store.memory_limit, redacted or Redactor(), progress)
-        staged.check(batch, max_refused)
-        return _commit(store, batch, staged)
+        for number, batch in enumerate(batches):
+            with store.transaction() as db:
+                report = _known(db, batch)
+            if report:
+                known[batch.file] = report
+                continue
+            part = folder / str(number)
+            part.mkdir()
+            staged.append((batch, stage(batch, part, store.memory_limit, redacted or Redactor(), progress)))
+        if staged:
+            staging.check(staged, max_refused)
+        stored = {batch.file: _commit(store, batch, each) for batch, each in staged}
+    return [(known | stored)[batch.file] for batch in batches]
 
 
 def ingest_files(
@@ -97,7 +114,7 @@ def ingest_delivery(
     options = options or PairOptions()
     try:
         batches = read_delivery(*files_of(path, name, options), options)
-        return [ingest(store, batch, redactor(options), progress, options.max_refused) for batch in batches]
+        return ingest_together(store, batches, redactor(options), progress, options.max_refused)
     except UnreadableFileError as error:
         raise UnreadableFileError(redactor(options)(str(error))) from error
 
@@ -148,6 +165,8 @@ def _check_fields(options: FileOptions) -> None:
                 f"Nothing was ingested: pairs.{setting} names {', '.join(strange)}, which no event has; it takes "
                 f"{', '.join(sorted(known))}."
             )
+    if "event_id" in options.constants:
+        raise FlywheelError("Nothing was ingested: pairs.constants names event_id, and then all lines would be one event.")
     said = {*options.types.values(), *(str(v) for k, v in options.constants.items() if k == "type")}
     if strange := sorted(said - KNOWN_FIELDS.keys()):
         raise FlywheelError(
@@ -214,7 +233,7 @@ def _store_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Pa
 def _store_refused(db: duckdb.DuckDBPyConnection, batch: Batch, staged: Staged, after: int, last: int) -> None:
     """The slice's refused lines, with the slice: another run may refuse others, since a time in the future comes."""
     (refused,) = db.execute(
-        """INSERT INTO quarantine SELECT $batch, $file, line, kind, reason, raw FROM read_parquet($path)
+        """INSERT INTO quarantine SELECT $batch, $file, line, kind, reason, raw, user_id FROM read_parquet($path)
            WHERE line > $after AND line <= $last""",
         {"batch": batch.batch_id, "file": batch.file, "path": str(staged.quarantine), "after": after, "last": last},
     ).fetchall()[0]
@@ -248,6 +267,9 @@ def _take_slice(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Par
             SELECT DISTINCT line FROM named WHERE event IN (
                 SELECT o.event FROM observations o JOIN (SELECT DISTINCT event FROM named) n ON o.event = n.event
                 UNION ALL SELECT f.event FROM forgotten f JOIN (SELECT DISTINCT event FROM named) n ON f.event = n.event)
+            UNION
+            SELECT line FROM (SELECT line, '{batch.batch_id}' AS batch_id FROM {staged} WHERE event_id IS NULL)
+            WHERE {LINE_OF_CONTENT} IN (FROM forgotten)
             UNION
             SELECT line FROM named JOIN (
                 SELECT event, min(line) AS first FROM named GROUP BY event HAVING min(line) < max(line)) USING (event)

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+_CODINGS = frozenset({"labels", "cut", "cut_below"})
+
 
 class FileOptions(BaseModel, frozen=True, extra="forbid"):
     """How files of events are read. What is not set is recognised, or asked for where it cannot be."""
@@ -19,6 +21,7 @@ class FileOptions(BaseModel, frozen=True, extra="forbid"):
         {}, description="Label in your files -> 1 (same) or 0 (different); others are left out."
     )
     cut: float | None = Field(None, allow_inf_nan=False, description="For graded labels: this much and more is the same.")
+    cut_below: float | None = Field(None, allow_inf_nan=False, description="For distances: this much and less is the same.")
     thumbs: dict[str, Literal["up", "down"]] = Field({}, description="Thumb in your files -> up or down; others are left out.")
     types: dict[str, str] = Field({}, description="Type of event in your files -> ours; events of other types are left out.")
     day_first: bool | None = Field(None, description="Whether 1/9/2026 is the first of September (true) or January 9th.")
@@ -40,8 +43,8 @@ class FileOptions(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _one_way(self) -> "FileOptions":
-        if self.labels and self.cut is not None:
-            raise ValueError("labels and cut both say what a label means: set one of them")
+        if bool(self.labels) + (self.cut is not None) + (self.cut_below is not None) > 1:
+            raise ValueError("labels, cut and cut_below each say what a label means: set one of them")
         return self
 
 
@@ -62,18 +65,20 @@ class PairOptions(FileOptions, frozen=True, extra="forbid"):
         return value.expanduser().resolve() if value is not None else None
 
     def for_file(self, name: str) -> FileOptions:
-        """How a file of this name is read: what [pairs] says, and above it the first entry of `files` that fits.
+        """How a file of this name is read: what [pairs] says, and above it each entry of `files` that fits, in their order.
 
-        Of a part file, `folder/part-0.csv`, the names of the folder and of the file may fit, too.
+        An entry with the very name comes last. Of a part file, `folder/part-0.csv`, the names of the folder and of the file
+        may fit, too.
         """
+        names = (name, *Path(name).parts)
+        fit = [pattern for pattern in self.files if pattern in names or any(fnmatchcase(each, pattern) for each in names)]
         said = {field: getattr(self, field) for field in FileOptions.model_fields if field in self.model_fields_set}
-        for pattern, options in self.files.items():
-            if any(fnmatchcase(each, pattern) for each in (name, *Path(name).parts)):
-                own = {field: getattr(options, field) for field in options.model_fields_set}
-                if "labels" in own or "cut" in own:  # either takes the place of both
-                    said = {field: value for field, value in said.items() if field not in ("labels", "cut")}
-                said |= own
-                break
+        for pattern in sorted(fit, key=lambda pattern: pattern in names):
+            options = self.files[pattern]
+            own = {field: getattr(options, field) for field in options.model_fields_set}
+            if _CODINGS & own.keys():  # one takes the place of all
+                said = {field: value for field, value in said.items() if field not in _CODINGS}
+            said |= own
         return FileOptions(**said)
 
 

@@ -13,7 +13,7 @@ from flywheel.pairs.events.coding import Coding, Column, toml
 from flywheel.pairs.events.events import field_names
 from flywheel.pairs.events.readers import Understood, understand
 from flywheel.pairs.events.redaction import Redactor
-from flywheel.pairs.events.staging import Staged, stage
+from flywheel.pairs.events.staging import Staged, check, stage
 from flywheel.pairs.events.text import COMPRESSION
 from flywheel.pairs.options import PairOptions
 
@@ -64,7 +64,7 @@ def _preview(found: Understood, options: PairOptions, memory: str) -> Preview:
             found.judge()
             staged = stage(found.batch, Path(folder), memory, redactor, None)
             pairs = _first_pairs(staged)
-            staged.check(found.batch, options.max_refused)
+            check([(found.batch, staged)], options.max_refused)
         except UnreadableFileError as error:
             problem = redactor(str(error))
     theirs = {ours: fields.column(ours) for ours in sorted(field_names()) if fields.column(ours) in form.columns}
@@ -110,7 +110,7 @@ def _values(column: Column, coding: Coding) -> list[tuple[str, int, Any]]:
 def _settings(found: Understood, theirs: dict[str, str]) -> str:
     said: dict[str, Any] = found.fields.options.model_dump(exclude_defaults=True)
     said = {"columns": theirs} | said if theirs else said
-    if found.columns.label.lines and "cut" not in said:
+    if found.columns.label.lines and not {"cut", "cut_below"} & said.keys():
         said.setdefault(
             "labels",
             {value: meaning for value, _, meaning in _values(found.columns.label, found.fields.labels) if meaning is not None},

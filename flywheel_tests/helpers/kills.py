@@ -283,7 +283,7 @@ def _stage(home: Path, process: BaseProcess, before: Traces, alone: bool = True)
     if alone and now.log - before.log:
         return COMMIT
     for folder in (home / "staging").glob(own):
-        return TRANSACTION if _is_parquet(folder / "quarantine.parquet") else STAGING
+        return TRANSACTION if any(map(_is_parquet, folder.glob("*/quarantine.parquet"))) else STAGING
     for found in (home / "snapshots").glob(own):
         if found.is_file():
             return POINTING
@@ -547,7 +547,7 @@ def _kill_who_unpacks(folder: Path) -> bool:
         ingest_files(Store(workspace.home.database), [packed], workspace.settings.pairs)
 
     def killed(home: Path) -> bool:
-        hit = _kill_when(lambda: _holds(home / "staging", "*/part-*"), _start(act, home))
+        hit = _kill_when(lambda: _holds(home / "staging", "*/*/part-*"), _start(act, home))
         _run(act, home)
         return hit
 

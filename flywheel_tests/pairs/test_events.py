@@ -1,19 +1,13 @@
-"""What events say of which pairs, and when."""
+"""What events say of which pairs."""
 
 import json
-import os
-import subprocess
-import sys
-from datetime import datetime
-from pathlib import Path
 
 import jsonschema_rs
 import pytest
 
 from flywheel.pairs.events.events import event_schema
 from flywheel.pairs.store.duckdb_file import Store
-from flywheel_tests.helpers.deliveries import GOOD, KINDS, Record, check, file_of, json_file, take, texts, with_members
-from flywheel_tests.pairs.test_ingest import line, rows, write
+from flywheel_tests.helpers.deliveries import KINDS, Record, check, file_of, json_file, take, texts, with_members
 
 # ---- search events ----
 
@@ -67,54 +61,7 @@ def test_a_search_is_kept_when_one_of_its_results_says_something(store: Store) -
     assert taken.report.observations == 1_004
 
 
-# ---- times ----
-
-NOON = datetime(2026, 1, 1, 12)
-TIMES: dict[str, datetime | None] = {
-    **dict.fromkeys(
-        ('"2026-01-01T12:00:00"', '"2026-01-01 12:00"', '"2026-01-01T12:00:00Z"', '"2026-01-01T12:00:00.000Z"'), NOON
-    ),
-    **dict.fromkeys(('"2026-01-01T17:30:00+05:30"', '"2026-01-01T04:00:00-0800"', '"2026-01-02T02:00:00+14"'), NOON),
-    **dict.fromkeys(("1767268800", "1767268800.0", '"1767268800"', "1.7672688e9"), NOON),
-    "1767268800.5": NOON.replace(microsecond=500_000),
-    '"2026-01-01"': datetime(2026, 1, 1),
-    '"1970-01-01T00:00:00Z"': datetime(1970, 1, 1),
-    '"1969-12-31T23:00:00-05:00"': datetime(1970, 1, 1, 4),
-    **dict.fromkeys(('"epoch"', '"EPOCH"', '" epoch "', '"now"', '"today"', '"yesterday"', '"tomorrow"', '"never"'), None),
-    **dict.fromkeys(('"infinity"', '"-infinity"', '"Infinity"', '"inf"', '"nan"', '"NaN"', '"null"', '"None"'), None),
-    **dict.fromkeys(('""', '" "', '"12:00:00"', '"5 days"', '"2026-02-30"', '"01/02/2026"', '"2026-W01"', '"1,5"'), None),
-    **dict.fromkeys(('"0000-01-01"', '"0001-01-01"', '"-0044-03-15"', '"2026-01-01 (BC)"', '"1969-12-31T23:59:59"'), None),
-    **dict.fromkeys(('"1970-01-01T00:30:00+01:00"', '"2999-01-01"', '"9999-12-31T23:59:59"', '"294247-01-10"'), None),
-    **dict.fromkeys(('"20260101"', "20260101"), datetime(2026, 1, 1)),
-    **dict.fromkeys(('"20260101T120000"', "1767268800000", '"1767268800000000"', "1767268800000000123"), NOON),
-    **dict.fromkeys(('"2026"', '"20261301"', "1e300", "-1", "9999999", "1" * 40, "true", "[]", "{}", "[1767268800]"), None),
-}
-
-
-def test_a_time_is_the_instant_it_says_or_the_line_is_refused(store: Store) -> None:
-    taken = take(store, b"".join(with_members(f'"time": {time}') for time in TIMES))
-    stored = {time: taken.only(n)["observed_at"] if n in taken.observations else None for n, time in enumerate(TIMES, start=1)}
-    assert stored == TIMES
-    assert all("time" in reason for reason in taken.reasons.values())
-
-
-def test_an_event_without_a_time_is_one(store: Store) -> None:
-    taken = take(store, with_members('"time": null') + GOOD)
-    check(taken, [None, None])
-    assert taken.only(1)["observed_at"] is None
-
-
-def test_a_time_without_a_zone_is_utc_wherever_the_machine_stands(store: Store, tmp_path: Path) -> None:
-    path = write(tmp_path, [line("a", "b", time="2026-01-01T12:00:00")])
-    script = (
-        "import sys; from pathlib import Path; from flywheel.pairs.store.duckdb_file import Store;"
-        "from flywheel.pairs.ingest import ingest_files; ingest_files(Store(Path(sys.argv[1])), [Path(sys.argv[2])])"
-    )
-    subprocess.run([sys.executable, "-c", script, store.path, path], env={**os.environ, "TZ": "Asia/Tokyo"}, check=True)
-    assert rows(store, "SELECT observed_at FROM observations") == [(NOON,)]
-
-
-# ---- 3. what events say ----
+# ---- what events say ----
 
 Q, S, A = ("text", "other"), ("query", "shown"), ("query", "answer")
 SAYS: list[tuple[Record, list[tuple[tuple[str, str], int, str, float, int | None]]]] = [

@@ -33,8 +33,8 @@ def json_record(raw: bytes, number: int) -> Line | Unreadable:
         record = orjson.loads(raw)
         if _LONG_NUMBER.search(raw):
             record = json.loads(raw)
-    except (orjson.JSONDecodeError, RecursionError) as error:
-        why = error.msg if isinstance(error, orjson.JSONDecodeError) else "nested too deeply"
+    except (ValueError, RecursionError) as error:  # ValueError: also of a number of thousands of digits
+        why = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", "a number is too long")
         return (
             refused(raw, number)
             or not_utf8(raw, number)
@@ -58,7 +58,7 @@ def is_one_object(lines: Iterator[bytes]) -> bool:
 
 def array_items(path: Path, name: str) -> Iterator[Line | Unreadable]:
     """The items of a file that holds one JSON array, numbered; the memory needed does not grow with the file."""
-    compression = COMPRESSION.get(path.suffix.lower(), "none")
+    compression = COMPRESSION.get(path.suffix.lower(), "uncompressed")
     with duckdb.connect() as db:
         try:
             items = db.execute(

@@ -1,6 +1,6 @@
 """Lines of a delivery: records, the lines that cannot be read, and the batch they came in."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,6 +12,7 @@ from flywheel.pairs.events.mapping import FieldMap
 MAX_LINE_BYTES = 1_000_000
 HOLDS_NUL = "holds a NUL character"
 BLANK = "the line is blank"
+_DEPTH = 5  # of the names within records of JSON that a sentence lists
 
 
 class Unreadable(NamedTuple):
@@ -94,19 +95,41 @@ def check_names(file: str, names: list[str], columns: Mapping[str, str], header:
     roots = {*names, *(name.partition(".")[0] for name in names)}
     wanted = [columns.get(ours, ours) for ours in ("text_a", "query")]
     if not any(name in roots or name.partition(".")[0] in roots for name in wanted):
-        section = f"[pairs.files.{toml(Path(file).parts[0])}]"
-        listed = ", ".join(name or "(no name)" for name in names[:20])
-        raise UnreadableFileError(
-            f"{where} has the columns {listed} and none called {' or '.join(wanted)}. Nothing of it was stored. "
-            f"Say which is which in the home's flywheel.toml: {section} and below it columns = {suggested(names)}."
-        )
+        raise without_texts(where, file, "columns", names, columns)
 
 
-def suggested(names: list[str]) -> str:
+def without_texts(where: str, file: str, what: str, names: Sequence[str], columns: Mapping[str, str]) -> UnreadableFileError:
+    """A file of which none of its names, called `what` there, is mapped to a text of ours; says how to map them."""
+    section = f"[pairs.files.{toml(Path(file).parts[0])}]"
+    listed = ", ".join(name or "(no name)" for name in names[:20])
+    wanted = [columns.get(ours, ours) for ours in ("text_a", "query")]
+    return UnreadableFileError(
+        f"{where} has the {what} {listed} and none called {' or '.join(wanted)}. Nothing of it was stored. "
+        f"Say which is which in the home's flywheel.toml: {section} and below it columns = {suggested(names)}."
+    )
+
+
+def leaves(value: Any, path: str = "") -> Iterator[str]:
+    """The dotted names of what a record of JSON holds, of a list those of its first item."""
+    below = value.items() if isinstance(value, dict) else [("0", value[0])] if isinstance(value, list) and value else ()
+    if path and (not below or path.count(".") > _DEPTH):
+        yield path
+        return
+    for name, each in below:
+        yield from leaves(each, f"{path}.{name}" if path else name)
+
+
+def suggested(names: Sequence[str]) -> str:
     """A mapping of columns as TOML: by the names that are common, else to be filled in."""
     found: dict[str, str] = {}
     for ours, common in _COMMON_NAMES.items():
         found[ours] = next(
-            (name for each in common for name in names if name.lower() == each and name not in found.values()), "..."
+            (
+                name
+                for each in common
+                for name in names
+                if name.lower().rpartition(".")[2] == each and name not in found.values()
+            ),
+            "...",
         )
     return "{" + ", ".join(f"{ours} = {toml(theirs)}" for ours, theirs in found.items()) + "}"

@@ -6,7 +6,7 @@ Reasons speak of the user's columns and values, since that is what can be correc
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from flywheel.pairs.events.coding import LABELS, THUMBS, Coding
+from flywheel.pairs.events.coding import LABELS, THUMBS, Coding, written
 from flywheel.pairs.events.events import KNOWN_FIELDS, invalid_field
 from flywheel.pairs.events.times import read_time
 from flywheel.pairs.options import FileOptions
@@ -23,9 +23,12 @@ from flywheel.pairs.options import FileOptions
 HARMLESS = frozenset({"blank", "bulk action", "left out", "no click", "same question"})
 
 IDS = ("event_id", "user", "model")
-_WHOLE = re.compile(r"-?\d+\.0+")
-_SHORTENED = re.compile(r"-?\d(\.\d+)?[eE]\+\d{2,}")
+_WHOLE = re.compile(r"-?\d+\.0")
+_SHORTENED = re.compile(r"-?\d([.,]\d+)?[eE]\+\d{2,}")
+_NUMBERS = ("label", "weight", "position", "thumb")
+_COMMA = re.compile(r"[+-]?\d+,\d+")
 _EXACT = 2.0**53
+_EXTENDED = frozenset({"$oid", "$date", "$numberLong", "$numberInt", "$numberDouble", "$numberDecimal", "$uuid"})
 _BULK = frozenset({"index", "create", "update", "delete"})
 _RULES = {
     **dict.fromkeys(("text_a", "text_b", "query", "answer"), "a text of at most 10,000 characters"),
@@ -68,7 +71,7 @@ class FieldMap:
     @cached_property
     def labels(self) -> Coding:
         """What a label means."""
-        return Coding.of(self.options.labels, LABELS, self.options.cut)
+        return Coding.of(self.options.labels, LABELS, self.options.cut, self.options.cut_below)
 
     @cached_property
     def thumbs(self) -> Coding:
@@ -84,21 +87,30 @@ class FieldMap:
         if ours in self.options.constants:
             return self.options.constants[ours]
         name = self.options.columns.get(ours, ours)
-        found = record[name] if name in record else _nested(record, name) if "." in name else None
+        found = record[name] if name in record else _nested(record, name.split(".")) if "." in name else None
+        if type(found) is dict:
+            found = _unwrapped(found)
+        elif self.decimal_comma and ours in _NUMBERS and isinstance(found, str) and _COMMA.fullmatch(found.strip()):
+            found = found.replace(",", ".")
         return None if found is None or (isinstance(found, str) and not found.strip()) or found != found else found
 
     def type_of(self, record: Mapping[str, Any]) -> str | Refusal:
         """The type of event that a record is."""
         said = self.value(record, "type")
+        if said is None and self.options.types and "type" in self.options.columns:
+            return Refusal("left out", f"{self.column('type')} is empty, which pairs.types does not name")
         if "type" in self.options.constants or said is None:
             return str(said or "label") if str(said or "label") in KNOWN_FIELDS else self._no_type(said)
         if self.options.types:
-            ours = self.options.types.get(said) if isinstance(said, str) else None
+            ours = self.options.types.get(said if isinstance(said, str) else written(said))
             return ours or Refusal("left out", f"{self.column('type')} is {shown(said)}, which pairs.types does not name")
         return said if isinstance(said, str) and said in KNOWN_FIELDS else self._no_type(said)
 
     def _no_type(self, said: Any) -> Refusal:
-        return Refusal("type", f"{self.column('type')} is {shown(said)}, none of {', '.join(KNOWN_FIELDS)}")
+        return Refusal(
+            "type",
+            f"{self.column('type')} is {shown(said)}, none of {', '.join(KNOWN_FIELDS)}; pairs.types says what yours are",
+        )
 
     def read(self, record: Any) -> Event | Refusal:
         """A record as an event. Never raises for bad data."""
@@ -157,7 +169,8 @@ class FieldMap:
             return meaning
         said = f"{self.column(ours)} is {shown(value)}"
         if coding.cut is not None:
-            return Refusal(ours, f"{said}, no number, and pairs.cut takes numbers")
+            setting = "cut_below" if coding.below else "cut"
+            return Refusal(ours, f"{said}, no number, and pairs.{setting} takes numbers")
         if coding.said:
             return Refusal("left out", f"{said}, which pairs.{ours}s does not name")
         return Refusal(ours, f"{said}, none of {known}")
@@ -169,12 +182,28 @@ class FieldMap:
             text = value.strip()
             if _SHORTENED.fullmatch(text):
                 return Refusal(f"{ours} lost digits", f"{name} is {text}: a spreadsheet has shortened it. Export ids as text")
-            return text.partition(".")[0] if ours in self.float_ids and _WHOLE.fullmatch(text) else text
+            if ours not in self.float_ids or not _WHOLE.fullmatch(text):
+                return text
+            whole = text.partition(".")[0]
+            if "." in text and abs(int(whole)) >= _EXACT:
+                return Refusal(f"{ours} lost digits", f"{name} is {text}, a float that has lost digits. Write ids as text")
+            return whole
         if isinstance(value, float) and abs(value) >= min(self.exact.get(name, _EXACT), _EXACT):
             return Refusal(f"{ours} lost digits", f"{name} is {value:g}, a float that has lost digits. Write ids as text")
         if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
             return Refusal(ours, f"{name} is {shown(value)}, not {_RULES[ours]}")
         return str(int(value))
+
+    def holds_text(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record has the first text of any event."""
+        return self.value(record, "text_a") is not None or self.value(record, "query") is not None
+
+    def user(self, record: Any) -> str | None:
+        """Whose record it is, event or not; None when it does not say."""
+        if type(record) is not dict or (value := self.value(record, "user")) is None:
+            return None
+        found = self._id("user", value)
+        return found if isinstance(found, str) else None
 
     def time(self, value: Any) -> str | Refusal:
         """A time in UTC, as the database reads it."""
@@ -194,7 +223,7 @@ class FieldMap:
     def _number(self, value: Any) -> Any:
         if isinstance(value, str):
             try:
-                number = float(value.strip().replace(",", ".") if self.decimal_comma else value)
+                number = float(value)
             except ValueError:
                 return value  # the schema says what is wrong with it
             value = number if math.isfinite(number) else value
@@ -208,17 +237,32 @@ class FieldMap:
         return Refusal(ours, f"{name} is {shown(value)}, not {_RULES[ours]}")
 
 
-def _nested(record: Mapping[str, Any], path: str) -> Any:
-    """What is at a dotted path; a number in it counts items of a list from 0."""
-    value: Any = record
-    for name in path.split("."):
-        if isinstance(value, list) and name.isdecimal() and int(name) < len(value):
-            value = value[int(name)]
-        elif isinstance(value, dict):
-            value = value.get(name)
-        else:
+def _nested(value: Any, names: Sequence[str]) -> Any:
+    """What is at the end of a path of names; a number counts items of a list from 0. A text on the way may be JSON."""
+    if not names:
+        return value
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
             return None
-    return value
+    if isinstance(value, list):
+        place = int(names[0]) if names[0].isdecimal() else len(value)
+        return _nested(value[place], names[1:]) if place < len(value) else None
+    if not isinstance(value, dict):
+        return None
+    for taken in range(len(names), 0, -1):  # a name may hold a dot itself
+        if (name := ".".join(names[:taken])) in value:
+            return _nested(value[name], names[taken:])
+    return None
+
+
+def _unwrapped(value: dict[str, Any]) -> Any:
+    """A value as it is within MongoDB's extended JSON, {"$oid": "..."}, {"$date": {"$numberLong": "..."}}; else as it is."""
+    inner: Any = value
+    while type(inner) is dict and len(inner) == 1 and (name := next(iter(inner))) in _EXTENDED:
+        inner = inner[name]
+    return inner
 
 
 def _listed(value: Any, ours: str) -> Any:

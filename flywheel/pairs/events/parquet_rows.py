@@ -34,8 +34,16 @@ def opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def exact_floats(file: pq.ParquetFile) -> dict[str, float]:
-    """Of columns of narrow floats, up to where they hold every whole number."""
-    return {each.name: _EXACT[each.type] for each in file.schema_arrow if each.type in _EXACT}
+    """Of columns of narrow floats, by their dotted names, up to where they hold every whole number."""
+    found: dict[str, float] = {}
+    waiting = [(each.name, each.type) for each in file.schema_arrow]
+    while waiting:
+        name, kind = waiting.pop()
+        if kind in _EXACT:
+            found[name] = _EXACT[kind]
+        elif pa.types.is_struct(kind):
+            waiting += [(f"{name}.{field.name}", field.type) for field in kind]
+    return found
 
 
 def class_names(file: pq.ParquetFile, column: str) -> tuple[str, ...]:

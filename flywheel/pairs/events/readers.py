@@ -4,6 +4,7 @@ What makes a whole file unreadable (cut short, another coding of its labels) rai
 stored. Knows no store.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,13 +19,15 @@ from flywheel.errors import FlywheelError, UnreadableFileError
 from flywheel.pairs.events.coding import Column, judge
 from flywheel.pairs.events.delimited import Evidence, Quoting, Row
 from flywheel.pairs.events.forms import EmptyFileError, Form, form_of, row_test
-from flywheel.pairs.events.lines import Batch, Line, Unreadable
+from flywheel.pairs.events.lines import Batch, Line, Unreadable, leaves, without_texts
 from flywheel.pairs.events.mapping import IDS, FieldMap
 from flywheel.pairs.events.parquet_rows import class_names, exact_floats, opened
 from flywheel.pairs.events.text import content_hash
 from flywheel.pairs.options import PairOptions
+from flywheel.pairs.store.sql import CONTENT_ID
 
-_WHOLE, _FLOAT = re.compile(r"-?\d+"), re.compile(r"-?\d+\.0+")
+_WHOLE, _FLOAT = re.compile(r"0|-?[1-9]\d*"), re.compile(r"0\.0|-?[1-9]\d*\.0")
+_NAMES, _LONG_NAME = 100, 80  # how many fields of JSON a sentence may name, and how long their names may be
 
 
 @dataclass
@@ -92,15 +95,14 @@ def understand(paths: Sequence[Path], names: Sequence[str], options: PairOptions
         _check_name(path, name)
         with _explained(path, name):
             before = _state(path)
-            content = content_hash(path)
+            content = content_hash(path).hexdigest()[:CONTENT_ID]
             try:
                 form, fields = _look(path, name, FieldMap(options.for_file(name)), columns)
             except EmptyFileError as error:
                 empty = error
                 continue
-            if said := fields.options.model_dump(exclude_defaults=True):
-                content.update(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
-            found.append((form, fields, content.hexdigest()[:32], before))
+            said = orjson.dumps(fields.options.model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
+            found.append((form, fields, content + hashlib.sha256(said).hexdigest()[:CONTENT_ID], before))
     if empty and not found:
         raise empty
     return [_understood(form, fields, batch_id, before, columns) for form, fields, batch_id, before in found]
@@ -119,12 +121,20 @@ def _look(path: Path, name: str, fields: FieldMap, columns: Columns) -> tuple[Fo
         with opened(path) as file:
             fields = replace(fields, exact=exact_floats(file))
             columns.label.classes = columns.label.classes or class_names(file, fields.column("label"))
+            columns.thumb.classes = columns.thumb.classes or class_names(file, fields.column("thumb"))
     elif form.format == "CSV":
         fields = replace(fields, decimal_comma=form.delimiter == ";")
         form = replace(form, quoting=fields.options.quoting or _quoting(form, fields))
+    names: dict[str, None] = {}
+    texts = form.format in ("CSV", "Parquet")  # their header was looked at
     for line in form.records(fields):
         if isinstance(line, Line) and isinstance(line.record, dict):
             columns.add(line.record, fields, f"{form.counted} {line.number}", form.format == "CSV")
+            texts = texts or fields.holds_text(line.record)
+            if not texts and len(names) < _NAMES and len(line.record) > 1:  # one alone is an action of a bulk export
+                names |= dict.fromkeys(name for name in leaves(line.record) if len(name) <= _LONG_NAME)
+    if names and not texts:
+        raise without_texts(name, name, "fields", list(names), fields.options.columns)
     return form, fields
 
 

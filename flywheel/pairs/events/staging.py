@@ -30,7 +30,9 @@ _ENGINES = 2  # chunks that the database cleans at once
 _RAW_BYTES = 500
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _EVENTS = pa.schema([("line", pa.int64()), ("event", pa.string()), ("extra", pa.string())])
-_QUARANTINE = pa.schema([("line", pa.int64()), ("kind", pa.string()), ("reason", pa.string()), ("raw", pa.string())])
+_QUARANTINE = pa.schema([
+    ("line", pa.int64()), ("kind", pa.string()), ("reason", pa.string()), ("raw", pa.string()), ("user_id", pa.string()),
+])  # fmt: skip
 
 # What a chunk says, with the reasons for which some of it says nothing. An event of several pairs is stored when at least one
 # of them is one.
@@ -56,12 +58,13 @@ _TEXTS = {"label": ("text_a", "text_b"), "duplicate": ("text_a", "text_b"), "thu
 
 
 class Refused(NamedTuple):
-    """A line that is quarantined: its number, the kind of reason, the reason, and how it begins."""
+    """A line that is quarantined: its number, the kind of reason, the reason, how it begins, and whose it is."""
 
     number: int
     kind: str
     reason: str
     raw: str
+    user: str | None
 
 
 class Part(NamedTuple):
@@ -87,23 +90,30 @@ class Staged:
     examples: dict[str, Refused]
     redacted: int
 
-    def check(self, batch: Batch, most: float) -> None:
-        """Raise UnreadableFileError when no line is an event, or more than the share `most` is refused for one reason."""
-        records = self.lines - batch.header - self.continuation
-        faults = Counter({kind: n for kind, n in self.kinds.items() if kind not in HARMLESS})
-        judged = records - (self.kinds.total() - faults.total())
-        kind, count = (faults.most_common(1) or self.kinds.most_common(1) or [("", 0)])[0]
-        none = self.kinds.total() == records
-        if not count or not (none or (faults and count > most * judged)):
-            return
-        first = self.examples[kind]
-        others = [self.examples[other] for other, _ in (self.kinds - Counter({kind: count})).most_common(3)]
-        more = "".join(f"; line {each.number}: {each.reason}" for each in others)
-        way = "" if kind in HARMLESS else f" `flywheel ingest --dry-run {batch.file}` shows how the file was understood."
-        raise UnreadableFileError(
-            f"{batch.file}:{first.number}: {first.reason}; {count:,} of {records:,} lines are refused for this reason{more}. "
-            f"Nothing of it was stored.{way}"
-        )
+
+def check(delivery: Sequence[tuple[Batch, Staged]], most: float) -> None:
+    """Raise UnreadableFileError when no line of a delivery is an event, or more than the share `most` fails for one reason."""
+    records = sum(staged.lines - batch.header - staged.continuation for batch, staged in delivery)
+    kinds = sum((staged.kinds for _, staged in delivery), Counter[str]())
+    faults = Counter({kind: n for kind, n in kinds.items() if kind not in HARMLESS})
+    judged = records - (kinds.total() - faults.total())
+    kind, count = (faults.most_common(1) or kinds.most_common(1) or [("", 0)])[0]
+    if not count or not (kinds.total() == records or (faults and count > most * judged)):
+        return
+
+    def first(kind: str) -> tuple[str, Refused]:
+        return next((batch.file, staged.examples[kind]) for batch, staged in delivery if kind in staged.examples)
+
+    file, example = first(kind)
+    others = [first(other) for other, _ in (kinds - Counter({kind: count})).most_common(3)]
+    more = "".join(f"; {'' if name == file else f'{name}, '}line {each.number}: {each.reason}" for name, each in others)
+    way = (
+        "" if kind in HARMLESS else f" `flywheel ingest --dry-run {file.partition('/')[0]}` shows how the file was understood."
+    )
+    raise UnreadableFileError(
+        f"{file}:{example.number}: {example.reason}; {count:,} of {records:,} lines are refused for this reason{more}. "
+        f"Nothing of it was stored.{way}"
+    )
 
 
 def stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress: OnLines | None) -> Staged:
@@ -130,8 +140,8 @@ def stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress:
                 kinds.update(each.kind for each in bad)
                 for each in bad:
                     examples.setdefault(each.kind, each)
-                columns = zip(*bad, strict=True) if bad else [[]] * len(_QUARANTINE.names)
-                refused.write_table(pa.table(dict(zip(_QUARANTINE.names, map(list, columns), strict=True)), _QUARANTINE))
+                rows = [dict(zip(_QUARANTINE.names, each, strict=True)) for each in bad]
+                refused.write_table(pa.Table.from_pylist(rows, _QUARANTINE))
 
         source = iter(batch.lines)
         while chunk := list(islice(source, CHUNK)):
@@ -160,11 +170,11 @@ def _without_gc() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some lines: the events among them, the lines that are none, and how each begins."""
+    """Some lines: the events among them, the lines that are none, and how each begins and whose it is."""
 
     events: pa.Table
     refused: list[Refused]
-    beginning: Callable[[int], str]
+    beginning: Callable[[int], tuple[str, str | None]]
 
 
 def _read(chunk: Sequence[Line | Unreadable], fields: FieldMap, redactor: Redactor) -> _Chunk:
@@ -173,14 +183,16 @@ def _read(chunk: Sequence[Line | Unreadable], fields: FieldMap, redactor: Redact
     extras: list[bytes | None] = []
     refused: list[Refused] = []
 
-    def beginning(place: int) -> str:
-        return redactor(_beginning(chunk[place], bool(redactor)))[:_RAW_BYTES]
+    def beginning(place: int) -> tuple[str, str | None]:
+        line = chunk[place]
+        user = fields.user(line.record) if isinstance(line, Line) else None
+        return redactor(_beginning(line, bool(redactor)))[:_RAW_BYTES], user
 
     places: dict[int, int] = {}
     for place, line in enumerate(chunk):
         read = _event(line, fields, redactor)
         if isinstance(read, Refusal):
-            refused.append(Refused(line.number, read.kind, redactor.sentence(read.reason), beginning(place)))
+            refused.append(Refused(line.number, read.kind, redactor.sentence(read.reason), *beginning(place)))
             continue
         places[line.number] = place
         numbers.append(line.number)
@@ -244,8 +256,8 @@ def _clean(database: duckdb.DuckDBPyConnection, batch: Batch, chunk: _Chunk, par
         "SELECT line, min(reason), min(type) FROM read_parquet(?) GROUP BY line HAVING count(*) = count(reason)", [str(part)]
     ).fetchall()
     db.close()
-    none = [Refused(line, *_no_pair(batch.fields, reason, kind), chunk.beginning(line)) for line, reason, kind in empty]
-    return sorted([*chunk.refused, *none])
+    none = [Refused(line, *_no_pair(batch.fields, reason, kind), *chunk.beginning(line)) for line, reason, kind in empty]
+    return sorted([*chunk.refused, *none], key=lambda each: each.number)
 
 
 def _no_pair(fields: FieldMap, reason: str, kind: str) -> Refusal:

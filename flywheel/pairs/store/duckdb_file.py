@@ -33,7 +33,8 @@ CREATE TABLE observations (
     event UUID, item SMALLINT, batch_id VARCHAR, line BIGINT, source VARCHAR, type VARCHAR, event_id VARCHAR,
     user_id VARCHAR, observed_at TIMESTAMP, pair_id UUID, question_a UUID, question_b UUID, text_a VARCHAR, text_b VARCHAR,
     label TINYINT, weight DOUBLE, kind VARCHAR, position INTEGER, model VARCHAR, extra VARCHAR);
-CREATE TABLE quarantine (batch_id VARCHAR, file VARCHAR, line BIGINT, kind VARCHAR, reason VARCHAR, raw VARCHAR);
+CREATE TABLE quarantine (
+    batch_id VARCHAR, file VARCHAR, line BIGINT, kind VARCHAR, reason VARCHAR, raw VARCHAR, user_id VARCHAR);
 CREATE TABLE forgotten (event UUID);
 CREATE TABLE unfinished (kind VARCHAR, id VARCHAR);
 CREATE TABLE pairs (

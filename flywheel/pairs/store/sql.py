@@ -6,6 +6,11 @@ from pathlib import Path
 
 import duckdb
 
+# The first characters of a batch's id are its content's, the others those of the settings it is read under.
+CONTENT_ID = 16
+# A line of a content, under whatever settings it is read: what is kept of one that was forgotten.
+LINE_OF_CONTENT = f"CAST(md5(concat(left(batch_id, {CONTENT_ID}), '|line|', line)) AS UUID)"
+
 # `clean`: NFC, control characters and runs of white space made one blank, ends stripped.
 # `question_of`: equal for clean texts that differ only in case or invisible format characters (case by the simple mapping of
 # Unicode, sharp s as ss). `pair_of`: of two questions, the lesser first. Ids are 128-bit MD5, a UUID in the database.
