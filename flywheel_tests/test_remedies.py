@@ -59,8 +59,9 @@ class Place:
         number = len(list(self.files.iterdir()))
         rows = []
         for i, label in enumerate(labels):
-            a, far = f"how do I mend item {number} {i}", f"where is the shop of day {i} of month {number}"
-            labelled = {"text_a": a, "text_b": f"mending item {number} {i}" if label else far, "label": label}
+            item = _thing(1000 * number + i)
+            a, far = f"how do I mend an {item} item", f"when does the {item} shop open"
+            labelled = {"text_a": a, "text_b": f"mending some {item} item" if label else far, "label": label}
             rows.append({"type": "click", "query": a, "shown": far} if label is None else labelled)
         file = self.files / f"{number}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -71,6 +72,17 @@ class Place:
         file = self.home / "flywheel.toml"
         kept = [line for line in file.read_text().splitlines() if not line.startswith(f"{group}.{name} =")]
         file.write_text("\n".join([*kept, f"{group}.{name} = {to_toml(value)}"]) + "\n")
+
+
+_LOOKS = "red blue green golden silver black white purple wooden plastic leather paper glass iron stone woollen rubber".split()
+_WHOSE = "sailor baker doctor farmer painter soldier teacher singer dancer hunter lawyer pilot nurse plumber waiter".split()
+_WHAT = "chair boat clock lamp violin ladder kettle tent bicycle umbrella mirror carpet basket helmet drum ladle".split()
+
+
+def _thing(number: int) -> str:
+    """Words that no other number has, and that a model tells from those of all others."""
+    looks, rest = divmod(number * 1597 % 4080, len(_WHOSE) * len(_WHAT))
+    return f"{_LOOKS[looks]} {_WHOSE[rest // len(_WHAT)]}'s {_WHAT[rest % len(_WHAT)]}"
 
 
 # ---- states ----
@@ -378,6 +390,8 @@ ELSEWHERE = {
     "Delete its folder and train the model again": "the table: that of its record",
     "Set OPENAI_API_KEY and run `flywheel baseline embed`, which buys them": "pipeline/test_baseline.py",
     "`train` holds no pairs": "the table: that of pairs that are missing",
+    "could not embed one text or both of every test pair": "models/test_failing_texts.py (one text, by the same command)",
+    "so nothing was dropped. Set it and run `flywheel baseline embed --again`": "pipeline/test_sane_sides.py",
 }
 # What an API answers, a Dagster of one's own and settings have tables of their own beside those rooms' tests.
 OTHER_TABLES = ("models/api/", "orchestration/instance.py", "settings.py")
