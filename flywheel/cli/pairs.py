@@ -62,7 +62,8 @@ def _show_previews(previews: "list[Preview]", as_json: bool) -> None:
         print_json([asdict(each) for each in previews])
     else:
         for each in previews:
-            _print_preview(each)
+            if each.format:
+                _print_preview(each)
     if problems := [each.problem for each in previews if each.problem]:
         raise FlywheelError("\n".join(problems))
 

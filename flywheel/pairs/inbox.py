@@ -59,6 +59,9 @@ def take_inbox(store: Store, inbox: Path, options: PairOptions) -> tuple[list[In
             for path in finished_files(inbox):
                 _move(path, inbox / "work" / f"{time.time_ns():x}-{path.name}")
             for path in sorted((inbox / "work").glob("*")):
+                if path.is_dir() and not any(each.is_file() for each in path.rglob("*")):
+                    shutil.rmtree(path)  # a killed run has put all of it away
+                    continue
                 try:
                     taken = ingest_delivery(store, path, path.name.partition("-")[2], options)
                 except UnreadableFileError as error:
@@ -76,6 +79,9 @@ def _put_away(path: Path, reports: list[IngestReport], done: Path) -> None:
     files = {report.file: path for report in reports}
     if path.is_dir():
         files = {report.file: path / report.file.partition("/")[2] for report in reports}
+        for each in path.rglob("*"):  # the writer's own first: without a part left, nothing is left
+            if each.is_file() and each not in files.values():
+                each.unlink()
     for name, file in files.items():
         if file.exists():  # else a killed run has moved it
             batch = next(report.batch_id for report in reports if report.file == name)

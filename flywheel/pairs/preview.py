@@ -1,7 +1,7 @@
 """How a file would be understood, shown before anything of it is stored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,44 +29,52 @@ class Preview:
     """
 
     file: str
-    format: str
-    compression: str | None
-    encoding: str | None
-    delimiter: str | None
-    quoting: str | None
-    columns: dict[str, str]
-    other_columns: tuple[str, ...]
-    values: dict[str, list[tuple[str, int, Any]]]
-    lines: int
-    header: int
-    continuation: int
-    events: int
-    refused: list[tuple[int, str, int]]
-    pairs: list[dict[str, Any]]
-    problem: str | None
-    settings: str
+    format: str | None = None
+    compression: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    quoting: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    other_columns: tuple[str, ...] = ()
+    values: dict[str, list[tuple[str, int, Any]]] = field(default_factory=dict)
+    lines: int = 0
+    header: int = 0
+    continuation: int = 0
+    events: int = 0
+    refused: list[tuple[int, str, int]] = field(default_factory=list)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    problem: str | None = None
+    settings: str = ""
 
 
 def preview(paths: Sequence[Path], names: Sequence[str], options: PairOptions, memory: str) -> list[Preview]:
     """How each file of a delivery is understood, with its first ten pairs as they would be stored.
 
-    Raises UnreadableFileError for a file in which nothing can be understood.
+    A delivery in which nothing can be understood has nothing but its problem.
     """
-    return [_preview(each, options, memory) for each in understand(paths, names, options)]
+    try:
+        return [_preview(each, options, memory) for each in understand(paths, names, options)]
+    except UnreadableFileError as error:
+        return [
+            Preview(
+                Path(names[0]).parts[0],
+                problem=Redactor(options.redact, options.redact_region, options.redact_hook)(str(error)),
+            )
+        ]
 
 
 def _preview(found: Understood, options: PairOptions, memory: str) -> Preview:
     form, fields = found.form, found.fields
     problem, pairs, staged = None, [], None
     with TemporaryDirectory(prefix="flywheel-") as folder:
-        redactor = Redactor(options.redact, options.redact_region, options.redact_hook)
+        replaced = Redactor(options.redact, options.redact_region, options.redact_hook)
         try:
             found.judge()
-            staged = stage(found.batch, Path(folder), memory, redactor, None)
+            staged = stage(found.batch, Path(folder), memory, replaced, None)
             pairs = _first_pairs(staged)
             check([(found.batch, staged)], options.max_refused)
         except UnreadableFileError as error:
-            problem = redactor(str(error))
+            problem = replaced(str(error))
     theirs = {ours: fields.column(ours) for ours in sorted(field_names()) if fields.column(ours) in form.columns}
     theirs = theirs or dict(fields.options.columns)
     return Preview(

@@ -61,7 +61,10 @@ def ingest_paths(workspace: Workspace, paths: Sequence[Path], progress: Callable
 
 
 def preview_paths(workspace: Workspace, paths: Sequence[Path]) -> list[Preview]:
-    """How files would be understood, with the first pairs of each; stores nothing."""
+    """How files would be understood, with the first pairs of each; stores nothing.
+
+    Raises UnreadableFileError when one is not there at all.
+    """
     options = workspace.settings.pairs
     found = (preview(*files_of(path, path.name, options), options, workspace.store.memory_limit) for path in paths)
     return list(chain.from_iterable(found))

@@ -4,24 +4,17 @@ A file that cannot be read at all is one sentence and leaves nothing behind; not
 """
 
 import json
-import math
-import os
-import uuid
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta, timezone
-from datetime import time as clock
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flywheel.errors import UnreadableFileError
-from flywheel.pairs.events.lines import MAX_LINE_BYTES, Unreadable
+from flywheel.pairs.events.lines import MAX_LINE_BYTES
 from flywheel.pairs.events.readers import understand
 from flywheel.pairs.ingest import ingest_files
 from flywheel.pairs.options import PairOptions
@@ -39,9 +32,7 @@ from flywheel_tests.helpers.deliveries import (
     file_of,
     packed,
     physical_lines,
-    read,
     refused,
-    table_file,
     take,
     texts,
     with_members,
@@ -208,155 +199,6 @@ def test_what_stands_around_json_makes_a_line_unreadable(store: Store) -> None:
     check(take(store, b"\n".join(text for text, _ in lines)), [reason for _, reason in lines])
 
 
-# ---- encodings and lines, in every format that has lines ----
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
-def test_a_byte_order_mark_costs_nothing(store: Store, suffix: str) -> None:
-    check(take(store, b"\xef\xbb\xbf" + file_of([LINES[0][0]] * 2, suffix), f"batch{suffix}"), [None, None])
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
-def test_a_line_that_is_no_utf_8_among_others_that_are_costs_itself(store: Store, suffix: str) -> None:
-    records = [{**LINES[0][0], "text_a": "na\u00efve"}, {**LINES[0][0], "text_a": "caf\u00e9"}, LINES[0][0]]
-    first, *others = file_of(records, suffix).decode().replace("\\u00ef", "\u00ef").replace("\\u00e9", "\u00e9").split("caf")
-    data = first.encode() + b"".join(b"caf" + other.encode("latin-1") for other in others)
-    check(take(store, data, f"batch{suffix}"), [None, "not UTF-8", None])
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".csv", ".tsv.zst"])
-def test_a_line_of_ten_megabytes_costs_itself_only(store: Store, suffix: str) -> None:
-    records = [LINES[0][0], {**LINES[0][0], "more": "x" * 10_000_000}, LINES[0][0]]
-    taken = take(store, file_of(records, suffix), f"batch{suffix}")
-    check(taken, [None, "longer than", None])
-    assert len(taken.raws[2]) <= 1_000
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv"])
-def test_lines_end_as_on_any_machine(store: Store, tmp_path: Path, suffix: str) -> None:
-    data = file_of([LINES[0][0], LINES[1][0], LINES[14][0]], suffix).replace(b"\r\n", b"\n")
-    expected = [None, None, "none of 1 or 0"]
-    check(take(store, data.replace(b"\n", b"\r\n"), f"windows{suffix}"), expected)
-    check(take(store, data.removesuffix(b"\n"), f"unfinished{suffix}"), expected)
-    check(take(store, data.replace(b"\n", b"\r\r\n"), f"twice{suffix}"), expected)
-    old = data.replace(b"\n", b"\r")
-    if suffix == ".jsonl":
-        assert "not JSON" in refused(Store(tmp_path / "other.duckdb"), old, f"old{suffix}")
-    else:
-        check(take(store, old, f"old{suffix}"), expected)
-
-
-@pytest.mark.parametrize("suffix", EVERY_SUFFIX)
-def test_a_file_without_lines_is_called_empty(store: Store, suffix: str) -> None:
-    if ".parquet" in suffix:
-        nothing = [table_file(pa.table({"text_a": pa.array([], pa.string())}))]
-    else:
-        nothing = [b"", b"\n\n", b"\xef\xbb\xbf"] + ([HEADER, HEADER.rstrip()] if ".csv" in suffix else [])
-    for content in nothing:
-        assert f"batch{suffix} is empty" in refused(store, packed(content, suffix), f"batch{suffix}")
-
-
-# ---- compressed files ----
-
-
-COMPRESSED = [suffix for suffix in EVERY_SUFFIX if suffix.endswith((".gz", ".zst"))]
-
-
-@pytest.mark.parametrize("suffix", COMPRESSED)
-def test_a_compressed_file_that_is_cut_in_half_is_refused_whole(store: Store, suffix: str) -> None:
-    records = [{"text_a": f"question {uuid.uuid4()}", "text_b": "other", "label": "1"} for _ in range(10_000)]
-    data = file_of(records, suffix)
-    assert f"batch{suffix} is damaged or cut short" in refused(store, data[: len(data) // 2], f"batch{suffix}")
-
-
-@pytest.mark.parametrize("suffix", COMPRESSED)
-def test_wherever_a_compressed_file_is_cut_it_is_refused(tmp_path: Path, suffix: str) -> None:
-    data = file_of([LINES[0][0], LINES[1][0]], suffix)
-    for kept in range(1, len(data)):
-        with pytest.raises(UnreadableFileError, match="damaged or cut short"):
-            read(tmp_path, data[:kept], f"batch{suffix}")
-
-
-@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst"])
-def test_every_part_of_a_compressed_file_is_read_and_nothing_else_is_taken_for_one(tmp_path: Path, suffix: str) -> None:
-    good = packed(GOOD * 3, suffix)
-    assert len(read(tmp_path, good + packed(b"", suffix) + packed(GOOD * 4, suffix), f"batch{suffix}")) == 7
-    for data in (good + b"garbage", good + b"\0" * 512, GOOD, b"\n", good[::-1], good[1:]):
-        with pytest.raises(UnreadableFileError, match="damaged or cut short"):
-            read(tmp_path, data, f"batch{suffix}")
-
-
-def test_a_compressed_file_under_a_plain_name_is_refused(store: Store) -> None:
-    refused(store, packed(GOOD * 5, ".gz"), "compressed.jsonl")
-
-
-# ---- CSV ----
-
-UNCLOSED = b'"never,closed,1\n'
-
-
-@pytest.mark.parametrize("good", [b"a,b,1\n", b'"a","b",1\n', b'"a","b","1"\n'], ids=["bare", "quoted", "all quoted"])
-@pytest.mark.parametrize("place", [0, 3, 6], ids=["first", "middle", "last"])
-@pytest.mark.parametrize("unclosed", [UNCLOSED, b'never,"closed,1\n', b'never,closed,"1\n'], ids=["1st", "2nd", "3rd"])
-def test_a_quote_that_never_closes_costs_its_own_line(tmp_path: Path, good: bytes, place: int, unclosed: bytes) -> None:
-    found = read(tmp_path, HEADER + good * place + unclosed + good * (6 - place), "batch.csv")
-    assert [each.number for each in found] == list(range(2, 9))
-    stray = found.pop(place)
-    if b'"' not in good and unclosed.endswith(b",1\n"):  # where nothing else is quoted, it is a character like any other
-        assert stray.record == dict(zip(("text_a", "text_b", "label"), unclosed.decode().rstrip().split(","), strict=True))
-    else:
-        assert isinstance(stray, Unreadable)
-        assert ("quote" in stray.reason, stray.raw) == (True, unclosed.rstrip())
-    assert {(tuple(each.record.items()), each.raw) for each in found} == {
-        ((("text_a", "a"), ("text_b", "b"), ("label", "1")), good.rstrip())
-    }
-
-
-def test_a_quote_that_never_closes_costs_its_own_line_in_a_long_file_too(store: Store) -> None:
-    taken = take(store, HEADER + (b'"a",b,1\n' * 150 + UNCLOSED) * 2 + b"a,b,1\n" * 150, "batch.csv")
-    assert sorted(taken.reasons) == [151, 302]
-    assert (taken.report.lines, taken.report.header, taken.report.continuation) == (453, 1, 0)
-
-
-def test_a_line_with_too_many_or_too_few_fields_is_refused(store: Store) -> None:
-    lines = [
-        (b"a,b,1", None),
-        (b"a,b", "2 cells"),
-        (b"a,b,1,", "4 cells"),
-        (b"a,b,1,0", "4 cells"),
-        (b"", "blank"),
-        (b"  ", "blank"),
-        (b",,", "text_a is empty"),
-        (b"a;b;1", "1 cells"),
-        (b'"a\n\nb",c,1', None),
-        (b'"a ""quoted"" word",b,1', None),
-        (b'say "hi",b,1', None),
-        (b"a\rb,c,1", ""),
-        (b"a\0,b,1", "NUL"),
-        (b'"a', "quote"),
-        (b'b\0",c,1', "NUL"),
-        (b"a,b,1", None),
-    ]
-    check(take(store, HEADER + b"\n".join(text for text, _ in lines), "batch.csv"), [reason for _, reason in lines])
-
-
-@pytest.mark.parametrize(
-    ("header", "says"),
-    [
-        (b"\n", "header"),
-        (b"\n" + HEADER, "header"),
-        (b'"text_a,text_b,label\n', "header"),
-        (b"\xe9" + HEADER, "none called text_a or query"),
-        (b"a,b,1\n", "none called text_a or query"),
-        (b"TEXT_A,TEXT_B,LABEL\n", "none called text_a or query"),
-        (b"text_a,text_a,text_b,label\n", "text_a"),
-        (b"text_a,text_b,label, label\n", "label"),
-    ],
-)
-def test_a_header_that_names_no_columns_of_ours_refuses_the_file(store: Store, header: bytes, says: str) -> None:
-    assert says in refused(store, header + b"a,b,1\n" * 3, "batch.csv")
-
-
 def test_numbers_and_lists_in_cells_are_read_as_such(store: Store) -> None:
     cells: list[tuple[str, str, str | None]] = [
         ("0.5", "3", None), ("1", "3.0", None), ("", "", None), (" 2 ", " 4 ", None), ("1e-3", "1e1", None),
@@ -369,140 +211,6 @@ def test_numbers_and_lists_in_cells_are_read_as_such(store: Store) -> None:
     check(taken, [reason for *_, reason in cells])
     assert [taken.only(number)["weight"] for number in range(1, 6)] == [0.5, 1, 1, 2, 0.001]
     assert [taken.only(number)["position"] for number in range(1, 6)] == [3, 3, None, 4, 10]
-
-
-# ---- Parquet ----
-
-PAIR = {"text_a": ["a", "c"], "text_b": ["b", "d"], "label": [1, 0]}
-NEW_YEAR = datetime(2026, 1, 1)
-
-# Further columns of a table of two rows: what makes a row none, or None twice.
-COLUMNS: dict[str, tuple[str, pa.Array, list[str | None]]] = {
-    "boolean labels": ("label", pa.array([True, False]), [None, None]),
-    "float labels": ("label", pa.array([1.0, 0.0]), [None, None]),
-    "decimal labels": ("label", pa.array([Decimal("1.0"), Decimal("0.0")]), [None, None]),
-    "label is NULL": ("label", pa.array([1, None]), [None, "label is"]),
-    "label is NaN": ("label", pa.array([1.0, math.nan]), [None, "label is"]),
-    "labels as a dictionary": ("label", pa.array(["same", "twice"]).dictionary_encode(), [None, "label is"]),
-    "text is NULL": ("text_a", pa.array(["a", None]), [None, "text_a"]),
-    "texts are numbers": ("text_a", pa.array([1, 2]), ["text_a", "text_a"]),
-    "texts are lists": ("text_a", pa.array([["a"], ["b"]]), ["text_a", "text_a"]),
-    "texts are bytes": ("text_a", pa.array(["é".encode(), b"\xe9"]), [None, ""]),
-    "a text holds a NUL": ("text_a", pa.array(["a\0", "b"]), ["NUL", None]),
-    "a text is not UTF-8": ("text_a", pa.array([b"\xff", b"z"]).view(pa.string()), ["", None]),
-    "weights are decimals": ("weight", pa.array([Decimal("0.50"), Decimal("-1.00")]), [None, "weight"]),
-    "weights are infinite": ("weight", pa.array([math.inf, None]), ["weight", None]),
-    "positions are floats": ("position", pa.array([2.0, math.nan]), [None, None]),
-    "ids are UUIDs": ("event_id", pa.array([uuid.uuid4().bytes, None], pa.uuid()), [None, None]),
-    "users are a struct": ("user", pa.array([{"id": 1}, None]), ["user", None]),
-    "users are times": ("user", pa.array([[NEW_YEAR], None]), ["user", None]),
-    "times": ("time", pa.array([NEW_YEAR, None]), [None, None]),
-    "times to the nanosecond": ("time", pa.array([1767225600000000001, None], pa.timestamp("ns")), [None, None]),
-    "times of an unknown zone": ("time", pa.array([1767225600, None], pa.timestamp("s", "Mars/Phobos")), ["", None]),
-    "times that no calendar holds": ("time", pa.array([10**18, 0], pa.timestamp("us")), ["", None]),
-    "dates": ("time", pa.array([date(2026, 1, 1), date(9999, 1, 1)]), [None, "is in the future"]),
-    "days that no calendar holds": ("time", pa.array([4_000_000, None], pa.int32()).cast(pa.date32()), ["", None]),
-    "times of day": ("time", pa.array([clock(1, 2), None]), ["is not a time", None]),
-    "durations": ("time", pa.array([timedelta(1), None]), ["time", None]),
-    "unknown NULs": ("more", pa.array([{"deep": ["a\0"]}, None]), ["NUL", None]),
-}
-
-
-@pytest.mark.parametrize("name", COLUMNS)
-def test_a_column_of_any_type_is_read_or_its_rows_are_refused(store: Store, name: str) -> None:
-    field, column, expected = COLUMNS[name]
-    data = table_file({**PAIR, field: column})
-    if None in expected:
-        check(take(store, data, "batch.parquet"), expected)
-    else:
-        assert f"{field} is" in refused(store, data, "batch.parquet")
-
-
-def test_unknown_columns_of_any_type_are_kept(store: Store) -> None:
-    unknown = {
-        "binary": pa.array([b"\xff\x01", b"text"]),
-        "things": pa.array([{"x": [b"\xff", None], "y": NEW_YEAR, "z": Decimal(1)}, None]),
-        "map": pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64())),
-        "duration": pa.array([timedelta(1), None]),
-        "large": pa.array([2**64 - 1, 0], pa.uint64()),
-        "infinite": pa.array([math.inf, math.nan]),
-        "nothing": pa.nulls(2),
-    }
-    taken = take(store, table_file({**PAIR, **unknown}), "batch.parquet")
-    check(taken, [None, None])
-    assert json.loads(taken.only(1)["extra"]).keys() == unknown.keys() - {"nothing"}
-    assert json.loads(taken.only(2)["extra"]) == {"binary": "text", "large": 0}
-
-
-def test_ids_of_bytes_that_are_no_text_are_never_taken_for_one_another(store: Store) -> None:
-    data = table_file({**PAIR, "event_id": pa.array([b"\xfe\x80", b"\xff\x81"])})
-    assert "event_id is" in refused(store, data, "batch.parquet")
-
-
-def test_a_time_in_parquet_is_the_instant_it_says(store: Store) -> None:
-    zone = timezone(timedelta(hours=5, minutes=30))
-    columns = [
-        pa.array([NEW_YEAR, None]),
-        pa.array([NEW_YEAR.replace(tzinfo=UTC), None]),
-        pa.array([NEW_YEAR.replace(tzinfo=UTC).astimezone(zone), None]),
-        pa.array([1767225600, None], pa.timestamp("s", "Asia/Tokyo")),
-        pa.array([1767225600, None]),
-        pa.array(["2026-01-01", None]),
-    ]
-    for number, column in enumerate(columns):
-        taken = take(store, table_file({**PAIR, "time": column}), f"{number}.parquet")
-        assert [taken.only(row)["observed_at"] for row in (1, 2)] == [NEW_YEAR, None]
-
-
-def test_a_parquet_file_of_another_schema_or_of_none_is_refused(store: Store) -> None:
-    other = table_file({"question": ["a"], "answer": ["b"]})
-    assert "question, answer and none called text_a or query" in refused(store, other, "batch.parquet")
-    assert "is empty" in refused(store, table_file(pa.table({})), "batch.parquet")
-    twice = pa.table([pa.array(["a"])] * 3 + [pa.array([1])], names=["text_a", "text_a", "text_b", "label"])
-    assert "text_a" in refused(store, table_file(twice), "batch.parquet")
-    assert "damaged or cut short" in refused(store, GOOD * 50, "batch.parquet")
-
-
-@pytest.mark.parametrize("suffix", [".parquet", ".parquet.gz", ".parquet.zst"])
-def test_what_is_no_parquet_is_refused(tmp_path: Path, suffix: str) -> None:
-    for data in (b"", b"PAR1", b"not a Parquet file", b"PAR1" + b"x" * 100 + b"PAR1", GOOD * 50, table_file(PAIR)[:-9]):
-        with pytest.raises(UnreadableFileError, match="damaged or cut short"):
-            read(tmp_path, packed(data, suffix), f"batch{suffix}")
-
-
-def test_a_parquet_file_with_a_byte_changed_is_refused_or_has_all_its_rows(tmp_path: Path) -> None:
-    data = table_file({**PAIR, "more": [[{"k": 1}], None]}, compression="none", store_schema=False)
-    for place in range(len(data)):
-        changed = data[:place] + bytes([data[place] ^ 0x81]) + data[place + 1 :]
-        with suppress(UnreadableFileError):
-            assert len(read(tmp_path, changed, "batch.parquet")) == 2, place
-
-
-# ---- names of files ----
-
-
-@pytest.mark.parametrize(
-    "name", ["it's.jsonl", "ünï 😀.jsonl", "two\nlines.jsonl", "-x.JSONL", "$part {0} %s.jsonl", "a;b--.jsonl"]
-)
-def test_a_file_may_have_any_name(store: Store, name: str) -> None:
-    assert take(store, GOOD, name).report.file == name
-
-
-def test_a_home_may_have_any_name(tmp_path: Path) -> None:
-    check(take(Store(tmp_path / "it's $part {0}" / "flywheel.duckdb"), GOOD), [None])
-
-
-@pytest.mark.parametrize(
-    "name", [os.fsdecode(b"\xff.jsonl"), os.fsdecode(b"\xff.csv.gz"), ".jsonl", "a.txt", "a.gz", "a.jsonl.gz.gz"]
-)
-def test_a_name_that_cannot_be_stored_or_says_no_format_is_one_sentence(store: Store, name: str) -> None:
-    refused(store, packed(GOOD, name), name)
-
-
-@pytest.mark.parametrize("path", [Path("x" * 5_000 + ".jsonl"), Path("a\0.jsonl"), Path("/"), Path("/dev/null/x.csv")])
-def test_a_path_that_leads_to_no_file_is_one_sentence(store: Store, path: Path) -> None:
-    with pytest.raises(UnreadableFileError, match=r"is not a file|is a folder"):
-        ingest_files(store, [path])
 
 
 # ---- columns of other names ----

@@ -95,6 +95,11 @@ class Coding:
         number = _number(value)
         return None if number is None else int(number <= self.cut if self.below else number >= self.cut)
 
+    def could_be(self, cell: str) -> bool:
+        """Whether a cell could hold a value of the column, also one that the user's coding leaves out."""
+        leaves_out = self.said and self.cut is None and len(cell) <= _LONG and '"' not in cell
+        return leaves_out or self.read(cell) is not None
+
 
 @dataclass
 class Column:

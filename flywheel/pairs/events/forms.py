@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from flywheel.errors import UnreadableFileError
-from flywheel.pairs.events.delimited import DelimitedRows, Quoting, Row, delimiter_of
+from flywheel.pairs.events.delimited import DelimitedRows, Evidence, Quoting, Row, delimiter_of
 from flywheel.pairs.events.events import KNOWN_FIELDS, field_names
 from flywheel.pairs.events.json_rows import array_items, is_array, is_one_object, json_lines
 from flywheel.pairs.events.lines import BLANK, Line, Unreadable, check_names
@@ -20,6 +20,7 @@ from flywheel.pairs.events.text import TextForm, bare_suffix, recognise, text_li
 
 Format = Literal["JSON lines", "JSON array", "CSV", "Parquet"]
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_HEADER = 10  # lines that a header may be on
 _NULL = r"\N"  # how MySQL, PostgreSQL and ClickHouse write that there is nothing
 
 
@@ -39,7 +40,10 @@ class EmptyFileError(UnreadableFileError):
 
 @dataclass(frozen=True)
 class Form:
-    """How a file called `name` was understood. `total` lines (rows, items) were counted, the first `header` name `columns`."""
+    """How a file called `name` was understood. `total` lines (rows, items) were counted, the first `header` name `columns`.
+
+    `quotes` is what has been seen of them.
+    """
 
     path: Path
     name: str
@@ -50,6 +54,7 @@ class Form:
     quoting: Quoting | None = None
     columns: tuple[str, ...] = ()
     header: int = 0
+    quotes: Evidence | None = None
 
     @property
     def counted(self) -> str:
@@ -60,9 +65,9 @@ class Form:
         """Every line of the file, as a record or as unreadable."""
         if self.format == "Parquet":
             return parquet_rows(self.path, self.name, fields.options.columns)
-        if self.format == "JSON array":
-            return array_items(self.path, self.name)
         assert self.text is not None
+        if self.format == "JSON array":
+            return array_items(self.path, self.name, self.text)
         if self.format == "JSON lines":
             return json_lines(text_lines(self.path, self.text))
         rows = self.rows(fields)
@@ -74,7 +79,8 @@ class Form:
         assert self.quoting is not None
         lines = islice(text_lines(self.path, self.text), self.header, None)
         is_row, telling = row_test(self.columns, fields)
-        return DelimitedRows(lines, self.delimiter, self.quoting, len(self.columns), is_row, telling, self.header + 1)
+        first = self.header + 1
+        return DelimitedRows(lines, self.delimiter, self.quoting, len(self.columns), is_row, telling, first, self.quotes)
 
     def _record(self, row: Row) -> Line | Unreadable:
         if len(row.cells) != len(self.columns):
@@ -102,7 +108,8 @@ def form_of(path: Path, name: str, fields: FieldMap) -> Form:
             raise EmptyFileError(f"{name} is empty. Nothing of it was stored.")
         form = _delimited(form, suffix, fields) if suffix in (".csv", ".tsv") else _json(form, suffix)
     if form.total == form.header:
-        raise EmptyFileError(f"{name} is empty: it names columns and has no {form.counted}s. Nothing of it was stored.")
+        what = f": it names columns and has no {form.counted}s" if form.columns else ""
+        raise EmptyFileError(f"{name} is empty{what}. Nothing of it was stored.")
     return form
 
 
@@ -114,8 +121,7 @@ def _json(form: Form, suffix: str) -> Form:
                 f"{form.name} holds one JSON array, and {suffix} means one object a line. Nothing of it was stored; "
                 "rename it so that it ends in .json."
             )
-        form = replace(form, format="JSON array", text=None, total=0)
-        return replace(form, total=sum(1 for _ in array_items(form.path, form.name)))
+        return replace(form, format="JSON array", total=sum(1 for _ in array_items(form.path, form.name, form.text)))
     if form.text and is_one_object(text_lines(form.path, form.text)):
         raise UnreadableFileError(
             f"{form.name} holds one JSON object over several lines. Nothing of it was stored; "
@@ -127,13 +133,11 @@ def _json(form: Form, suffix: str) -> Form:
 def _delimited(form: Form, suffix: str, fields: FieldMap) -> Form:
     assert form.text is not None
     first = next(text_lines(form.path, form.text))
-    names_it = first[:4] == b"sep=" and len(first) == 5  # Excel's way
+    names_it = first[:4].lower() == b"sep=" and len(first) == 5  # Excel's way
     skipped = int(names_it)
-    line = next(islice(text_lines(form.path, form.text), skipped, None), b"")
     wanted = {fields.column(ours) for ours in field_names()}
-    delimiter = fields.options.delimiter or (
-        chr(first[4]) if names_it else delimiter_of(line.decode("utf-8", "replace"), wanted)
-    )
+    begin = [line.decode("utf-8", "replace") for line in islice(text_lines(form.path, form.text), skipped, skipped + _HEADER)]
+    delimiter = fields.options.delimiter or (chr(first[4]) if names_it else delimiter_of(begin, wanted))
     rows = DelimitedRows(islice(text_lines(form.path, form.text), skipped, None), delimiter, "standard", first=skipped + 1)
     header = next(iter(rows), None)
     if header is None or isinstance(header, Unreadable):
@@ -152,8 +156,8 @@ def row_test(columns: Sequence[str], fields: FieldMap) -> tuple[Callable[[Sequen
     place = {ours: columns.index(name) for ours in field_names() if (name := fields.column(ours)) in columns}
     texts = [place[ours] for ours in ("text_a", "text_b", "query", "shown", "answer") if ours in place]
     tests: Mapping[str, Callable[[str], bool]] = {
-        "label": lambda cell: fields.labels.read(cell) is not None,
-        "thumb": lambda cell: fields.thumbs.read(cell) is not None,
+        "label": fields.labels.could_be,
+        "thumb": fields.thumbs.could_be,
         "type": lambda cell: cell in fields.options.types or cell in KNOWN_FIELDS,
         "time": lambda cell: not isinstance(fields.time(cell), Refusal),
     }

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import duckdb
 import orjson
 
-from flywheel.errors import UnreadableFileError, one_line
+from flywheel.errors import UnreadableFileError
 from flywheel.pairs.events.lines import MAX_LINE_BYTES, Batch, Line, Unreadable, not_utf8, refused
-from flywheel.pairs.events.text import COMPRESSION
+from flywheel.pairs.events.text import TextForm, text_blocks
 
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
 _LONG_NUMBER = re.compile(rb"\d{19}")  # orjson makes floats of whole numbers beyond 64 bits
 
 
@@ -56,27 +57,63 @@ def is_one_object(lines: Iterator[bytes]) -> bool:
     return next((raw for raw in lines if raw.strip()), b"").strip() == b"{"
 
 
-def array_items(path: Path, name: str) -> Iterator[Line | Unreadable]:
+def array_items(path: Path, name: str, text: TextForm) -> Iterator[Line | Unreadable]:
     """The items of a file that holds one JSON array, numbered; the memory needed does not grow with the file."""
-    compression = COMPRESSION.get(path.suffix.lower(), "uncompressed")
-    with duckdb.connect() as db:
-        try:
-            items = db.execute(
-                "SELECT json FROM read_json_objects(?, format = 'array', compression = ?, maximum_object_size = ?)",
-                [glob_escaped(path), compression, 2 * MAX_LINE_BYTES],
-            )
-            read = 0
-            while some := items.fetchmany(1000):
-                for number, (item,) in enumerate(some, start=read + 1):
-                    yield json_record(item.encode(), number)
-                read += len(some)
-        except duckdb.Error as error:
-            why = str(error).partition("Malformed JSON in file")[2].partition(", ")[2] or one_line(error)
-            raise UnreadableFileError(
-                f"{name} is not a JSON array throughout ({why.strip()[:150]}). Nothing of it was stored."
-            ) from error
+    reader = _Values(text_blocks(path, text))
+    number = 0
+    try:
+        reader.skip("[")
+        while number or reader.sign() != "]":
+            number += 1
+            yield json_record(reader.value().encode("utf-8", "surrogateescape"), number)
+            if reader.sign() == "]":
+                break
+            reader.skip(",")
+        reader.skip("]")
+        reader.skip("")
+    except (json.JSONDecodeError, RecursionError) as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        where = f"item {number}: {why}" if number else why
+        raise UnreadableFileError(f"{name} is not a JSON array throughout ({where}). Nothing of it was stored.") from error
 
 
-def glob_escaped(path: Path) -> str:
-    """A path in which the database sees no pattern."""
-    return re.sub(r"([*?\[])", r"[\1]", str(path))
+class _Values:
+    """JSON values of a text that comes in blocks. Raises JSONDecodeError for what is none."""
+
+    def __init__(self, blocks: Iterator[str]) -> None:
+        self._blocks = blocks
+        self._text = ""
+        self._place = 0
+
+    def sign(self) -> str:
+        """The next sign that is not blank, or nothing at the end."""
+        while True:
+            blank = _BLANKS.match(self._text, self._place)
+            self._place = blank.end() if blank else self._place
+            if self._place < len(self._text) or not self._more():
+                return self._text[self._place : self._place + 1]
+
+    def skip(self, sign: str) -> None:
+        """Go on behind the sign that has to come next."""
+        if (found := self.sign()) != sign:
+            raise json.JSONDecodeError(f"{found or 'the end'!r} where {sign or 'the end'!r} should be", "", 0)
+        self._place += len(sign)
+
+    def value(self) -> str:
+        """The text of the next value."""
+        self.sign()
+        while True:
+            try:
+                _, end = _DECODER.raw_decode(self._text, self._place)
+            except json.JSONDecodeError:  # or it goes on in the next block
+                if len(self._text) - self._place > 2 * MAX_LINE_BYTES or not self._more():
+                    raise
+                continue
+            if end < len(self._text) or not self._more():
+                value, self._place = self._text[self._place : end], end
+                return value
+
+    def _more(self) -> bool:
+        block = next(self._blocks, "")
+        self._text, self._place = self._text[self._place :] + block, 0
+        return block != ""

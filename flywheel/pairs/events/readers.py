@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from flywheel.errors import FlywheelError, UnreadableFileError
 from flywheel.pairs.events.coding import Column, judge
-from flywheel.pairs.events.delimited import Evidence, Quoting, Row
-from flywheel.pairs.events.forms import EmptyFileError, Form, form_of, row_test
+from flywheel.pairs.events.delimited import Evidence, Quoting
+from flywheel.pairs.events.forms import EmptyFileError, Form, form_of
 from flywheel.pairs.events.lines import Batch, Line, Unreadable, leaves, without_texts
 from flywheel.pairs.events.mapping import IDS, FieldMap
 from flywheel.pairs.events.parquet_rows import class_names, exact_floats, opened
@@ -124,7 +124,7 @@ def _look(path: Path, name: str, fields: FieldMap, columns: Columns) -> tuple[Fo
             columns.thumb.classes = columns.thumb.classes or class_names(file, fields.column("thumb"))
     elif form.format == "CSV":
         fields = replace(fields, decimal_comma=form.delimiter == ";")
-        form = replace(form, quoting=fields.options.quoting or _quoting(form, fields))
+        form = _quoted(form, fields)
     names: dict[str, None] = {}
     texts = form.format in ("CSV", "Parquet")  # their header was looked at
     for line in form.records(fields):
@@ -138,10 +138,11 @@ def _look(path: Path, name: str, fields: FieldMap, columns: Columns) -> tuple[Fo
     return form, fields
 
 
-def _quoting(form: Form, fields: FieldMap) -> Quoting:
-    """How cells are quoted: as the standard has it unless that breaks cells which another way of quoting explains.
+def _quoted(form: Form, fields: FieldMap) -> Form:
+    """The form with how cells are quoted: as the standard has it unless that breaks cells which another way explains.
 
-    Quotes are plain characters where they break more rows than they serve, and more rows are valid without them.
+    Quotes are plain characters where they break more rows than they serve, nearly all of these are rows without them, and (next
+    to) no row needs its quotes.
     """
 
     def tried(quoting: Quoting) -> Evidence:
@@ -150,16 +151,13 @@ def _quoting(form: Form, fields: FieldMap) -> Quoting:
             pass
         return rows.evidence
 
-    def valid(quoting: Quoting) -> int:
-        is_row, _ = row_test(form.columns, fields)
-        return sum(isinstance(row, Row) and is_row(row.cells) for row in replace(form, quoting=quoting).rows(fields))
-
-    standard = tried("standard")
-    if not standard.broken:
-        return "standard"
-    if standard.escaped and tried("backslash").broken * 2 < standard.broken:
-        return "backslash"
-    return "none" if standard.broken > standard.proper and valid("none") > valid("standard") else "standard"
+    quoting = fields.options.quoting
+    found = tried(quoting or "standard")
+    if quoting is None and found.escaped and (escaped := tried("backslash")).disorder * 2 < found.disorder:
+        quoting, found = "backslash", escaped
+    if quoting is None and found.plain > max(found.proper, 100 * found.needed, 0.9 * found.broken):
+        quoting = "none"
+    return replace(form, quoting=quoting or "standard", quotes=found)
 
 
 def _check_name(path: Path, name: str) -> None:

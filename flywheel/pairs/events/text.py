@@ -5,7 +5,6 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 
 from flywheel.errors import UnreadableFileError
 from flywheel.pairs.events.lines import MAX_LINE_BYTES
+from flywheel.pairs.events.western import is_western
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 _BLOCK = 1 << 20
@@ -96,6 +96,18 @@ def text_lines(path: Path, form: TextForm) -> Iterator[bytes]:
                 yield line.rstrip(b"\r\n")
 
 
+def text_blocks(path: Path, form: TextForm) -> Iterator[str]:
+    """The text of a file in blocks; a byte that is not UTF-8, in a file that is, comes as a surrogate."""
+    utf8 = form.encoding in ("utf-8", "utf-8-sig")
+    decoder = codecs.getincrementaldecoder(form.encoding)("surrogateescape" if utf8 else "strict")
+    with unpacked(path) as file:
+        while block := file.read(_SAMPLE):
+            if text := decoder.decode(block):
+                yield text
+        if text := decoder.decode(b"", final=True):
+            yield text
+
+
 class _Utf8(io.RawIOBase):
     """A file's bytes in UTF-8, with line feeds, from another encoding or with other ends of lines."""
 
@@ -153,24 +165,4 @@ def _without_mark(path: Path) -> str:
             suspects.append(line)
             if len(suspects) == _SUSPECTS:
                 break
-    return "cp1252" if suspects and all(map(_is_western, islice(suspects, _SUSPECTS))) else "utf-8"
-
-
-def _is_western(line: bytes) -> bool:
-    """Whether a line reads as a Western language in cp1252: few letters beyond ASCII, and no sign in the middle of a word.
-
-    What comes from a Cyrillic, Greek, Polish, Turkish or Japanese encoding does not.
-    """
-    try:
-        text = line.decode("cp1252")
-    except UnicodeDecodeError:
-        return False
-    if any(each < " " and each != "\t" for each in text) or any(each in "ðþýÐÞÝ\x7f" for each in text):
-        return False
-    letters = [each for each in text if each.isalpha()]
-    beyond = sum(each > "\x7f" for each in letters)
-    inside = any(
-        sign > "\x7f" and not sign.isalpha() and sign not in "’‘´·–—-…“”«»" and before.isalpha() and after.isalpha()
-        for before, sign, after in zip(text, text[1:], text[2:], strict=False)
-    )
-    return not inside and beyond * 3 <= len(letters)
+    return "cp1252" if suspects and is_western(suspects) else "utf-8"

@@ -52,6 +52,7 @@ def connect(
     if temp_directory is not None:
         config["temp_directory"] = str(temp_directory)
     connection = duckdb.connect(path, config=config)
+    connection.execute("SET enable_progress_bar = false")  # it would be drawn on standard output, amid the JSON of a verb
     # DuckDB 1.5 takes two joins that differ only in the columns they give for the same one: wrong rows, no error.
     connection.execute("SET disabled_optimizers = 'common_subplan'")
     connection.execute(MACROS)
