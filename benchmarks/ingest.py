@@ -91,7 +91,7 @@ def floor(file: Path, home: Path) -> None:
 def ingest(file: Path, home: Path) -> None:
     """What `flywheel ingest` does."""
     from flywheel.home import Home
-    from flywheel.pairs.ingest import ingest_files
+    from flywheel.pairs.deliveries import ingest_files
     from flywheel.pairs.options import StorageOptions
     from flywheel.pairs.store.ducklake import open_store
 

@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from flywheel.cli.app import app
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events.events import event_schema
-from flywheel.pairs.ingest import ingest_files
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.overview import origins
 from flywheel.settings import Settings, groups

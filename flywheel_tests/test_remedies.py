@@ -74,60 +74,18 @@ class Place:
         file.write_text("\n".join([*kept, f"{group}.{name} = {to_toml(value)}"]) + "\n")
 
 
-_LOOKS = [
-    "red",
-    "blue",
-    "green",
-    "golden",
-    "silver",
-    "black",
-    "white",
-    "purple",
-    "wooden",
-    "plastic",
-    "leather",
-    "paper",
-    "glass",
-    "iron",
-    "stone",
-    "woollen",
-    "rubber",
-]
-_WHOSE = [
-    "sailor",
-    "baker",
-    "doctor",
-    "farmer",
-    "painter",
-    "soldier",
-    "teacher",
-    "singer",
-    "dancer",
-    "hunter",
-    "lawyer",
-    "pilot",
-    "nurse",
-    "plumber",
-    "waiter",
-]
-_WHAT = [
-    "chair",
-    "boat",
-    "clock",
-    "lamp",
-    "violin",
-    "ladder",
-    "kettle",
-    "tent",
-    "bicycle",
-    "umbrella",
-    "mirror",
-    "carpet",
-    "basket",
-    "helmet",
-    "drum",
-    "ladle",
-]
+_LOOKS = (
+    "red", "blue", "green", "golden", "silver", "black", "white", "purple",
+    "wooden", "plastic", "leather", "paper", "glass", "iron", "stone", "woollen", "rubber",
+)  # fmt: skip
+_WHOSE = (
+    "sailor", "baker", "doctor", "farmer", "painter", "soldier", "teacher",
+    "singer", "dancer", "hunter", "lawyer", "pilot", "nurse", "plumber", "waiter",
+)  # fmt: skip
+_WHAT = (
+    "chair", "boat", "clock", "lamp", "violin", "ladder", "kettle", "tent",
+    "bicycle", "umbrella", "mirror", "carpet", "basket", "helmet", "drum", "ladle",
+)  # fmt: skip
 
 
 def _thing(number: int) -> str:

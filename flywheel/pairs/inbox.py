@@ -8,7 +8,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from flywheel.errors import UnreadableFileError, explain_disk_errors
-from flywheel.pairs.ingest import IngestReport, ingest_delivery
+from flywheel.pairs.deliveries import ingest_delivery
+from flywheel.pairs.ingest import IngestReport
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
 

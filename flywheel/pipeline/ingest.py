@@ -7,9 +7,10 @@ from itertools import chain
 from pathlib import Path
 
 from flywheel.errors import UnreadableFileError
+from flywheel.pairs.deliveries import files_of, ingest_delivery
 from flywheel.pairs.events.seeds import STARTER, seed_batch
 from flywheel.pairs.inbox import take_inbox
-from flywheel.pairs.ingest import IngestReport, files_of, ingest, ingest_delivery, unaccounted
+from flywheel.pairs.ingest import IngestReport, ingest, unaccounted
 from flywheel.pairs.preview import Preview, preview
 from flywheel.pairs.snapshots.export import take_snapshot as export_snapshot
 from flywheel.pairs.snapshots.snapshot import Snapshot

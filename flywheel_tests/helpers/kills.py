@@ -30,10 +30,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel.pairs import ingest as ingest_module
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events import staging
 from flywheel.pairs.events.readers import read_batch
 from flywheel.pairs.inbox import take_inbox
-from flywheel.pairs.ingest import ingest_files, unaccounted
+from flywheel.pairs.ingest import unaccounted
 from flywheel.pairs.snapshots.export import take_snapshot
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pipeline.workspace import Workspace

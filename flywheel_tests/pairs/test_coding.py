@@ -15,9 +15,9 @@ import pyarrow as pa
 import pytest
 
 from flywheel.errors import FlywheelError, UnreadableFileError
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events.coding import THUMBS, Coding, Column, judge, written
 from flywheel.pairs.events.readers import understand
-from flywheel.pairs.ingest import ingest_files
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel_tests.conftest import verb

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from flywheel.errors import UnreadableFileError
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.forget import Selection
 from flywheel.pairs.inbox import finished_files, take_inbox
-from flywheel.pairs.ingest import ingest_files, unaccounted
+from flywheel.pairs.ingest import unaccounted
 from flywheel.pipeline.forgetting import forget
 from flywheel.pipeline.workspace import Workspace
 from flywheel_tests.conftest import verb

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from flywheel.errors import FlywheelError
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.forget import Selection, find, forget
 from flywheel.pairs.inbox import take_inbox
-from flywheel.pairs.ingest import ingest_files, unaccounted
+from flywheel.pairs.ingest import unaccounted
 from flywheel.pairs.snapshots.export import take_snapshot
 from flywheel.pairs.snapshots.leak_probe import probe_leaks
 from flywheel.pairs.store.duckdb_file import Store

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from flywheel.errors import UnreadableFileError
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events.readers import understand
-from flywheel.pairs.ingest import ingest_files
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel_tests.conftest import verb

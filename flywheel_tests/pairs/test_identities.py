@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.forget import Selection, find, forget
 from flywheel.pairs.inbox import take_inbox
-from flywheel.pairs.ingest import ingest_files
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.snapshots.export import take_snapshot
 from flywheel.pairs.store.duckdb_file import Store

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flywheel.errors import FlywheelError
-from flywheel.pairs.ingest import ingest_files
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.snapshots.export import take_snapshot
 from flywheel.pairs.snapshots.leak_probe import LeakProbe, probe_leaks
 from flywheel.pairs.store.contradictions import find_contradictions

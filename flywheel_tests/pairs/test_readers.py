@@ -14,9 +14,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flywheel.errors import UnreadableFileError
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events.lines import MAX_LINE_BYTES
 from flywheel.pairs.events.readers import understand
-from flywheel.pairs.ingest import ingest_files
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel_tests.conftest import examples, verb

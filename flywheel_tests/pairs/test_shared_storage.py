@@ -18,8 +18,8 @@ import pytest
 
 from flywheel import storage
 from flywheel.errors import FlywheelError
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.forget import Selection, forget
-from flywheel.pairs.ingest import ingest_files
 from flywheel.pairs.snapshots.export import take_snapshot
 from flywheel.pairs.snapshots.folder import LATEST, Snapshots, fetch_snapshot
 from flywheel.pairs.snapshots.snapshot import MANIFEST

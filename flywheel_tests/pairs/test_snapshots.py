@@ -9,8 +9,8 @@ import pytest
 from flywheel import storage
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.forget import Selection
-from flywheel.pairs.ingest import ingest_files
 from flywheel.pairs.snapshots.folder import LATEST
 from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.pipeline.evaluation import snapshot_of

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.statistics import reason_no_verdict
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events.json_rows import json_batch
 from flywheel.pairs.events.seeds import STARTER, seed_batch
 from flywheel.pairs.events.starter import starter_lines
-from flywheel.pairs.ingest import ingest, ingest_files
+from flywheel.pairs.ingest import ingest
 from flywheel.pairs.snapshots.export import take_snapshot
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.pairs.store.components import FROZEN, reassign

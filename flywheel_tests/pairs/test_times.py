@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events.lines import Line
 from flywheel.pairs.events.readers import read_delivery
 from flywheel.pairs.events.times import read_time
-from flywheel.pairs.ingest import ingest_files
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel_tests.conftest import examples
@@ -276,7 +276,7 @@ def test_nothing_depends_on_the_zone_or_the_language_of_the_machine(tmp_path: Pa
     script = (
         "import locale, sys; from pathlib import Path; from contextlib import suppress\n"
         "with suppress(locale.Error): locale.setlocale(locale.LC_ALL, '')\n"
-        "from flywheel.pairs.store.duckdb_file import Store; from flywheel.pairs.ingest import ingest_files\n"
+        "from flywheel.pairs.store.duckdb_file import Store; from flywheel.pairs.deliveries import ingest_files\n"
         "from flywheel.pairs.options import PairOptions\n"
         "ingest_files(Store(Path(sys.argv[1])), [Path(sys.argv[2])], PairOptions.model_validate_json(sys.argv[3]))"
     )

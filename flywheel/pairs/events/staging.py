@@ -125,7 +125,7 @@ def stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress:
     quarantine = folder / "quarantine.parquet"
     kinds: Counter[str] = Counter()
     examples: dict[str, Refused] = {}
-    lines, continuation = batch.header, 0
+    lines, continuation, redacted = batch.header, 0, redactor.count
     pending: deque[Future[list[Refused]]] = deque()
     with (
         _without_gc(),
@@ -153,7 +153,7 @@ def stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress:
             if progress:
                 progress(lines)
         settle(0)
-    return Staged(parts, quarantine, lines, continuation, kinds, examples, redactor.count)
+    return Staged(parts, quarantine, lines, continuation, kinds, examples, redactor.count - redacted)
 
 
 @contextmanager
