@@ -49,7 +49,8 @@ def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of events, or
             print(f"  quarantined {file}:{line}: {reason}")
         if len(bad) > 10:
             print("  ... and more; `flywheel pairs` counts the reasons")
-        print("Next: flywheel snapshot, then flywheel train VARIANT all")
+        if summary.accepted + summary.duplicates:
+            print("Next: flywheel snapshot, then flywheel train VARIANT all")
     if summary.rejected:
         raise FlywheelError("\n".join(summary.rejected))
     return None
@@ -76,10 +77,9 @@ def _print_preview(found: "Preview") -> None:
     print("  columns: " + (", ".join(f"{ours} = {theirs}" for ours, theirs in found.columns.items()) or "by our own names"))
     if found.other_columns:
         print(f"  kept beside them: {', '.join(found.other_columns)}")
+    words = {1: "same", 0: "different", None: "not known"}
     for name, values in found.values.items():
-        print(
-            f"  {name}: " + ", ".join(f"{value} ({count:,}) is {'nothing' if m is None else m}" for value, count, m in values)
-        )
+        print(f"  {name}: " + ", ".join(f"{value} ({count:,}) is {words.get(m, m)}" for value, count, m in values))
     print(f"  {found.lines:,} lines: {found.header} header, {found.continuation:,} continuation, {found.events:,} events")
     for line, reason, count in found.refused:
         print(f"  {count:,} refused, the first is line {line}: {reason}")
@@ -87,8 +87,8 @@ def _print_preview(found: "Preview") -> None:
         label = "same     " if pair["label"] else "different"
         said = f"({pair['kind']}, weight {pair['weight']:g})"
         print(f"  {pair['line']:>6}  {label}  {pair['text_a'][:60]!r} | {pair['text_b'][:60]!r}  {said}")
-    print("Settings that say so:\n" + found.settings)
-    print("Nothing was stored." + ("" if found.problem else f" Next: flywheel ingest {found.file}"))
+    print(("Settings that say so much:" if found.problem else "Settings that say so:") + f"\n{found.settings}")
+    print("Nothing was stored." + ("" if found.problem else " Next: the same command without --dry-run"))
 
 
 @app.command()

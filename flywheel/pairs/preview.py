@@ -118,15 +118,12 @@ def _values(column: Column, coding: Coding) -> list[tuple[str, int, Any]]:
 def _settings(found: Understood, theirs: dict[str, str]) -> str:
     said: dict[str, Any] = found.fields.options.model_dump(exclude_defaults=True)
     said = {"columns": theirs} | said if theirs else said
-    if found.columns.label.lines and not {"cut", "cut_below"} & said.keys():
-        said.setdefault(
-            "labels",
-            {value: meaning for value, _, meaning in _values(found.columns.label, found.fields.labels) if meaning is not None},
-        )
-    if found.columns.thumb.lines:
-        said.setdefault(
-            "thumbs", {value: meaning for value, _, meaning in _values(found.columns.thumb, found.fields.thumbs) if meaning}
-        )
+    if not {"cut", "cut_below"} & said.keys():
+        for name, column, coding in _coded(found):
+            meanings = {value: meaning for value, _, meaning in _values(column, coding)}
+            if meanings and None not in meanings.values():  # both, so that a file with the other one is read, too
+                both = {"1": 1, "0": 0} if name == "label" else {"up": "up", "down": "down"}
+                said.setdefault(f"{name}s", both | meanings)
     form = found.form
     more = {"encoding": form.text.encoding if form.text else None, "delimiter": form.delimiter, "quoting": form.quoting}
     said |= {name: value for name, value in more.items() if value is not None}

@@ -87,7 +87,7 @@ def test_a_dry_run_makes_nothing_in_a_home_that_is_not_there(tmp_path: Path) -> 
     assert not (tmp_path / "home").exists() or not any((tmp_path / "home").rglob("*"))
     for words in (
         "CSV, utf-8, delimiter ','",
-        "label: 0 (1) is 0, 1 (1) is 1",
+        "label: 0 (1) is different, 1 (1) is same",
         "'how to sync' | 'sync my files'",
         "Nothing was",
     ):
@@ -113,7 +113,7 @@ def test_a_file_that_would_be_refused_shows_its_problem_and_what_was_understood(
     assert (found["delimiter"], found["columns"]["label"]) == (",", "score")
     assert ["5", 2, None] in found["values"]["label"]
     said = verb("ingest", "--dry-run", tmp_path / "grades.csv", "--home", home)
-    assert (said.returncode, "5 (2) is nothing" in said.stdout, "Next:" in said.stdout) == (1, True, False)
+    assert (said.returncode, "5 (2) is not known" in said.stdout, "Next:" in said.stdout) == (1, True, False)
 
 
 def test_files_that_cannot_be_understood_keep_none_from_being_shown(tmp_path: Path) -> None:
