@@ -56,6 +56,21 @@ def store(workspace: Workspace) -> Store:
     return workspace.store
 
 
+_SET_BY_VERBS = ("DAGSTER_HOME", "FLYWHEEL_HOME")  # to the home at work
+
+
+def _without_home(patch: pytest.MonkeyPatch) -> None:
+    """Neither variable is set, nor is when the patch is undone."""
+    for name in _SET_BY_VERBS:
+        patch.setenv(name, "")
+        patch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def _no_home_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    _without_home(monkeypatch)
+
+
 def flywheel(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a person would, in a process of its own."""
     return subprocess.run(
@@ -73,9 +88,7 @@ def verb(*arguments: str | Path, **environment: str) -> subprocess.CompletedProc
     dagster, level = logging.getLogger("dagster"), logging.getLogger("dagster").level
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", command)
-        for name in ("DAGSTER_HOME", "FLYWHEEL_HOME"):  # a verb sets them to its home
-            patch.setenv(name, "")
-            patch.delenv(name)
+        _without_home(patch)
         for name, value in environment.items():
             patch.setenv(name, value)
         try:

@@ -230,7 +230,7 @@ def test_of_a_forgotten_user_nothing_is_left_and_of_others_everything(workspace:
     store = Store(workspace.home.database)
     _, rejected = take_inbox(store, inbox, PairOptions(max_refused=1.0))
     assert rejected == ()
-    ingest_files(store, [_written(workspace, clump_lines(range(120)))], workspace.settings.pairs)
+    ingest_files(store, [_written(workspace, clump_lines(range(400)))], workspace.settings.pairs)
     take_snapshot(store, workspace.snapshots, workspace.split_rules)
     kept = len([each for each in OTHERS if each["label"] == 1])
     report = forget_everywhere(workspace, Selection(user="4711"))
