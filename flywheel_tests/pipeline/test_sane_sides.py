@@ -187,8 +187,10 @@ def test_or_another_baseline_leads_on(server: Server, home: Path, source: str, n
     step = json.loads(say(server, home, "evidence", "--json").stdout)["next_step"]
     assert "or set baseline.source to local or to guess and run `flywheel grid`" in step
     other = {"FLYWHEEL_BASELINE__SOURCE": source}
-    run = say(server, home, "grid", "--variant", str(V32), "--size", "400", **other)  # which is trained
-    assert run.returncode == 0, run.stderr
+    grid = say(server, home, "grid", "--variant", "all-MiniLM-L6-v2@256", "--size", "400", **other)
+    assert (
+        "largest difference of a cosine" in grid.stderr
+    )  # the vectors here are no model's; the baseline is measured all the same
     judged = json.loads(say(server, home, "champion", "promote", "--json", **other).stdout)
     assert judged["verdict"]["reference_name"] == f"{named} baseline"
     assert judged["action"] == "promoted"
