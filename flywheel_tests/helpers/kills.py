@@ -261,10 +261,10 @@ class Traces:
         return cls(frozenset(log), frozenset(path.name for path in (home / "inbox" / "work").glob("*")))
 
 
-def _holds(folder: Path, pattern: str) -> bool:
+def _holds(folder: Path, pattern: str, such: Callable[[Path], bool] = Path.exists) -> bool:
     """Whether there are such files in a folder that may go away at any moment."""
     try:
-        return any(folder.glob(pattern))
+        return any(map(such, folder.glob(pattern)))
     except FileNotFoundError:
         return False
 
@@ -284,7 +284,7 @@ def _stage(home: Path, process: BaseProcess, before: Traces, alone: bool = True)
     if alone and now.log - before.log:
         return COMMIT
     for folder in (home / "staging").glob(own):
-        return TRANSACTION if any(map(_is_parquet, folder.glob("*/quarantine.parquet"))) else STAGING
+        return TRANSACTION if _holds(folder, "*/quarantine.parquet", _is_parquet) else STAGING
     for found in (home / "snapshots").glob(own):
         if found.is_file():
             return POINTING
