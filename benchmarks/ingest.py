@@ -112,14 +112,15 @@ def new(file: Path, home: Path) -> None:
 def snapshot(file: Path, home: Path) -> None:
     """Draw, freeze and export."""
     from flywheel.evaluation.options import EvaluationOptions
+    from flywheel.evaluation.statistics import MAX_COMPONENT_SHARE
     from flywheel.home import Home
     from flywheel.pairs.options import SplitOptions, StorageOptions
+    from flywheel.pairs.snapshots.enough import SplitRules
     from flywheel.pairs.snapshots.export import take_snapshot
     from flywheel.pairs.snapshots.folder import Snapshots
-    from flywheel.pairs.snapshots.splits import SplitRules
     from flywheel.pairs.store.ducklake import open_store
 
-    rules = SplitRules.of(SplitOptions(), EvaluationOptions().min_components)
+    rules = SplitRules.of(SplitOptions(), EvaluationOptions().min_components, MAX_COMPONENT_SHARE)
     take_snapshot(open_store(Home(home), StorageOptions()), Snapshots(Home(home).snapshots), rules)
 
 

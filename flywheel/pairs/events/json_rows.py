@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 
@@ -14,7 +14,7 @@ from flywheel.pairs.events.text import TextForm, text_blocks
 
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
-_LONG_NUMBER = re.compile(rb"\d{19}")  # orjson makes floats of whole numbers beyond 64 bits
+_WHOLE = 2.0**63  # beyond it orjson makes floats of whole numbers
 
 
 def json_lines(lines: Iterator[bytes]) -> Iterator[Line | Unreadable]:
@@ -32,7 +32,7 @@ def json_record(raw: bytes, number: int) -> Line | Unreadable:
     """A line of JSON as a record."""
     try:
         record = orjson.loads(raw)
-        if _LONG_NUMBER.search(raw):
+        if _may_be_rounded(record):
             record = json.loads(raw)
     except (ValueError, RecursionError) as error:  # ValueError: also of a number of thousands of digits
         why = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", "a number is too long")
@@ -42,6 +42,17 @@ def json_record(raw: bytes, number: int) -> Line | Unreadable:
             or Unreadable(f"the line is not JSON ({why})", raw, number, "not JSON")
         )
     return refused(raw, number) or Line(record, raw, number)
+
+
+def _may_be_rounded(value: Any) -> bool:
+    """Whether a value holds a float that may have been a whole number of more than 64 bits."""
+    if type(value) is dict:
+        value = value.values()
+    for each in value if isinstance(value, Iterable) and type(value) is not str else ():
+        kind = type(each)
+        if (kind is float and abs(each) >= _WHOLE) or (kind in (dict, list) and _may_be_rounded(each)):
+            return True
+    return False
 
 
 def is_array(lines: Iterator[bytes]) -> bool:

@@ -6,10 +6,11 @@ Reasons speak of the user's columns and values, since that is what can be correc
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from datetime import datetime
+from functools import cached_property, partial
+from time import time as now
 from typing import Any, NamedTuple
 
 import orjson
@@ -39,6 +40,12 @@ _RULES = {
     "weight": "a number above 0 and at most 1,000",
     "kind": "explicit or implied",
 }
+
+
+_EPOCH = datetime(1970, 1, 1)
+_DAY = 86_400.0  # seconds
+# How a field is read: our name, the user's, whether it may be there though the user's name is not, and what its values become.
+_Plan = tuple[str, str, bool, Callable[[Any], Any] | None]
 
 
 class Refusal(NamedTuple):
@@ -88,6 +95,8 @@ class FieldMap:
             return self.options.constants[ours]
         name = self.options.columns.get(ours, ours)
         found = record[name] if name in record else _nested(record, name.split(".")) if "." in name else None
+        if type(found) is str and not self.decimal_comma:  # as most are
+            return None if not found or found.isspace() else found
         if type(found) is dict:
             found = _unwrapped(found)
         elif self.decimal_comma and ours in _NUMBERS and isinstance(found, str) and _COMMA.fullmatch(found.strip()):
@@ -123,14 +132,15 @@ class FieldMap:
             return kind
         event: dict[str, Any] = {"type": kind}
         fields, used = self._plans[kind]
-        for ours, name in fields:
-            if name in record or "." in name or ours in self.options.constants:
-                value = self.value(record, ours)
-                read = None if value is None else self._read(ours, value, kind)
-                if read.__class__ is Refusal:
-                    return read
-                if read is not None:
-                    event[ours] = read
+        for ours, name, anywhere, reader in fields:
+            if not anywhere and name not in record:
+                continue
+            if (value := self.value(record, ours)) is None:
+                continue
+            read = reader(value) if reader else value
+            if read.__class__ is Refusal:
+                return read
+            event[ours] = read
         if wrong := invalid_field(kind, event):
             return self._invalid(wrong, event)
         if kind == "search" and (why := _no_list(event)):
@@ -138,33 +148,36 @@ class FieldMap:
         return Event(event, {name: value for name, value in record.items() if name not in used})
 
     @cached_property
-    def _plans(self) -> dict[str, tuple[list[tuple[str, str]], frozenset[str]]]:
-        """Of each type: its fields with the user's names, but for the type itself, and the names that are read."""
+    def _plans(self) -> dict[str, tuple[list[_Plan], frozenset[str]]]:
+        """Of each type: how its fields are found and read, but for the type itself, and the names that are read."""
         constants = self.options.constants
         return {
             kind: (
-                [(ours, self.column(ours)) for ours in known if ours != "type"],
+                [
+                    (ours, name, "." in name or ours in constants, self._reader(ours, kind))
+                    for ours in known
+                    if ours != "type" and (name := self.column(ours))
+                ],
                 frozenset(self.column(ours) for ours in known if ours not in constants),
             )
             for kind, known in KNOWN_FIELDS.items()
         }
 
-    def _read(self, ours: str, value: Any, kind: str) -> Any:
+    def _reader(self, ours: str, kind: str) -> Callable[[Any], Any] | None:
+        """What makes a field's values one of a kind; None for texts."""
         if ours in IDS:
-            return self._id(ours, value)
+            return partial(self._id, ours)
         if ours == "label":
-            return self._coded(ours, value, self.labels, "1 or 0, true or false, same or different")
+            return partial(self._coded, ours, self.labels, "1 or 0, true or false, same or different")
         if ours == "thumb":
-            return self._coded(ours, value, self.thumbs, "up or down")
+            return partial(self._coded, ours, self.thumbs, "up or down")
         if ours == "time":
-            return self.time(value)
+            return self.time
         if ours in ("weight", "position"):
-            return self._number(value)
-        if ours == "clicked" or (ours == "shown" and kind == "search"):
-            return _listed(value, ours)
-        return value
+            return self._number
+        return partial(_listed, ours) if ours == "clicked" or (ours == "shown" and kind == "search") else None
 
-    def _coded(self, ours: str, value: Any, coding: Coding, known: str) -> Any:
+    def _coded(self, ours: str, coding: Coding, known: str, value: Any) -> Any:
         if (meaning := coding.read(value)) is not None:
             return meaning
         said = f"{self.column(ours)} is {shown(value)}"
@@ -180,7 +193,7 @@ class FieldMap:
         name = self.column(ours)
         if isinstance(value, str):
             text = value.strip()
-            if _SHORTENED.fullmatch(text):
+            if "+" in text and _SHORTENED.fullmatch(text):
                 return Refusal(f"{ours} lost digits", f"{name} is {text}: a spreadsheet has shortened it. Export ids as text")
             if ours not in self.float_ids or not _WHOLE.fullmatch(text):
                 return text
@@ -214,9 +227,7 @@ class FieldMap:
             return Refusal("time", f"{name} {shown(value)} {error}")
         if found.year < 1970:
             return Refusal("time", f"{name} {shown(value)} is before 1970")
-        if found > datetime.now(UTC).replace(tzinfo=None) + timedelta(
-            days=1
-        ):  # it would be the newest word on its pair for ever
+        if (found - _EPOCH).total_seconds() > now() + _DAY:  # it would be the newest word on its pair for ever
             return Refusal("time", f"{name} {shown(value)} is in the future")
         return str(found)
 
@@ -265,7 +276,7 @@ def _unwrapped(value: dict[str, Any]) -> Any:
     return inner
 
 
-def _listed(value: Any, ours: str) -> Any:
+def _listed(ours: str, value: Any) -> Any:
     """A list, also from its JSON, of clicked positions also a single one; numbers in it also from texts."""
     if isinstance(value, str):
         try:

@@ -22,6 +22,7 @@ from flywheel.pairs.events.forms import EmptyFileError, Form, form_of
 from flywheel.pairs.events.lines import Batch, Line, Unreadable, leaves, without_texts
 from flywheel.pairs.events.mapping import IDS, FieldMap
 from flywheel.pairs.events.parquet_rows import class_names, exact_floats, opened
+from flywheel.pairs.events.staging import without_gc
 from flywheel.pairs.events.text import content_hash
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.sql import CONTENT_ID
@@ -93,7 +94,7 @@ def understand(paths: Sequence[Path], names: Sequence[str], options: PairOptions
     empty: EmptyFileError | None = None
     for path, name in zip(paths, names, strict=True):
         _check_name(path, name)
-        with _explained(path, name):
+        with _explained(path, name), without_gc():
             before = _state(path)
             content = content_hash(path).hexdigest()[:CONTENT_ID]
             try:

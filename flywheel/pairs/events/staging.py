@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -128,7 +129,7 @@ def stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress:
     lines, continuation, redacted = batch.header, 0, redactor.count
     pending: deque[Future[list[Refused]]] = deque()
     with (
-        _without_gc(),
+        without_gc(),
         connect(memory_limit=memory, temp_directory=folder / "spill") as db,
         pq.ParquetWriter(quarantine, _QUARANTINE) as refused,
         ThreadPoolExecutor(_ENGINES) as engine,
@@ -157,7 +158,7 @@ def stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress:
 
 
 @contextmanager
-def _without_gc() -> Iterator[None]:
+def without_gc() -> Iterator[None]:
     """Disable the garbage collector: it doubles ingest time."""
     was_on = gc.isenabled()
     gc.disable()
@@ -188,13 +189,14 @@ def _read(chunk: Sequence[Line | Unreadable], fields: FieldMap, redactor: Redact
         user = fields.user(line.record) if isinstance(line, Line) else None
         return redactor(_beginning(line, bool(redactor)))[:_RAW_BYTES], user
 
-    places: dict[int, int] = {}
+    def beginning_of(number: int) -> tuple[str, str | None]:
+        return beginning(bisect_left(chunk, number, key=lambda line: line.number))
+
     for place, line in enumerate(chunk):
         read = _event(line, fields, redactor)
         if isinstance(read, Refusal):
             refused.append(Refused(line.number, read.kind, redactor.sentence(read.reason), *beginning(place)))
             continue
-        places[line.number] = place
         numbers.append(line.number)
         events.append(read[0])
         extras.append(read[1])
@@ -203,7 +205,7 @@ def _read(chunk: Sequence[Line | Unreadable], fields: FieldMap, redactor: Redact
         pa.array(events, pa.binary()).cast(pa.string()),
         pa.array(extras, pa.binary()).cast(pa.string()),
     ]
-    return _Chunk(pa.Table.from_arrays(columns, schema=_EVENTS), refused, lambda number: beginning(places[number]))
+    return _Chunk(pa.Table.from_arrays(columns, schema=_EVENTS), refused, beginning_of)
 
 
 def _event(line: Line | Unreadable, fields: FieldMap, redactor: Redactor) -> tuple[bytes, bytes | None] | Refusal:

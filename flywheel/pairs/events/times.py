@@ -4,7 +4,6 @@ Nothing here asks for the machine's zone or language.
 """
 
 import re
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -51,6 +50,11 @@ def read_time(value: Any, day_first: bool | None = None) -> datetime:
     milliseconds, microseconds or nanoseconds since 1970. `day_first` says how 1/9/2026 is read. Raises ValueError, with what
     is wrong in words, for anything else.
     """
+    if type(value) is str and value[4:5] == "-" and value[10:11] in ("T", " ") and value[13:14] == ":":  # as most are
+        try:
+            return _in_utc(datetime.fromisoformat(value))
+        except (ValueError, OverflowError):  # some other form
+            pass
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("is not a time")
     text = " ".join(str(value).split())
@@ -58,11 +62,17 @@ def read_time(value: Any, day_first: bool | None = None) -> datetime:
         if isinstance(value, str) and _SHORTENED.fullmatch(text):
             raise _NoTimeError("has lost digits: a spreadsheet has shortened it. Export times as text")
         found = _of_number(text.removesuffix(".0")) if _NUMBER.fullmatch(text) else _of_text(text, day_first)
-        return found.astimezone(UTC).replace(tzinfo=None) if found.tzinfo else found
+        return _in_utc(found)
     except _NoTimeError:
         raise
     except (ValueError, OverflowError) as error:
         raise ValueError("is not a time that a calendar holds") from error
+
+
+def _in_utc(found: datetime) -> datetime:
+    if found.tzinfo is None or found.tzinfo is UTC:
+        return found.replace(tzinfo=None)
+    return found.astimezone(UTC).replace(tzinfo=None)
 
 
 def _of_number(text: str) -> datetime:
@@ -80,9 +90,6 @@ def _of_number(text: str) -> datetime:
 
 
 def _of_text(text: str, day_first: bool | None) -> datetime:
-    if text[4:5] == "-" and text[10:11] in ("T", " ") and text[13:14] == ":":  # as most times are
-        with suppress(ValueError):
-            return datetime.fromisoformat(text)
     if match := _YEAR_FIRST.fullmatch(text):
         year, _, month, day, month2, day2, rest = match.groups()
         return _at(year, month or month2, day or day2, rest)
