@@ -49,7 +49,9 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
 
     from flywheel.cli.console import bars, console
     from flywheel.evaluation.comparison import unsound_text
+    from flywheel.evaluation.failures import way_on
     from flywheel.evidence.words import percent
+    from flywheel.pairs.snapshots.snapshot import DRAW_ANEW
     from flywheel.pipeline import baseline as work
     from flywheel.pipeline.evaluation import measure_baseline
 
@@ -59,7 +61,7 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
         work.retry(workspace)
     texts, tokens = work.texts_to_embed(snapshot, train), workspace.api.tokens
     if again:
-        dropped = work.drop(workspace, texts)
+        dropped = work.drop(workspace, snapshot, texts)
         console(as_json).print(f"{dropped:,} cached vectors dropped")
     expected = work.estimate(workspace, texts)
     if expected.missing:
@@ -85,6 +87,8 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
         print(record.failures.sentence(percent(record.failures.error_without)))
     if record and record.alarm:
         print(f"No verdict is possible: {unsound_text(record)}")
+    elif record and record.no_verdict:
+        print(f"No verdict is possible: {record.no_verdict}. {way_on(record.no_verdict, DRAW_ANEW)}")
     print("Next: flywheel leaderboard")
 
 

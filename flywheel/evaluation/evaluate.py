@@ -1,5 +1,6 @@
 """Scoring a model on a snapshot's `test` pairs, with a threshold that `test` has not seen."""
 
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Ter
     target = evaluation_folder(evaluations, snapshot.test_id, subject.record_id)
     with explain_disk_errors(evaluations), locked(evaluations, f"{snapshot.test_id}-{subject.record_id}"):
         found = load_evaluation(target, terms)
-        if found and not found.alarm and not (found.failures and _recovered(found.failures, subject, snapshot)):
+        if found and is_current(found, subject.failed, snapshot):
             return found
         return _evaluate(subject, snapshot, target, terms)
 
@@ -67,7 +68,9 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
     if lost_test.any() or lost_calibration.any():
         error = float((without["same"] != without["label"]).mean())
         found = Failures(int(lost_test.sum()), int(lost_calibration.sum()), error)
-        record = replace(record, failures=found, no_verdict=record.no_verdict or _failed_too_often(found, calibration, test))
+        record = replace(
+            record, failures=found, no_verdict=record.no_verdict or _failed_too_often(found, calibration, without, terms)
+        )
     with scratch_folder(target.parent) as folder:
         both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")])
         both[STORED].to_parquet(folder / SCORES)
@@ -92,18 +95,26 @@ def _decided(pairs: pd.DataFrame, rule: DecisionRule) -> pd.DataFrame:
     return pairs.assign(probability=rule.probability(scores, sources), same=rule.decide(scores, sources))
 
 
-def _recovered(found: Failures, subject: Subject, snapshot: Snapshot) -> bool:
-    """Whether the subject has vectors for texts by now that it had none for."""
+def is_current(found: Evaluation, failed: Callable[[list[str]], Collection[str]], snapshot: Snapshot) -> bool:
+    """Whether a record needs not be made again: it has no alarm, and what it has no vectors for still `failed`."""
+    if found.alarm or not found.failures:
+        return not found.alarm
     calibration, test = snapshot.pairs("calibration"), snapshot.pairs("test")
-    lost = frozenset(subject.failed(unique_texts(calibration, test)))
-    return (found.test, found.calibration) != (int(holds_any(test, lost).sum()), int(holds_any(calibration, lost).sum()))
+    lost = frozenset(failed(unique_texts(calibration, test)))
+    counts = int(holds_any(test, lost).sum()), int(holds_any(calibration, lost).sum())
+    return (found.failures.test, found.failures.calibration) == counts
 
 
-def _failed_too_often(found: Failures, calibration: pd.DataFrame, test: pd.DataFrame) -> str | None:
-    pairs = len(calibration) + found.calibration
-    return failures.reason_no_verdict(found.test, len(test), "test") or failures.reason_no_verdict(
-        found.calibration, pairs, "calibration"
+def _failed_too_often(found: Failures, calibration: pd.DataFrame, test: pd.DataFrame, terms: Terms) -> str | None:
+    """Why the pairs without a failure carry no verdict, or None."""
+    splits = {"test": (found.test, test), "calibration": (found.calibration, calibration)}
+    reasons = (
+        failures.reason_no_verdict(
+            failed, len(others) + failed, split, reason_no_verdict(others["component"].to_numpy(), terms.min_components)
+        )
+        for split, (failed, others) in splits.items()
     )
+    return next(filter(None, reasons), None)
 
 
 def _labelled(pairs: pd.DataFrame) -> LabelledScores:
@@ -201,7 +212,7 @@ def _findings(
     texts = unique_texts(both)
     component = {text: each for name in ("text_a", "text_b") for text, each in zip(test[name], test["component"], strict=True)}
     searched = searched.only(np.array([questions[row] in component for row in searched.queries], dtype=bool))
-    origin: Origin = "tuned" if subject.training else "untuned" if subject.reader else "api"
+    origin: Origin = "api" if subject.reader is None else "tuned" if subject.training else "untuned"
     side = Side(
         origin=origin,
         texts=texts,

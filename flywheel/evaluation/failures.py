@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 MAX_FAILED_SHARE = 0.01
+EMBED_AGAIN = "flywheel baseline embed --retry"
 _NOT_EMBEDDED = "the API could not embed a text of"
 # A score on the wrong side of every threshold, which no cosine has.
 _FAR = 1e6
@@ -60,18 +61,21 @@ def is_failure(scores: pd.Series) -> "pd.Series[bool]":
     return scores.abs() >= _FAR
 
 
-def reason_no_verdict(failed: int, pairs: int, split: str) -> str | None:
-    """None while few enough of the pairs of a split failed to let a verdict stand, else the reason in words."""
-    if failed <= MAX_FAILED_SHARE * pairs:
-        return None
-    return f"{_NOT_EMBEDDED} {failed / pairs:.1%} of the {split} pairs, more than the {MAX_FAILED_SHARE:.0%} a verdict allows"
+def reason_no_verdict(failed: int, pairs: int, split: str, others: str | None) -> str | None:
+    """None while few enough of the pairs of a split failed to let a verdict stand, else the reason in words. `others` says why
+    the other pairs carry none, if so.
+    """
+    share = f"{_NOT_EMBEDDED} {failed / max(1, pairs):.1%} of the {split} pairs"
+    if failed > MAX_FAILED_SHARE * pairs:
+        return f"{share}, more than the {MAX_FAILED_SHARE:.0%} a verdict allows"
+    return f"{share}, and of the others {others}" if failed and others else None
 
 
 def way_on(reason: str, otherwise: str) -> str:
     """What leads on from a reason why there is no verdict: another try where texts failed, else what is said otherwise."""
     if not reason.startswith(_NOT_EMBEDDED):
         return otherwise
-    return "Run `flywheel baseline embed --retry`, which asks for them again, or choose another baseline.model."
+    return f"Run `{EMBED_AGAIN}`, which asks for them again, or choose another baseline.model."
 
 
 def both_decided(left: pd.DataFrame, right: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flywheel.evaluation.intervals import Clusters
 from flywheel.evaluation.retrieval import Search
-from flywheel.models.reading import Reader, share_text
+from flywheel.models.reading import Reader, share_text, without_marks
 from flywheel.scoring.logistic import Floats
 
 Origin = Literal["api", "untuned", "tuned"]
@@ -97,6 +97,9 @@ def _vectors_fault(side: Side) -> Finding | None:
         others = [side.texts[row] for row in shared], [side.texts[first[group[row]]] for row in shared]
         explained = side.reader.same(*others, np.ones(len(shared))).same
         shared = shared[~explained & (first[group[shared]] != shared)]
+    elif len(shared):  # an endpoint may well read lower-case letters without accents
+        plain = pd.Series([without_marks(side.texts[row]) for row in shared])
+        shared = shared[plain.groupby(group[shared]).transform("nunique").to_numpy() > 1]
     if len(shared) < _WORTH_SAYING * n:
         return None
     begin = _common_beginning(side.texts, group)

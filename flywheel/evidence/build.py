@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from flywheel.evaluation.comparison import unsound, unsound_text
 from flywheel.evaluation.curve import MIN_SIZES
+from flywheel.evaluation.failures import EMBED_AGAIN, way_on
 from flywheel.evaluation.paired import alpha_for, detectable_difference
 from flywheel.evaluation.records import Evaluation
 from flywheel.evidence import cost_sections, sections
@@ -65,10 +66,12 @@ def _baseline(evidence: Evidence) -> str:
 
 
 def _next_step(evidence: Evidence) -> tuple[str, str | None]:
-    model, challenger = evidence.model, evidence.challenger
-    if model.no_verdict:
-        return f"No verdict is possible: {model.no_verdict}. {DRAW_ANEW}", "flywheel ingest FILE"
-    if side := _unsound(evidence):
+    challenger = evidence.challenger
+    ours, theirs = _next_sides(evidence)
+    if reason := ours.no_verdict or theirs.no_verdict:
+        way = way_on(reason, DRAW_ANEW)
+        return f"No verdict is possible: {reason}. {way}", "flywheel ingest FILE" if way == DRAW_ANEW else EMBED_AGAIN
+    if side := unsound(ours, theirs):
         assert side.alarm
         return f"{side.alarm.remedy}.", None
     if alpha_for(evidence.decisions + 1) < SPENT_BELOW:
@@ -81,12 +84,12 @@ def _next_step(evidence: Evidence) -> tuple[str, str | None]:
     return step, command
 
 
-def _unsound(evidence: Evidence) -> Evaluation | None:
-    """Whose alarm stands in the way of the next decision, or else of the answer."""
-    if evidence.challenger is None:
-        return evidence.versus_baseline.unsound
+def _next_sides(evidence: Evidence) -> tuple[Evaluation, Evaluation]:
+    """Whom the next decision compares; where there is none to make, whom the answer does."""
     reigns = evidence.model.record_id == evidence.champion_id and not evidence.model.alarm
-    return unsound(evidence.challenger, evidence.model if reigns else evidence.baseline.evaluation)
+    if evidence.challenger and reigns:
+        return evidence.challenger, evidence.model
+    return evidence.challenger or evidence.model, evidence.baseline.evaluation
 
 
 def _advised(evidence: Evidence) -> tuple[str, str | None]:

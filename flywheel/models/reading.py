@@ -102,7 +102,7 @@ class Reader:
         return ids if len(ids) <= self.limit else [*ids[: self.limit - 1], ids[-1]]
 
     def _why_whole(self, left: str, right: str, ids: list[int]) -> Why:
-        if _plain(left) == _plain(right):
+        if without_marks(left) == without_marks(right):
             return "marks"
         return "unknown" if self._unknown in ids else "dropped"
 
@@ -137,8 +137,8 @@ class Reader:
         return found if isinstance(found, dict) else {}
 
 
-def _plain(text: str) -> str:
-    """Without case and accents."""
+def without_marks(text: str) -> str:
+    """Without case and accents, as many models read a text."""
     apart = unicodedata.normalize("NFD", text.lower())
     return "".join(letter for letter in apart if unicodedata.category(letter) != "Mn")
 

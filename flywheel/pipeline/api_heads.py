@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from flywheel.errors import FlywheelError
+from flywheel.evaluation.evaluate import is_current
 from flywheel.evaluation.failures import holds_any
 from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
 from flywheel.evaluation.subjects import Subject, Training
@@ -63,7 +64,8 @@ def evaluate_head_on_api(workspace: Workspace, api: ApiVectors, job: TrainingJob
     dim = min(Variant.parse(job.variant).dim, api.dimensions)
     drawn = f"{job.size}|{job.random_seed}|{job.interaction_share}|{snapshot.snapshot_id}"
     record_id = digest(f"{api.weights_id}|{dim}|{job.head}|{drawn}|{VERSION}")
-    if record := load_evaluation(evaluation_folder(workspace.home.evaluations, snapshot.test_id, record_id), workspace.terms):
+    record = load_evaluation(evaluation_folder(workspace.home.evaluations, snapshot.test_id, record_id), workspace.terms)
+    if record and is_current(record, api.failed, snapshot):
         return record
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
     frames = pairs, direction_pairs(snapshot), snapshot.pairs("calibration"), snapshot.pairs("test")

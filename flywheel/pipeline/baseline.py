@@ -1,5 +1,6 @@
 """The paid baseline by hand: what of a snapshot its API has embedded, what the rest would cost, and paying for it."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel.errors import FlywheelError
+from flywheel.evaluation.records import evaluation_folder, list_evaluations
 from flywheel.models.api.exchange import Imported, export_vectors, import_vectors
 from flywheel.models.api.ledger import Paid
 from flywheel.models.features import OnProgress
@@ -113,16 +115,21 @@ def retry(workspace: Workspace) -> None:
     workspace.api.retry()
 
 
-def drop(workspace: Workspace, texts: list[str]) -> int:
-    """Drop the cached vectors of `texts`, which an endpoint got wrong; returns how many. Without a key nothing is dropped.
+def drop(workspace: Workspace, snapshot: Snapshot, texts: list[str]) -> int:
+    """Drop the cached vectors of `texts`, which an endpoint got wrong, and what was measured with them on the snapshot's test
+    pairs; returns how many vectors. Without a key nothing is dropped.
 
     Raises FlywheelError when there is no key to buy them again.
     """
-    if not workspace.api.api_key:
+    api, evaluations = workspace.api, workspace.home.evaluations
+    if not api.api_key:
         raise FlywheelError(
             "OPENAI_API_KEY is not set, so nothing was dropped. Set it and run `flywheel baseline embed --again`."
         )
-    return workspace.api.cache.drop(texts)
+    for record in list_evaluations(evaluations, snapshot.test_id):
+        if record.kind == "baseline" and record.variant.partition("@")[0] == api.model:
+            shutil.rmtree(evaluation_folder(evaluations, snapshot.test_id, record.record_id))
+    return api.cache.drop(texts)
 
 
 def export_baseline(workspace: Workspace, target: Path) -> int:

@@ -10,8 +10,8 @@ import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.comparison import compare
-from flywheel.evaluation.evaluate import evaluate
-from flywheel.evaluation.failures import Failures
+from flywheel.evaluation.evaluate import _failed_too_often, evaluate
+from flywheel.evaluation.failures import MAX_FAILED_SHARE, Failures, reason_no_verdict, way_on
 from flywheel.evaluation.leaderboard import build_leaderboard
 from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
 from flywheel.evaluation.retrieval import retrieval
@@ -101,6 +101,26 @@ def test_above_a_hundredth_of_the_pairs_there_is_no_verdict(world: World, tmp_pa
     reason = measure(world, tmp_path, subject("many", lose(world, split, few + 1))).no_verdict
     share = f"{5 * (few + 1) / pairs:.1%}"
     assert reason == f"the API could not embed a text of {share} of the {split} pairs, more than the 1% a verdict allows"
+
+
+def test_where_the_other_pairs_carry_none_there_is_none_either_and_another_try_leads_on() -> None:
+    fewer = "39 components are fewer than the 40 a verdict needs"
+    assert reason_no_verdict(0, 200, "test", fewer) is None  # said of all pairs then
+    assert reason_no_verdict(1, 200, "test", None) is None
+    reason = reason_no_verdict(1, 200, "test", fewer)
+    assert reason == f"the API could not embed a text of 0.5% of the test pairs, and of the others {fewer}"
+    assert "`flywheel baseline embed --retry`" in way_on(reason, "draw anew")
+
+
+def test_a_component_that_is_lost_is_missed_by_the_verdict(world: World) -> None:
+    pairs = world.snapshot.pairs("test")
+    terms = replace(world.workspace.terms, min_components=pairs["component"].nunique())
+    one = pairs[pairs["component"] == pairs["component"].iloc[0]]
+    assert len(one) > len(pairs) * MAX_FAILED_SHARE  # as many as this leave none anyway
+    found = Failures(len(one), 0, 0.0)
+    calibration, others = pairs, pairs.drop(one.index)
+    assert "more than the 1% a verdict allows" in str(_failed_too_often(found, calibration, others, terms))
+    assert "and of the others" in str(_failed_too_often(replace(found, test=1), calibration, others, terms))
 
 
 def test_nobody_wins_by_what_the_other_could_not_embed(world: World, tmp_path: Path) -> None:

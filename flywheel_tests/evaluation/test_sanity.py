@@ -155,6 +155,16 @@ def test_a_weak_or_odd_but_honest_side_has_none(starter: World, kind: str) -> No
     assert not alarms(faults(starter.snapshot, lambda texts: SANE[kind](texts, starter.vectors)))
 
 
+def test_an_endpoint_that_reads_lower_case_is_sane_where_many_texts_differ_in_case_alone() -> None:
+    given = side(np.random.default_rng(0), 3.0, 60)
+    texts = [f"Is this text {number // 2}?" for number in range(len(given.texts))]
+    texts[1::2] = [text.upper() for text in texts[1::2]]
+    vectors = unit(np.stack([drawn(text.lower(), given.vectors.shape[1]) for text in texts]))
+    assert not alarms(find_faults(replace(given, texts=texts, vectors=vectors.astype(np.float32)), judges=False))
+    others = [f"{text} {number}" for number, text in enumerate(texts)]
+    assert alarms(find_faults(replace(given, texts=others, vectors=vectors.astype(np.float32)), judges=False))
+
+
 def test_every_model_of_the_demo_is_sane(starter: World) -> None:
     records = list_evaluations(starter.workspace.home.evaluations, starter.snapshot.test_id)
     assert {record.kind for record in records} == {"baseline", "untuned", "tuned"}

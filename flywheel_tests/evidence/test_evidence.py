@@ -231,6 +231,26 @@ def test_against_the_apis_own_vectors_the_answer_is_about_the_api(decided: Works
     assert "text-embedding-3-small@32 + head | 400" in board
 
 
+def test_where_the_api_failed_too_often_the_next_step_is_another_try(trained: Workspace, tmp_path: Path) -> None:
+    workspace = elsewhere(trained, tmp_path / "home", baseline={"dimensions": 384})
+    snapshot, cache = workspace.current_snapshot(), workspace.api.cache
+    cache.get(unique_texts(*map(snapshot.pairs, ("calibration", "test"))), embed)
+    lost = list(snapshot.pairs("test").groupby("component")["text_a"].first())
+    cache.drop(lost)
+    for text in lost:
+        workspace.api.set_aside.add(text, "NaN")
+    measure_references(workspace)
+    page = made(workspace)
+    assert page.answer.startswith("No verdict is possible on these pairs: the API could not embed a text of ")
+    assert page.next_step.endswith(
+        "Run `flywheel baseline embed --retry`, which asks for them again, or choose another baseline.model."
+    )
+    assert page.command == "flywheel baseline embed --retry"
+    cache.get(lost, embed)
+    measure_references(workspace)
+    assert made(workspace).command == "flywheel champion promote"
+
+
 def test_a_challenger_that_lost_is_not_offered_again(trained: Workspace, tmp_path: Path) -> None:
     workspace = elsewhere(trained, tmp_path / "home", promotion={"max_retrieval_loss": 0.0})
     worse = {"mrr_at_10": 0.0, "recall_at_10": 0.0}

@@ -76,6 +76,10 @@ def test_texts_that_the_api_could_not_embed_train_nothing_and_count_as_errors(wo
     assert head.failures is not None
     assert (head.failures.test, head.failures.calibration) == (5, 5)
     assert head.retrieval.mrr_at_10 < 1
+    vectors.cache.get(lost, embed)
+    again = head_on(vectors, world, "100")
+    assert again is not None
+    assert again.failures is None
 
 
 def test_a_second_time_it_is_found_without_the_vectors(world: World, tmp_path: Path) -> None:

@@ -155,6 +155,17 @@ def test_no_verdict_stands_against_it_and_putting_it_right_leads_on(server: Serv
     assert judged["alarm"] is None
 
 
+def test_after_again_nothing_is_said_of_the_vectors_before(server: Server, home: Path) -> None:
+    server.made = weak
+    say(server, home, "baseline", "embed")
+    assert json.loads(say(server, home, "champion", "promote", "--json").stdout)["action"] == "promoted"
+    server.made = constant
+    again = json.loads(say(server, home, "baseline", "embed", "--again", "--json").stdout)
+    assert WHAT in again["alarm"]
+    page = json.loads(say(server, home, "evidence", "--json").stdout)
+    assert page["answer"].startswith("No verdict is possible: text-embedding-3-small@384 baseline cannot be compared")
+
+
 def test_in_dagster_each_side_has_its_check_and_the_boards_blocks_the_decision(server: Server, home: Path) -> None:
     say(server, home, "baseline", "embed")
     workspace = make_workspace(
