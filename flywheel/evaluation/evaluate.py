@@ -12,7 +12,7 @@ from flywheel.evaluation import failures
 from flywheel.evaluation.failures import Failures, as_errors, holds_any
 from flywheel.evaluation.metrics import pair_metrics
 from flywheel.evaluation.records import Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
-from flywheel.evaluation.retrieval import Search, search
+from flywheel.evaluation.retrieval import Retrieval, Search, search
 from flywheel.evaluation.sanity import Finding, Origin, Side, find_faults
 from flywheel.evaluation.scores import SCORES, STORED
 from flywheel.evaluation.slices import slices_of
@@ -64,10 +64,12 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
     rule = subject.rule or DecisionRule.fit(scores, labels, sources, terms.target_prior)
     calibration, without = _decided(calibration, rule), _decided(without, rule)
     test = pd.concat([without, as_errors(test[lost_test])]).loc[test.index]
-    record = _record(subject, snapshot, calibration, test, rule, terms, lost)
+    searched = _search(subject.embed, test, lost)
+    record = _record(subject, snapshot, calibration, test, rule, terms, lost, searched)
     if lost_test.any() or lost_calibration.any():
         error = float((without["same"] != without["label"]).mean())
-        found = Failures(int(lost_test.sum()), int(lost_calibration.sum()), error)
+        retrieval = _retrieval_without(searched, test, without)
+        found = Failures(int(lost_test.sum()), int(lost_calibration.sum()), error, retrieval)
         record = replace(
             record, failures=found, no_verdict=record.no_verdict or _failed_too_often(found, calibration, without, terms)
         )
@@ -130,6 +132,7 @@ def _record(
     rule: DecisionRule,
     terms: Terms,
     lost: frozenset[str],
+    searched: Search,
 ) -> Evaluation:
     minimum, target_prior = terms.min_components, rule.moved_to  # a trained model's may be older than the terms
     shared, tested = _labelled(calibration), _labelled(test)
@@ -140,7 +143,7 @@ def _record(
     groups = {"": everything, **kinds}
     intervals = error_intervals(shared, tested, groups, thresholds=thresholds, target_prior=target_prior, minimum=minimum)
     no_verdict = reason_no_verdict(tested.components, minimum) or reason_no_verdict(shared.components, minimum)
-    searched, training = _search(subject.embed, test, lost), subject.training
+    training = subject.training
     return Evaluation(
         record_id=subject.record_id,
         kind=subject.kind,
@@ -194,6 +197,14 @@ def _search(embed: Embed, test: pd.DataFrame, lost: frozenset[str]) -> Search:
     number = {question: i for i, question in enumerate(questions)}
     same = test[test["label"] == 1]
     return search(vectors, [(number[a], number[b]) for a, b in zip(same["text_a"], same["text_b"], strict=True)], missing)
+
+
+def _retrieval_without(searched: Search, test: pd.DataFrame, others: pd.DataFrame) -> Retrieval | None:
+    """What the search finds for questions of the `others` among the test pairs that have a duplicate there."""
+    questions, same = unique_texts(test), others[others["label"] == 1]
+    held = {*same["text_a"], *same["text_b"]}
+    kept = np.array([questions[row] in held for row in searched.queries], dtype=bool)
+    return searched.only(kept).retrieval if kept.any() else None
 
 
 def _findings(

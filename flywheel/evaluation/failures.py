@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from flywheel.evaluation.retrieval import Retrieval
+
 MAX_FAILED_SHARE = 0.01
 EMBED_AGAIN = "flywheel baseline embed --retry"
 _NOT_EMBEDDED = "the API could not embed a text of"
@@ -20,11 +22,14 @@ _FAR = 1e6
 
 @dataclass(frozen=True)
 class Failures:
-    """How many test and calibration pairs hold a text that could not be embedded; the error rate on the other test pairs."""
+    """How many test and calibration pairs hold a text that could not be embedded; the error rate on the other test pairs, and
+    what the search finds for the questions of those (None: no duplicate is left).
+    """
 
     test: int
     calibration: int
     error_without: float
+    retrieval_without: Retrieval | None = None
 
     def sentence(self, error: str) -> str:
         """What a reader is told, with the error rate on the other pairs in words."""

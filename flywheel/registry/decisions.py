@@ -11,6 +11,7 @@ from flywheel.evaluation.comparison import check_same_test, unsound, unsound_tex
 from flywheel.evaluation.failures import both_decided, way_on
 from flywheel.evaluation.paired import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
 from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.scores import decisions, tested_pairs
 from flywheel.pairs.snapshots.snapshot import DRAW_ANEW
 from flywheel.registry.champions import Champion, Entry, Registry, Verdict
@@ -111,8 +112,9 @@ def judge(
     test = paired_test(ours["wrong"].to_numpy(), theirs["wrong"].to_numpy(), ours["component"].to_numpy())
     right = ~theirs["wrong"]
     broken = float((ours["wrong"] & right).sum() / max(1, right.sum())) if against_champion else None
-    mrr = challenger.retrieval.mrr_at_10 - reference.retrieval.mrr_at_10
-    recall = challenger.retrieval.recall_at_10 - reference.retrieval.recall_at_10
+    found, found_before = _retrieval(challenger), _retrieval(reference)
+    mrr = found.mrr_at_10 - found_before.mrr_at_10
+    recall = found.recall_at_10 - found_before.recall_at_10
     alpha = alpha_for(decision)
     against = []
     if test.p_value > alpha:
@@ -144,6 +146,11 @@ def judge(
         pairs=test.pairs,
         target_prior=challenger.terms.target_prior,
     )
+
+
+def _retrieval(side: Evaluation) -> Retrieval:
+    """What its search finds, without the texts that it could not embed: nobody wins by these."""
+    return (side.failures and side.failures.retrieval_without) or side.retrieval
 
 
 def alpha_left(decisions: int) -> float:

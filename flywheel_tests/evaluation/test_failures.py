@@ -133,6 +133,12 @@ def test_nobody_wins_by_what_the_other_could_not_embed(world: World, tmp_path: P
     verdict = judge(ours, theirs, tmp_path, PromotionOptions(), 1, against_champion=False)
     assert not verdict.promoted
     assert verdict.pairs == ours.metrics.n - 10
+    assert theirs.failures is not None
+    without = theirs.failures.retrieval_without
+    assert without is not None
+    assert without.queries < theirs.retrieval.queries
+    assert without.mrr_at_10 > theirs.retrieval.mrr_at_10
+    assert verdict.mrr_change == ours.retrieval.mrr_at_10 - without.mrr_at_10
     worse = measure(world, tmp_path, subject("noisy", noise=2.0))
     assert judge(ours, worse, tmp_path, PromotionOptions(), 1, against_champion=False).promoted  # where there is a gain
 
