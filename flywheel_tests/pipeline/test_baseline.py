@@ -196,6 +196,16 @@ def test_an_export_is_written_over_no_file_of_somebody_elses(tmp_path: Path) -> 
         assert each.read_bytes() == before
 
 
+def test_where_the_pairs_carry_no_verdict_embed_says_so_and_what_leads_on(endpoint: Endpoint, home: Path) -> None:
+    keys = {
+        "OPENAI_API_KEY": KEY, "FLYWHEEL_BASELINE__URL": endpoint.url, "FLYWHEEL_BASELINE__DIMENSIONS": "4",
+        "FLYWHEEL_EVALUATION__MIN_COMPONENTS": "10000",
+    }  # fmt: skip
+    said = verb("baseline", "embed", "--home", home, **keys).stdout
+    assert "No verdict is possible: " in said
+    assert "components are fewer than the 10000 a verdict needs. Ingest labelled pairs of new questions" in said
+
+
 def test_a_text_that_the_api_fails_on_is_named_counted_as_its_error_and_tried_again_when_asked(
     endpoint: Endpoint, home: Path, snapshot_home: Path, tmp_path: Path
 ) -> None:
