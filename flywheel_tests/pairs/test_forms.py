@@ -341,3 +341,45 @@ def test_a_file_that_may_not_be_read_is_one_sentence() -> None:
                 understand([path], ["secret.csv"], PairOptions())
         finally:
             os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    ("begins", "what", "remedy"),
+    [
+        (b"PK\x03\x04\x14\x00\x06\x00", "a spreadsheet", "save the sheet as CSV"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "an old spreadsheet", "save the sheet as CSV"),
+        (b"PAR1\x15\x04\x15", "a Parquet file", ".parquet"),
+        (b"\x28\xb5\x2f\xfd\x04\x00", "compressed with Zstandard", ".zst"),
+        (b"BZh91AY&SY\x00", "compressed", "unpack it"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE HTML>\n<p>Sign in</p>\n", "a web page", "export it again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS", "git lfs pull"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json"])
+def test_a_file_that_is_no_text_is_called_what_it_is(
+    store: Store, begins: bytes, what: str, remedy: str, suffix: str
+) -> None:  # fmt: skip
+    sentence = refused(store, begins + b"\n", f"batch{suffix}")
+    assert f"batch{suffix} is {what}" in sentence
+    assert remedy in sentence
+
+
+def test_a_header_whose_quotes_are_out_of_order_is_read_as_the_refusal_says(store: Store) -> None:
+    data = b'\xef\xbb\xbf"Text A" , "Text B", Label\nhow to pay,how do I pay,1\nmy "pin",close account,0\n'
+    assert 'pairs.quoting = "none"' in refused(store, data, "batch.csv")
+    columns = {"text_a": "Text A", "text_b": "Text B", "label": "Label"}
+    check(take(store, data, "batch.csv", PairOptions(quoting="none", columns=columns)), [None, None])
+
+
+@pytest.mark.parametrize("name", ["data", "my rows"])
+def test_records_within_an_object_are_no_record_and_the_remedy_names_their_place(store: Store, name: str) -> None:
+    records = [{"text_a": "how to sync", "text_b": f"sync {n}", "label": n % 2} for n in range(3)]
+    sentence = refused(store, json.dumps({"count": 3, name: records}).encode(), "batch.json")
+    assert f"within its {name}" in sentence
+    assert f"jq '.[\"{name}\"]' batch.json" in sentence
+    check(take(store, json.dumps(records).encode(), "batch.json"), [None] * 3)
+
+
+def test_an_object_of_columns_is_refused_as_that(store: Store) -> None:
+    columns = {"text_a": {"0": "how to sync", "1": "yes"}, "text_b": {"0": "sync", "1": "no"}, "label": {"0": 1, "1": 0}}
+    assert "to_json(orient='records', lines=True)" in refused(store, json.dumps(columns).encode(), "batch.json")

@@ -22,7 +22,7 @@ from flywheel.pipeline.forgetting import forget as forget_everywhere
 from flywheel.pipeline.workspace import Workspace
 from flywheel_tests.conftest import verb
 from flywheel_tests.helpers.clumps import clump_lines
-from flywheel_tests.helpers.deliveries import check, json_file, refused, table_file, take, with_members
+from flywheel_tests.helpers.deliveries import check, file_of, json_file, refused, table_file, take, with_members
 from flywheel_tests.pairs.test_ingest import rows
 
 BIG = 2**53
@@ -307,3 +307,12 @@ def test_a_constant_id_would_make_all_lines_one_event_and_is_refused(store: Stor
     assert "all lines would be one event" in refused(
         store, json_file([line_of()]), "a.jsonl", PairOptions(constants={"event_id": 1})
     )
+
+
+@pytest.mark.parametrize("word", ["NULL", "null", "NA", "nan", "None", "<NA>", "#N/A", "(null)", "undefined", r"\N"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_word_for_nothing_is_no_id_that_all_events_share(store: Store, word: str, suffix: str) -> None:
+    records = [{"event_id": word, "text_a": f"question {n}", "text_b": f"answer {n}", "label": "1"} for n in range(3)]
+    taken = take(store, file_of(records, suffix), f"batch{suffix}")
+    check(taken, [None, None, None])
+    assert {each["event_id"] for found in taken.observations.values() for each in found} == {None}

@@ -9,7 +9,7 @@ import pytest
 
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
-from flywheel_tests.helpers.deliveries import KINDS, file_of, json_file, refused, table_file, take
+from flywheel_tests.helpers.deliveries import KINDS, check, file_of, json_file, refused, table_file, take
 from flywheel_tests.pairs.test_ingest import rows
 
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
@@ -340,3 +340,23 @@ def test_every_refusal_speaks_of_the_users_columns_and_values(store: Store) -> N
     assert rows(store, "SELECT DISTINCT file, line FROM quarantine ORDER BY line") == [
         ("theirs.jsonl", n) for n in range(1, len(REASONS) + 1)
     ]
+
+
+DUPLICATES = PairOptions(
+    columns={"text_a": "a", "text_b": "b", "label": "is_dup"}, constants={"type": "duplicate"}, max_refused=1.0
+)
+
+
+@pytest.mark.parametrize("label", ["0", "-1", "different", "maybe"])
+def test_a_duplicate_whose_label_says_otherwise_is_refused(store: Store, label: str) -> None:
+    data = f"a,b,is_dup\nhow to sync,sync my files,1\nyes,no,{label}\noui,non,\n".encode()
+    why = f'is_dup is "{label}", and an event of the type duplicate says the same'
+    check(take(store, data, "batch.csv", DUPLICATES), [None, why, None])
+
+
+@pytest.mark.parametrize("header", ["TEXT_A,TEXT_B,LABEL", "Text A,Text B,Label", "Text_A,text_b,Label"])
+def test_names_that_differ_in_case_or_blanks_are_suggested_and_the_suggestion_leads_on(store: Store, header: str) -> None:
+    data = f"{header}\nhow to sync,sync my files,1\n".encode()
+    sentence = refused(store, data, "batch.csv")
+    section = tomllib.loads(sentence.partition("and below it ")[2].removesuffix("."))
+    check(take(store, data, "batch.csv", PairOptions(**section)), [None])

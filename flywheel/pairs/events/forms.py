@@ -3,6 +3,7 @@
 `Form.records` gives its records; every line of a file comes out once, as a record or as `Unreadable` with the reason.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,7 +17,7 @@ from flywheel.pairs.events.json_rows import array_items, is_array, is_one_object
 from flywheel.pairs.events.lines import BLANK, Line, Unreadable, check_names
 from flywheel.pairs.events.mapping import FieldMap, Refusal
 from flywheel.pairs.events.parquet_rows import opened, parquet_rows
-from flywheel.pairs.events.text import TextForm, bare_suffix, recognise, text_lines
+from flywheel.pairs.events.text import TextForm, bare_suffix, check_content, recognise, text_lines
 
 Format = Literal["JSON lines", "JSON array", "CSV", "Parquet"]
 _SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -102,6 +103,7 @@ def form_of(path: Path, name: str, fields: FieldMap) -> Form:
         with opened(path) as file:
             form = Form(path, name, "Parquet", file.metadata.num_rows, columns=tuple(file.schema_arrow.names))
     else:
+        check_content(path, name)
         text = recognise(path, name, fields.options.encoding, suffix in (".csv", ".tsv"))
         form = Form(path, name, "JSON lines", text.lines, text)
         if not any(line.strip() for line in text_lines(path, text)):
@@ -138,8 +140,17 @@ def _delimited(form: Form, suffix: str, fields: FieldMap) -> Form:
     wanted = {fields.column(ours) for ours in field_names()}
     begin = [line.decode("utf-8", "replace") for line in islice(text_lines(form.path, form.text), skipped, skipped + _HEADER)]
     delimiter = fields.options.delimiter or (chr(first[4]) if names_it else delimiter_of(begin, wanted))
-    rows = DelimitedRows(islice(text_lines(form.path, form.text), skipped, None), delimiter, "standard", first=skipped + 1)
-    header = next(iter(rows), None)
+
+    def first_row(quoting: Quoting) -> Row | Unreadable | None:
+        assert form.text is not None
+        lines = islice(text_lines(form.path, form.text), skipped, None)
+        return next(DelimitedRows(lines, delimiter, quoting, first=skipped + 1), None)
+
+    header = first_row("standard")
+    if isinstance(header, Unreadable) and fields.options.quoting:
+        header = first_row(fields.options.quoting)
+        if isinstance(header, Row):  # quotes about a name are no part of it, whatever they are in texts
+            header = header._replace(cells=[re.sub(r'^"(.*)"$', r"\1", cell.strip()) for cell in header.cells])
     if header is None or isinstance(header, Unreadable):
         why = header.reason if header else BLANK
         raise UnreadableFileError(f"{form.name}:{skipped + 1}: its header cannot be read ({why}). Nothing of it was stored.")

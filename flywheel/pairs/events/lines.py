@@ -1,5 +1,7 @@
 """Lines of a delivery: records, the lines that cannot be read, and the batch they came in."""
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,8 +79,19 @@ def not_utf8(raw: bytes, number: int) -> Unreadable | None:
 
 # Names under which public data sets and exports have our fields, for a suggestion; nothing is read by them.
 _COMMON_NAMES = {
-    "text_a": ("question1", "sentence1", "premise", "sentence_a", "text1", "text_1", "anchor", "query", "input"),
-    "text_b": ("question2", "sentence2", "hypothesis", "sentence_b", "text2", "text_2", "positive", "passage", "output"),
+    "text_a": ("text_a", "question1", "sentence1", "premise", "sentence_a", "text1", "text_1", "anchor", "query", "input"),
+    "text_b": (
+        "text_b",
+        "question2",
+        "sentence2",
+        "hypothesis",
+        "sentence_b",
+        "text2",
+        "text_2",
+        "positive",
+        "passage",
+        "output",
+    ),
     "label": ("is_duplicate", "label", "score", "similarity", "similarity_score", "relatedness_score", "gold_label", "labels"),
 }
 
@@ -109,6 +122,22 @@ def without_texts(where: str, file: str, what: str, names: Sequence[str], column
     )
 
 
+def wrapped(file: str, record: Mapping[str, Any]) -> UnreadableFileError | None:
+    """A file's only record as what holds its records, in a list or by columns; None if it is a record itself."""
+    if len(record) > 1 and all(isinstance(each, dict) for each in record.values()):
+        return UnreadableFileError(
+            f"{file} holds one JSON object of columns, not records. Nothing of it was stored; write records, "
+            "as pandas does with to_json(orient='records', lines=True)."
+        )
+    for name, each in record.items():
+        if isinstance(each, list) and each and all(isinstance(item, dict | list) for item in each):
+            return UnreadableFileError(
+                f"{file} holds one JSON object, and records may be within its {name}. Nothing of it was stored; "
+                f"write them as an array of objects by themselves, as `jq '.[{json.dumps(name)}]' {shlex.quote(file)}` does."
+            )
+    return None
+
+
 def leaves(value: Any, path: str = "") -> Iterator[str]:
     """The dotted names of what a record of JSON holds, of a list those of its first item."""
     below = value.items() if isinstance(value, dict) else [("0", value[0])] if isinstance(value, list) and value else ()
@@ -128,7 +157,7 @@ def suggested(names: Sequence[str]) -> str:
                 name
                 for each in common
                 for name in names
-                if name.lower().rpartition(".")[2] == each and name not in found.values()
+                if name.lower().rpartition(".")[2].replace(" ", "_") == each and name not in found.values()
             ),
             "...",
         )

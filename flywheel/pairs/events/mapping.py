@@ -26,11 +26,16 @@ HARMLESS = frozenset({"blank", "bulk action", "left out", "no click", "same ques
 IDS = ("event_id", "user", "model")
 _WHOLE = re.compile(r"-?\d+\.0")
 _SHORTENED = re.compile(r"-?\d([.,]\d+)?[eE]\+\d{2,}")
+# Words that tables, and libraries that write them, have where there is no id.
+NOTHING = frozenset({
+    r"\N", "NULL", "null", "(null)", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaN", "nan", "NaT", "None", "undefined",
+})  # fmt: skip
 _NUMBERS = ("label", "weight", "position", "thumb")
+_FIRST = ("text_a", "query")
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 _EXACT = 2.0**53
 _EXTENDED = frozenset({"$oid", "$date", "$numberLong", "$numberInt", "$numberDouble", "$numberDecimal", "$uuid"})
-_BULK = frozenset({"index", "create", "update", "delete"})
+BULK_ACTIONS = frozenset({"index", "create", "update", "delete"})
 _RULES = {
     **dict.fromkeys(("text_a", "text_b", "query", "answer"), "a text of at most 10,000 characters"),
     **dict.fromkeys(IDS, "an id of at most 200 characters"),
@@ -125,7 +130,7 @@ class FieldMap:
         """A record as an event. Never raises for bad data."""
         if type(record) is not dict:
             return Refusal("not an object", f"the line holds a JSON {_json_type(record)}, not an object")
-        if len(record) == 1 and (action := next(iter(record))) in _BULK and isinstance(record[action], dict):
+        if len(record) == 1 and (action := next(iter(record))) in BULK_ACTIONS and isinstance(record[action], dict):
             return Refusal("bulk action", f"the line is the action {action!r} of a bulk export, not an event")
         kind = self.type_of(record)
         if isinstance(kind, Refusal):
@@ -140,11 +145,16 @@ class FieldMap:
             read = reader(value) if reader else value
             if read.__class__ is Refusal:
                 return read
-            event[ours] = read
+            if read is not None:
+                event[ours] = read
         if wrong := invalid_field(kind, event):
             return self._invalid(wrong, event)
         if kind == "search" and (why := _no_list(event)):
             return why
+        if kind == "duplicate" and (said := self.value(record, "label")) is not None and self.labels.read(said) != 1:
+            return Refusal(
+                "label", f"{self.column('label')} is {shown(said)}, and an event of the type duplicate says the same"
+            )
         return Event(event, {name: value for name, value in record.items() if name not in used})
 
     @cached_property
@@ -165,6 +175,8 @@ class FieldMap:
 
     def _reader(self, ours: str, kind: str) -> Callable[[Any], Any] | None:
         """What makes a field's values one of a kind; None for texts."""
+        if ours == "event_id":  # all events called NULL would be one
+            return lambda value: None if isinstance(value, str) and value.strip() in NOTHING else self._id(ours, value)
         if ours in IDS:
             return partial(self._id, ours)
         if ours == "label":
@@ -208,8 +220,8 @@ class FieldMap:
         return str(int(value))
 
     def holds_text(self, record: Mapping[str, Any]) -> bool:
-        """Whether a record has the first text of any event."""
-        return self.value(record, "text_a") is not None or self.value(record, "query") is not None
+        """Whether a record has the first text of any event; an object in its place is none."""
+        return any(self.value(record, ours) is not None and not isinstance(self.value(record, ours), dict) for ours in _FIRST)
 
     def user(self, record: Any) -> str | None:
         """Whose record it is, event or not; None when it does not say."""

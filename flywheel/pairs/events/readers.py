@@ -19,11 +19,11 @@ from flywheel.errors import FlywheelError, UnreadableFileError
 from flywheel.pairs.events.coding import Column, judge
 from flywheel.pairs.events.delimited import Evidence, Quoting
 from flywheel.pairs.events.forms import EmptyFileError, Form, form_of
-from flywheel.pairs.events.lines import Batch, Line, Unreadable, leaves, without_texts
-from flywheel.pairs.events.mapping import IDS, FieldMap
+from flywheel.pairs.events.lines import Batch, Line, Unreadable, leaves, without_texts, wrapped
+from flywheel.pairs.events.mapping import BULK_ACTIONS, IDS, FieldMap
 from flywheel.pairs.events.parquet_rows import class_names, exact_floats, opened
 from flywheel.pairs.events.staging import without_gc
-from flywheel.pairs.events.text import content_hash
+from flywheel.pairs.events.text import bare_suffix, content_hash
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.sql import CONTENT_ID
 
@@ -132,7 +132,10 @@ def _look(path: Path, name: str, fields: FieldMap, columns: Columns) -> tuple[Fo
         if isinstance(line, Line) and isinstance(line.record, dict):
             columns.add(line.record, fields, f"{form.counted} {line.number}", form.format == "CSV")
             texts = texts or fields.holds_text(line.record)
-            if not texts and len(names) < _NAMES and len(line.record) > 1:  # one alone is an action of a bulk export
+            if not texts and len(names) < _NAMES and not (len(line.record) == 1 and line.record.keys() <= BULK_ACTIONS):
+                whole = form.total == 1 and form.format == "JSON lines" and bare_suffix(path) == ".json"
+                if whole and (why := wrapped(name, line.record)):
+                    raise why
                 names |= dict.fromkeys(name for name in leaves(line.record) if len(name) <= _LONG_NAME)
     if names and not texts:
         raise without_texts(name, name, "fields", list(names), fields.options.columns)

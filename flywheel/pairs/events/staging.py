@@ -29,6 +29,7 @@ OnLines = Callable[[int], None]
 CHUNK = 50_000  # lines validated at a time
 _ENGINES = 2  # chunks that the database cleans at once
 _RAW_BYTES = 500
+_CLASHES, _CLASHING_SHARE = 5, 0.01  # events lost to an id that is none: from so many on, and this share
 _ESCAPED_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _EVENTS = pa.schema([("line", pa.int64()), ("event", pa.string()), ("extra", pa.string())])
 _QUARANTINE = pa.schema([
@@ -154,7 +155,34 @@ def stage(batch: Batch, folder: Path, memory: str, redactor: Redactor, progress:
             if progress:
                 progress(lines)
         settle(0)
+        _check_ids(db, batch, parts)
     return Staged(parts, quarantine, lines, continuation, kinds, examples, redactor.count - redacted)
+
+
+def _check_ids(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Part]) -> None:
+    """Raise UnreadableFileError when what is called an event's id stands for different pairs, and all but one would be lost."""
+    if not parts:
+        return
+    files = ", ".join(f"'{quoted(part.path)}'" for part in parts)
+    ((events, lost, example, first, other),) = db.execute(
+        f"""WITH named AS (
+                SELECT line, event_id, min(pair_id) AS pair FROM read_parquet([{files}])
+                WHERE event_id IS NOT NULL AND reason IS NULL GROUP BY line, event_id),
+            clashing AS (
+                SELECT event_id, count(*) AS lines, min(line) AS first, arg_max(line, pair <> named_first) AS other FROM (
+                    SELECT *, first_value(pair) OVER (PARTITION BY event_id ORDER BY line) AS named_first FROM named)
+                GROUP BY event_id HAVING count(DISTINCT pair) > 1)
+            SELECT (SELECT count(*) FROM named), coalesce(sum(lines) - count(*), 0), arg_max(event_id, lines),
+                arg_max(first, lines), arg_max(other, lines) FROM clashing"""
+    ).fetchall()
+    if lost < _CLASHES or lost < _CLASHING_SHARE * events:
+        return
+    name = batch.fields.column("event_id")
+    raise UnreadableFileError(
+        f"{batch.file}: {name} is {example} on line {first} and on line {other}, which hold different pairs, so it is no id of an "
+        f"event, and {lost:,} of {events:,} events would be lost. Nothing of it was stored. Name the column that is one, or none, "
+        f'in pairs.columns: event_id = "none".'
+    )
 
 
 @contextmanager

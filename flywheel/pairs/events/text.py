@@ -3,6 +3,7 @@
 import codecs
 import hashlib
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,17 @@ _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
+# How files begin that are no text whatever their name says, and what helps.
+_OTHERS = {
+    rb"PK\x03\x04": ("a spreadsheet or a zip archive", "save the sheet as CSV, or unpack the archive"),
+    rb"\xd0\xcf\x11\xe0": ("an old spreadsheet", "save the sheet as CSV"),
+    rb"\x1f\x8b": ("compressed with gzip", "add .gz to its name"),
+    rb"\x28\xb5\x2f\xfd": ("compressed with Zstandard", "add .zst to its name"),
+    rb"BZh[1-9]1AY&SY|\xfd7zXZ\x00": ("compressed in a way that is not read here", "unpack it"),
+    rb"PAR1[\x00-\x1f]": ("a Parquet file", "let its name end in .parquet"),
+    rb"version https://git-lfs": ("a pointer of Git LFS to a file that is elsewhere", "fetch the file with `git lfs pull`"),
+    rb"(?i)\s*<(?:!doctype )?html": ("a web page", "export it again, since this may be the page of a login or an error"),
+}
 _SUSPECTS = 1000  # lines beyond ASCII that are looked at
 
 
@@ -54,6 +66,15 @@ def content_hash(path: Path) -> "hashlib._Hash":
         while block := file.read(_BLOCK):
             content.update(block)
     return content
+
+
+def check_content(path: Path, name: str) -> None:
+    """Raise UnreadableFileError for a file whose name says text and whose first bytes say something else."""
+    with unpacked(path) as file:
+        begins = file.read(64).removeprefix(codecs.BOM_UTF8)
+    for mark, (what, remedy) in _OTHERS.items():
+        if re.match(mark, begins):
+            raise UnreadableFileError(f"{name} is {what}, whatever its name says. Nothing of it was stored; {remedy}.")
 
 
 def recognise(path: Path, name: str, encoding: str | None, table: bool) -> TextForm:
