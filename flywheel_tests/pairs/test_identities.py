@@ -316,3 +316,20 @@ def test_a_word_for_nothing_is_no_id_that_all_events_share(store: Store, word: s
     taken = take(store, file_of(records, suffix), f"batch{suffix}")
     check(taken, [None, None, None])
     assert {each["event_id"] for found in taken.observations.values() for each in found} == {None}
+
+
+def test_what_stands_for_different_pairs_is_no_id_of_an_event_and_saying_none_leads_on(store: Store) -> None:
+    events = [{"event_id": 0, "text_a": f"question {n}", "text_b": f"wording {n}", "label": 1} for n in range(6)]
+    data = b"".join(json.dumps(each).encode() + b"\n" for each in events)
+    sentence = refused(store, data, "batch.jsonl")
+    assert "event_id is 0 on line 1 and on line 2, which hold different pairs" in sentence
+    assert "5 of 6 events would be lost" in sentence
+    assert 'event_id = "none"' in sentence
+    taken = take(store, data, options=PairOptions(columns={"event_id": "none"}))
+    assert (taken.report.accepted, taken.report.duplicates) == (6, 0)
+
+
+def test_an_event_that_comes_again_in_its_file_is_a_duplicate_whatever_its_label(store: Store) -> None:
+    events = [{"event_id": n // 2, "text_a": f"q {n // 2}", "text_b": f"w {n // 2}", "label": n % 2} for n in range(40)]
+    taken = take(store, b"".join(json.dumps(each).encode() + b"\n" for each in events))
+    assert (taken.report.accepted, taken.report.duplicates) == (20, 20)

@@ -3,21 +3,19 @@
 Reasons speak of the user's columns and values, since that is what can be corrected.
 """
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, partial
 from time import time as now
 from typing import Any, NamedTuple
 
-import orjson
-
 from flywheel.pairs.events.coding import LABELS, THUMBS, Coding, written
 from flywheel.pairs.events.events import KNOWN_FIELDS, invalid_field
 from flywheel.pairs.events.times import read_time
+from flywheel.pairs.events.values import listed, nested, shown, unwrapped
 from flywheel.pairs.options import FileOptions
 
 # Kinds of refusal that say nothing against a file: its lines are what they should be, and hold no pair.
@@ -34,7 +32,6 @@ _NUMBERS = ("label", "weight", "position", "thumb")
 _FIRST = ("text_a", "query")
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 _EXACT = 2.0**53
-_EXTENDED = frozenset({"$oid", "$date", "$numberLong", "$numberInt", "$numberDouble", "$numberDecimal", "$uuid"})
 BULK_ACTIONS = frozenset({"index", "create", "update", "delete"})
 _RULES = {
     **dict.fromkeys(("text_a", "text_b", "query", "answer"), "a text of at most 10,000 characters"),
@@ -99,11 +96,11 @@ class FieldMap:
         if ours in self.options.constants:
             return self.options.constants[ours]
         name = self.options.columns.get(ours, ours)
-        found = record[name] if name in record else _nested(record, name.split(".")) if "." in name else None
+        found = record[name] if name in record else nested(record, name.split(".")) if "." in name else None
         if type(found) is str and not self.decimal_comma:  # as most are
             return None if not found or found.isspace() else found
         if type(found) is dict:
-            found = _unwrapped(found)
+            found = unwrapped(found)
         elif self.decimal_comma and ours in _NUMBERS and isinstance(found, str) and _COMMA.fullmatch(found.strip()):
             found = found.replace(",", ".")
         return None if found is None or (isinstance(found, str) and not found.strip()) or found != found else found
@@ -187,7 +184,7 @@ class FieldMap:
             return self.time
         if ours in ("weight", "position"):
             return self._number
-        return partial(_listed, ours) if ours == "clicked" or (ours == "shown" and kind == "search") else None
+        return partial(listed, ours) if ours == "clicked" or (ours == "shown" and kind == "search") else None
 
     def _coded(self, ours: str, coding: Coding, known: str, value: Any) -> Any:
         if (meaning := coding.read(value)) is not None:
@@ -260,61 +257,12 @@ class FieldMap:
         return Refusal(ours, f"{name} is {shown(value)}, not {_RULES[ours]}")
 
 
-def _nested(value: Any, names: Sequence[str]) -> Any:
-    """What is at the end of a path of names; a number counts items of a list from 0. A text on the way may be JSON."""
-    if not names:
-        return value
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return None
-    if isinstance(value, list):
-        place = int(names[0]) if names[0].isdecimal() else len(value)
-        return _nested(value[place], names[1:]) if place < len(value) else None
-    if not isinstance(value, dict):
-        return None
-    for taken in range(len(names), 0, -1):  # a name may hold a dot itself
-        if (name := ".".join(names[:taken])) in value:
-            return _nested(value[name], names[taken:])
-    return None
-
-
-def _unwrapped(value: dict[str, Any]) -> Any:
-    """A value as it is within MongoDB's extended JSON, {"$oid": "..."}, {"$date": {"$numberLong": "..."}}; else as it is."""
-    inner: Any = value
-    while type(inner) is dict and len(inner) == 1 and (name := next(iter(inner))) in _EXTENDED:
-        inner = inner[name]
-    return inner
-
-
-def _listed(ours: str, value: Any) -> Any:
-    """A list, also from its JSON, of clicked positions also a single one; numbers in it also from texts."""
-    if isinstance(value, str):
-        try:
-            value = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return value
-    if ours == "shown":
-        return value
-    items = [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
-    if not isinstance(items, list):
-        return items
-    return [int(each) if isinstance(each, str) and each.strip().isdecimal() else each for each in items]
-
-
 def _no_list(event: Mapping[str, Any]) -> Refusal | None:
     if not event["clicked"]:
         return Refusal("no click", "no result was clicked, so the list says nothing")
     if max(event["clicked"]) > len(event["shown"]):
         return Refusal("clicked", f"clicked names position {max(event['clicked'])} of a list of {len(event['shown'])}")
     return None
-
-
-def shown(value: Any) -> str:
-    """A value in a reason: on one line, and whole or not at all, since a half might be half of what is redacted."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"a value of {len(text):,} characters"
 
 
 def _json_type(value: Any) -> str:

@@ -179,9 +179,9 @@ def _check_ids(db: duckdb.DuckDBPyConnection, batch: Batch, parts: Sequence[Part
         return
     name = batch.fields.column("event_id")
     raise UnreadableFileError(
-        f"{batch.file}: {name} is {example} on line {first} and on line {other}, which hold different pairs, so it is no id of an "
-        f"event, and {lost:,} of {events:,} events would be lost. Nothing of it was stored. Name the column that is one, or none, "
-        f'in pairs.columns: event_id = "none".'
+        f"{batch.file}: {name} is {example} on line {first} and on line {other}, which hold different pairs, so it is no id "
+        f"of an event, and {lost:,} of {events:,} events would be lost. Nothing of it was stored. Name the column that is one, "
+        f'or none, in pairs.columns: event_id = "none".'
     )
 
 
