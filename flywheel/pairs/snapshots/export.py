@@ -66,7 +66,8 @@ def take_snapshot(store: Store, snapshots: Snapshots, rules: SplitRules, new_tes
         if target.exists() and not _is_whole(target):
             shutil.rmtree(target)
         publish(folder, target)
-        write_json(target / MANIFEST, manifest)  # what is missing may have changed where the pairs have not
+        if (folder / MANIFEST).exists():  # it was there already: what is missing may have changed where the pairs have not
+            (folder / MANIFEST).replace(target / MANIFEST)
     with store.transaction() as db:
         db.execute("DELETE FROM snapshots WHERE snapshot_id = ?", [snapshot_id])
         db.execute("INSERT INTO snapshots VALUES (?, ?)", [snapshot_id, trainable])
