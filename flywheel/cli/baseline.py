@@ -41,7 +41,7 @@ def status(home: Home = None, as_json: Json = False) -> None:
 @baseline_app.command()
 def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the questions of train too.")] = False,
           retry: Annotated[bool, typer.Option("--retry", help="Try again what the API failed on or refused.")] = False,
-          again: Annotated[bool, typer.Option("--again", help="Drop these questions' vectors first and pay anew.")] = False,
+          again: Annotated[bool, typer.Option("--again", help="Drop these questions' vectors first and pay again.")] = False,
           home: Home = None, as_json: Json = False) -> None:  # fmt: skip
     """Pay the API for the questions of calibration and test that it has not embedded yet, and measure it."""
     from dataclasses import asdict

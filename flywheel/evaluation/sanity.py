@@ -176,7 +176,7 @@ _REMEDY: dict[Origin, str] = {
     "tuned": "Train another base model, or on more pairs, with `flywheel grid`",
 }
 _NOTHING: dict[Origin, str] = {
-    "api": "the vectors belong to other texts, are made up anew for each request, or the model does not know such texts",
+    "api": "the vectors belong to other texts, are made up for each request, or the model does not know such texts",
     "untuned": "the model does not know such texts",
     "tuned": "the base model does not know such texts, or the training pairs say nothing of these",
 }

@@ -40,14 +40,9 @@ def ingest_delivery(
     options = options or PairOptions()
     try:
         batches = read_delivery(*files_of(path, name, options), options)
-        return ingest_together(store, batches, redactor(options), progress, options.max_refused)
+        return ingest_together(store, batches, Redactor.of(options), progress, options.max_refused)
     except UnreadableFileError as error:
-        raise UnreadableFileError(redactor(options)(str(error))) from error
-
-
-def redactor(options: PairOptions) -> Redactor:
-    """What keeps out of the store, and out of sentences, what the settings name."""
-    return Redactor(options.redact, options.redact_region, options.redact_hook)
+        raise UnreadableFileError(Redactor.of(options)(str(error))) from error
 
 
 def files_of(path: Path, name: str, options: PairOptions) -> tuple[list[Path], list[str]]:

@@ -58,7 +58,7 @@ def preview(paths: Sequence[Path], names: Sequence[str], options: PairOptions, m
         return [
             Preview(
                 Path(names[0]).parts[0],
-                problem=Redactor(options.redact, options.redact_region, options.redact_hook)(str(error)),
+                problem=Redactor.of(options)(str(error)),
             )
         ]
 
@@ -67,7 +67,7 @@ def _preview(found: Understood, options: PairOptions, memory: str) -> Preview:
     form, fields = found.form, found.fields
     problem, pairs, staged = None, [], None
     with TemporaryDirectory(prefix="flywheel-") as folder:
-        replaced = Redactor(options.redact, options.redact_region, options.redact_hook)
+        replaced = Redactor.of(options)
         try:
             found.judge()
             staged = stage(found.batch, Path(folder), memory, replaced, None)

@@ -86,7 +86,7 @@ def some(texts: list[str], share: float, made: Embed, else_vector: np.ndarray) -
 
 ONE = drawn("one")
 READS_NOTHING = "the endpoint does not read the texts"
-OTHERS = "the vectors belong to other texts, are made up anew for each request"
+OTHERS = "the vectors belong to other texts, are made up for each request"
 ONE_NUMBER = "one number, or one of two kinds, is all that depends on the text"
 BEGINNING, PART = "only the beginning of a text is read", "only a part of each text is read"
 INSANE: dict[str, tuple[Made, str]] = {

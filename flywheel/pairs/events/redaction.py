@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flywheel.errors import FlywheelError, needs_extra
+from flywheel.pairs.options import PairOptions
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _DIGITS = re.compile(r"\d(?:[ -]?\d){12,}")
@@ -31,6 +32,11 @@ class Redactor:
             with needs_extra("redact", "Redacting card numbers"):
                 importlib.import_module("stdnum.luhn")
         self.count = 0
+
+    @classmethod
+    def of(cls, options: PairOptions) -> "Redactor":
+        """What keeps out of the store, and out of sentences, what the settings name."""
+        return cls(options.redact, options.redact_region, options.redact_hook)
 
     def __bool__(self) -> bool:
         return bool(self._steps or self._hook)
