@@ -8,7 +8,6 @@ threshold that all calibration pairs give, and choose nothing. MRR@10 is that of
 """
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,16 +20,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from flywheel.evaluation.retrieval import retrieval
 from flywheel.models.catalogue import Variant
-from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.scoring.thresholds import fit_scores
-from flywheel.training.gate import reason_not_better
-from flywheel.training.head import PairFeatures, train_head, train_with_folds
+from flywheel.training.head import PairFeatures, train_head
 from flywheel.training.job import HeadRecipe, count_epochs
 from flywheel.training.losses import logistic_fit, ranking_loss
 from flywheel.training.progress import ignore_progress
-from flywheel.training.starts import choose_start, start_from_features, start_from_pooling
+from flywheel.training.starts import Start, start_from_features, start_from_pooling
 from flywheel.training.train import pair_features
 
 Embed = Callable[[np.ndarray], np.ndarray]
@@ -53,14 +50,12 @@ class Split:
 
 
 def main() -> None:
-    """Train every row at every size and print a Markdown table, then the gate's."""
+    """Train every row at every size and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--redraws", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 400, 1_600, 6_400])
-    parser.add_argument("--gate-redraws", type=int, default=20)
-    parser.add_argument("--gate-sizes", type=int, nargs="+", default=[100, 200, 400, 800])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     variant = Variant(arguments.base, arguments.dim)
@@ -68,40 +63,36 @@ def main() -> None:
         vectors = workspace.vectors(variant.model)
         print(f"{variant} on {machine(workspace.settings.models.device)}; {arguments.redraws} redraws\n", flush=True)
         study(snapshot, vectors, arguments.dim, arguments.sizes, arguments.redraws)
-        gate(snapshot, vectors, arguments.dim, arguments.gate_sizes, arguments.gate_redraws)
 
 
 def study(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], redraws: int) -> None:
     """The table of rows by sizes."""
-    start, scale = start_from_features(snapshot, vectors, dim)
-    own, own_scale = start_from_pooling(snapshot, vectors, dim)
+    wide, own = start_from_features(snapshot, vectors, dim), start_from_pooling(snapshot, vectors, dim)
     splits = {name: frozen(snapshot.pairs(name), vectors) for name in ("calibration", "test")}
     recipes = {
         **{
-            f"own pooling, rate {rate:g}": partial(product, own, own_scale, replace(DEFAULT, learning_rate=rate))
+            f"own pooling, rate {rate:g}": partial(product, own, replace(DEFAULT, learning_rate=rate))
             for rate in (1.25e-3, 2.5e-3)
         },
         **{
-            f"rate {rate:g}": partial(product, start, scale, replace(DEFAULT, learning_rate=rate))
-            for rate in (7.5e-4, 1.25e-3, 2.5e-3)
+            f"rate {rate:g}": partial(product, wide, replace(DEFAULT, learning_rate=rate)) for rate in (7.5e-4, 1.25e-3, 2.5e-3)
         },
         **{
-            f"ranking {weight:g}": partial(product, start, scale, replace(DEFAULT, ranking_weight=weight))
-            for weight in (0.0, 0.3, 3.0)
+            f"ranking {weight:g}": partial(product, wide, replace(DEFAULT, ranking_weight=weight)) for weight in (0.0, 0.3, 3.0)
         },
-        "at least 1 step": partial(product, start, scale, replace(DEFAULT, min_steps=1)),
+        "at least 1 step": partial(product, wide, replace(DEFAULT, min_steps=1)),
         "10 epochs and at least 200 steps, rate 5e-4": partial(
-            product, start, scale, replace(DEFAULT, learning_rate=5e-4, epochs=10, min_steps=200)
+            product, wide, replace(DEFAULT, learning_rate=5e-4, epochs=10, min_steps=200)
         ),
-        "CoSENT": partial(other, start, scale, "cosent", 0),
-        "logistic from scale 10": partial(other, start, scale, "unfitted", 0),
-        "hidden layer of 512": partial(other, start, scale, "logistic", 512),
+        "CoSENT": partial(other, wide, "cosent", 0),
+        "logistic from scale 10": partial(other, wide, "unfitted", 0),
+        "hidden layer of 512": partial(other, wide, "logistic", 512),
     }
     print(row("head", *(f"{size:,} pairs: calibration, test error, MRR@10" for size in sizes)))
     print(row("---", *("---:" for _ in sizes)))
     for name, embed in (
-        ("untuned", own.fold_scale(own_scale).apply),
-        ("mean, max and CLS, untrained", start.fold_scale(scale).apply),
+        ("untuned", own.raw.apply),
+        ("mean, max and CLS, untrained", wide.raw.apply),
     ):
         print(row(name, *[cell([judged(embed, splits, True)])] * len(sizes)), flush=True)
     for name, make in recipes.items():
@@ -113,30 +104,6 @@ def study(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], 
                 found.append(judged(make(pairs, vectors, redraw), splits, redraw == 0))
             cells.append(cell(found))
         print(row(name + (" (default)" if name == "rate 0.00125" else ""), *cells), flush=True)
-
-
-def gate(snapshot: Snapshot, vectors: Vectors, dim: int, sizes: Sequence[int], redraws: int) -> None:
-    """What ships where the gate lets a trained head through only when it is better out of fold than its start."""
-    start, scale = choose_start(snapshot, vectors, dim)
-    own, own_scale = start_from_pooling(snapshot, vectors, dim)
-    splits = {name: frozen(snapshot.pairs(name), vectors) for name in ("calibration", "test")}
-    untuned, kept_error = (judged(h.fold_scale(by).apply, splits, False)[1] for h, by in ((own, own_scale), (start, scale)))
-    print(f"\nWith the gate, {redraws} redraws; test error untuned {untuned:.2f} %, of the chosen start {kept_error:.2f} %.\n")
-    print(row("pairs", "test error, always trained", "test error, what ships", "spread", "trained heads shipped", "seconds"))
-    print(row(*["---:"] * 6))
-    for size in sizes:
-        trained, shipped, through, began = [], [], 0, time.perf_counter()
-        for redraw in range(redraws):
-            pairs = snapshot.training_pairs(str(size), redraw, 0.0)
-            training = pair_features(pairs, vectors, scale)
-            head, scores = train_with_folds(start, training, DEFAULT, redraw, ignore_progress)
-            kept = reason_not_better(scores, training.scores(start), training.labels, training.components)
-            trained.append(judged(head.fold_scale(scale).apply, splits, False)[1])
-            shipped.append(trained[-1] if kept is None else kept_error)
-            through += kept is None
-        seconds = (time.perf_counter() - began) / redraws
-        figures = f"{np.mean(trained):.2f} %", f"{np.mean(shipped):.2f} %", f"{np.std(shipped, ddof=1):.2f}"
-        print(row(f"{size:,}", *figures, f"{through} of {redraws}", f"{seconds:.1f}"), flush=True)
 
 
 def frozen(pairs: pd.DataFrame, vectors: Vectors) -> Split:
@@ -173,14 +140,15 @@ def cell(found: list[tuple[float, float, float]]) -> str:
     return f"{losses.mean():.4f}, {errors.mean():.2f} %{spread_text}, {ranks[0]:.4f}"
 
 
-def product(start: Head, scale: np.ndarray, recipe: HeadRecipe, pairs: pd.DataFrame, vectors: Vectors, redraw: int) -> Embed:
+def product(start: Start, recipe: HeadRecipe, pairs: pd.DataFrame, vectors: Vectors, redraw: int) -> Embed:
     """What the product trains."""
-    training = pair_features(pairs, vectors, scale)
-    return train_head(start, training, recipe, redraw, ignore_progress).fold_scale(scale).apply
+    training = pair_features(pairs, vectors, start.scale)
+    return train_head(start.head, training, recipe, redraw, ignore_progress).fold_scale(start.scale).apply
 
 
-def other(start: Head, scale: np.ndarray, loss: str, hidden: int, pairs: pd.DataFrame, vectors: Vectors, redraw: int) -> Embed:
+def other(begin: Start, loss: str, hidden: int, pairs: pd.DataFrame, vectors: Vectors, redraw: int) -> Embed:
     """What the product does not train: another loss of the pair, or a hidden layer beside the linear map."""
+    start, scale = begin.head, begin.scale
     torch.manual_seed(redraw)
     training = pair_features(pairs, vectors, scale)
     features = torch.tensor(training.features)

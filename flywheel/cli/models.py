@@ -32,6 +32,7 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
     from flywheel.orchestration import grid
     from flywheel.pipeline.training import encode_ahead
     from flywheel.training.job import Cell, check_recipe, check_size
+    from flywheel.training.starts import start_in_words
 
     cell, recipe = Cell(Variant.parse(variant), check_size(size)), check_recipe(recipe)
     with open_home(home) as session:
@@ -53,12 +54,16 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
         "threshold": model.rule.threshold,
         "error": record.error,
         "seconds": model.seconds,
+        "start": model.start,
+        "place": model.place,
         "kept_start": model.kept_start,
     }
     if as_json:
         return print_json(result)
     if model.kept_start:
-        print(f"Training did not help, so the untrained model is used: {model.kept_start}.")
+        print(f"Training did not help, so {start_in_words(model.start)} is used: {model.kept_start}.")
+    elif model.place != 1:
+        print(f"The model lies {model.ships}: that place decides pairs best that it has not seen.")
     print(f"{cell}: error {percent(record.error)} on {record.metrics.n:,} test pairs, model in {model.folder}")
     if snapshot.on_quora and record.contamination:
         print(record.contamination)

@@ -173,6 +173,8 @@ def _record(
         contamination=subject.contamination,
         train_pairs=training.pairs if training else None,
         train_seconds=training.seconds if training else None,
+        start=training.start if training else None,
+        place=training.place if training else None,
         kept_start=training.kept_start if training else None,
     )
 

@@ -28,6 +28,7 @@ class Leaderboard:
                 "variant": row.variant,
                 "size": row.size,
                 "recipe": row.recipe,
+                "place": row.place,
                 "error": row.error,
                 "ci_low": row.interval.low if row.interval else None,
                 "ci_high": row.interval.high if row.interval else None,

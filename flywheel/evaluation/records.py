@@ -17,7 +17,7 @@ from flywheel.evaluation.statistics import ErrorParts
 from flywheel.scoring.decision_rule import DecisionRule
 
 # Raised when a record holds more than before: an older one counts as missing and is made again from what is cached.
-FORMAT = 5
+FORMAT = 6
 EVALUATE_AGAIN = (
     "Delete its folder and run `flywheel grid`, which evaluates again; for a cell outside the grid, `flywheel train`."
 )
@@ -66,8 +66,9 @@ class Evaluation:
     get theirs from the calibration pairs of the snapshot. `calibration_set_error` is the same on calibration pairs, which
     chose the rule. `own_labels` is what a small training set can do alone, where that was measured. `no_verdict` says why the
     test split carries no verdict, and `findings` what is odd about the model itself. `snapshot_id` is the one the model was
-    trained on, `kept_start` why it is the untrained start where training brought no proven gain. `failures` are the pairs
-    with a text that it could not embed, if there are any.
+    trained on. `start` names where training started, `place` how far from there to the trained weights the model lies, and
+    `kept_start` why it is the start itself, where training did not help. `failures` are the pairs with a text that it could not
+    embed, if there are any.
     """
 
     record_id: str
@@ -95,6 +96,8 @@ class Evaluation:
     contamination: str | None
     train_pairs: int | None
     train_seconds: float | None
+    start: str | None
+    place: float | None
     kept_start: str | None
     failures: Failures | None = None
 

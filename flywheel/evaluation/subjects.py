@@ -26,8 +26,9 @@ Embed = Callable[[list[str]], np.ndarray]
 
 @dataclass(frozen=True)
 class Training:
-    """How a subject was trained: on `pairs` pairs of a snapshot in `seconds`. `kept_start` says why it is the untrained start
-    where training brought no proven gain. `own` are its scores of those pairs out of fold, if they were made.
+    """How a subject was trained: on `pairs` pairs of a snapshot in `seconds`. `start` names where training started, `place` how
+    far from there to the trained weights the subject lies. `kept_start` says why it is the start itself, where training did not
+    help. `own` are its scores of those pairs out of fold, if they were made.
     """
 
     size: str
@@ -36,6 +37,8 @@ class Training:
     snapshot_id: str
     pairs: int
     seconds: float
+    start: str
+    place: float
     kept_start: str | None
     own: OutOfFold | None
 
@@ -67,8 +70,8 @@ def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
     if model.tuned_encoder:
         vectors = replace(vectors, tuned=model.folder)
     training = Training(
-        job.size, job.recipe, job.random_seed, job.snapshot_id, model.train_pairs, model.seconds, model.kept_start,
-        model.out_of_fold(),
+        job.size, job.recipe, job.random_seed, job.snapshot_id, model.train_pairs, model.seconds,
+        model.start, model.place, model.kept_start, model.out_of_fold(),
     )  # fmt: skip
     return Subject(
         record_id=job.job_id,

@@ -12,6 +12,7 @@ from flywheel.evidence.page import Block, Picture, Section, Table, Text
 from flywheel.evidence.words import difference_text, interval_text, marked_name, pairs_text, percent, points
 from flywheel.registry.champions import Champion, Entry
 from flywheel.registry.decisions import spending
+from flywheel.training.starts import UNTUNED, start_in_words
 
 SEEN = "† The base model had trained on the data that these test pairs are from: no clean evidence for few examples."
 _LEVEL = 0.05  # where a Holm-adjusted p-value earns a row its label
@@ -51,8 +52,8 @@ def board_section(
             "all rows together; a label, not a promotion."
         )
     about += [SEEN] if any(map(board.seen, board.rows)) else []
-    if any(row.kept_start for row in board.rows):
-        about.append("start kept: training did not help; the untrained model is used.")
+    if kept := sorted({start_in_words(row.start or UNTUNED) for row in board.rows if row.kept_start}):
+        about.append(f"start kept: training did not help, and {' or '.join(kept)} is used.")
     about += ["★ champion."] if strong else []
     if board.on_other_terms:
         about.append(

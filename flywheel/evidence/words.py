@@ -4,6 +4,7 @@ from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.subjects import GUESS
+from flywheel.training.starts import UNTUNED
 
 
 def percent(share: float) -> str:
@@ -44,11 +45,11 @@ def baseline_name(row: Evaluation, name: str) -> str:
 
 
 def pairs_text(row: Evaluation) -> str:
-    """How many pairs it was trained on, whether its untrained start was kept, or what it is instead."""
+    """How many pairs it was trained on, whether its start was kept and which, or what it is instead."""
     if row.train_pairs is None:
         return row.kind
     redraw = f", random_seed {row.random_seed}" if row.random_seed else ""
-    kept = ", start kept" if row.kept_start else ""
+    kept = "" if not row.kept_start else ", start kept" if row.start == UNTUNED else f", start on {row.start} kept"
     return f"{row.train_pairs:,}" + (" (all)" if row.size == "all" else "") + redraw + kept
 
 

@@ -16,12 +16,18 @@ class Head:
 
     def apply(self, features: np.ndarray) -> np.ndarray:
         """Unit vectors, float32 (n, dim), of features (n, width)."""
+        return unit(self.project(features))
+
+    def project(self, features: np.ndarray) -> np.ndarray:
+        """What `apply` gives, float32 (n, dim), before it is brought to length 1."""
         vectors = np.empty((len(features), len(self.bias)), np.float32)
         for start in range(0, len(features), _ROWS):
-            projected = features[start : start + _ROWS].astype(np.float32) @ self.weight.T + self.bias
-            projected /= np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), 1e-12)
-            vectors[start : start + _ROWS] = projected
+            vectors[start : start + _ROWS] = features[start : start + _ROWS].astype(np.float32) @ self.weight.T + self.bias
         return vectors
+
+    def towards(self, other: "Head", place: float) -> "Head":
+        """The head at a place on the line through both: this one at 0, `other` at 1."""
+        return Head(between(self.weight, other.weight, place), between(self.bias, other.bias, place))
 
     def fold_scale(self, scale: np.ndarray) -> "Head":
         """The head that gives for features what this one gives for features times `scale` (width,)."""
@@ -30,6 +36,19 @@ class Head:
     def truncated(self, dim: int) -> "Head":
         """The head that gives the first `dim` numbers."""
         return Head(self.weight[:dim], self.bias[:dim])
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Bring vectors (n, dim) to length 1, in place; those of length 0 stay."""
+    for start in range(0, len(vectors), _ROWS):
+        some = vectors[start : start + _ROWS]
+        some /= np.maximum(np.linalg.norm(some, axis=1, keepdims=True), 1e-12)
+    return vectors
+
+
+def between(start: np.ndarray, end: np.ndarray, place: float) -> np.ndarray:
+    """The point at `place` on the line through two arrays of one shape: `start` at 0, `end` at 1, to the last bit."""
+    return np.asarray((1 - place) * start + place * end)
 
 
 def untuned_head(vectors: np.ndarray, dim: int) -> Head:

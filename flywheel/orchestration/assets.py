@@ -155,7 +155,7 @@ def finetuned_model(
                 "reused": model.reused,
                 "snapshot_id": model.job.snapshot_id,
                 "recipe": model.job.recipe,
-                "ships": f"the untrained start: {model.kept_start}" if model.kept_start else "the trained model",
+                "ships": model.ships,
                 "dagster/uri": str(model.folder),
                 **({"loss": image("loss by training step", loss_curve(model.losses))} if model.losses else {}),
             }

@@ -21,12 +21,11 @@ from flywheel.pipeline.evaluation import leaderboard
 from flywheel.pipeline.training import training_job
 from flywheel.pipeline.workspace import Workspace
 from flywheel.scoring.thresholds import MIN_LABELS, fit_scores
-from flywheel.training.gate import reason_not_better
 from flywheel.training.head import PairFeatures, pair_arrays
 from flywheel.training.job import VERSION, Cell, TrainingJob
 from flywheel.training.model import OutOfFold
 from flywheel.training.progress import Listener
-from flywheel.training.starts import direction_pairs
+from flywheel.training.starts import UNTUNED, direction_pairs
 from flywheel.training.train import fit_head
 
 log = logging.getLogger(__name__)
@@ -86,18 +85,16 @@ def evaluate_head_on_api(workspace: Workspace, api: ApiVectors, job: TrainingJob
 def _train(
     api: ApiVectors, job: TrainingJob, start: Head, pairs: pd.DataFrame, calibration: pd.DataFrame, listener: Listener
 ) -> tuple[Head, Training]:
-    """The head that ships by the same rules as ours: its start where training brings no proven gain."""
+    """The head that ships at the place that is chosen as ours is."""
     started = time.perf_counter()
     training, judging = (pair_arrays(frame, lambda t: api.get(t).astype(np.float16)) for frame in (pairs, calibration))
-    head, own = fit_head(job, start, training, listener)
-    if own is not None:
-        kept = reason_not_better(own, training.scores(start), training.labels, training.components)
-        own = training.scores(start) if kept else own
-    else:
-        kept = reason_not_better(judging.scores(head), judging.scores(start), judging.labels, judging.components)
-    seconds = time.perf_counter() - started
-    how = Training(job.size, "head", job.random_seed, job.snapshot_id, len(pairs), seconds, kept, _out_of_fold(own, training))
-    return start if kept else head, how
+    fitted = fit_head(job, start, training, judging, listener)
+    seconds, own = time.perf_counter() - started, _out_of_fold(fitted.out_of_fold, training)
+    choice = fitted.choice
+    how = Training(
+        job.size, "head", job.random_seed, job.snapshot_id, len(pairs), seconds, UNTUNED, choice.place, choice.reason, own
+    )
+    return fitted.head, how
 
 
 def _out_of_fold(scores: np.ndarray | None, pairs: PairFeatures) -> OutOfFold | None:

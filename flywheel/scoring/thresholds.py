@@ -102,6 +102,12 @@ def fit_scores(scores: ArrayLike, labels: ArrayLike, prior: float | None = None)
     )
 
 
+def log_losses(scores: ArrayLike, labels: ArrayLike) -> Floats:
+    """The log loss of each pair (n,) under a logistic fit of these very scores and labels. Raises as `fit_scores` does."""
+    same = fit_scores(scores, labels).probability(scores)
+    return np.asarray(-np.log(np.maximum(np.where(np.asarray(labels) == 1, same, 1 - same), 1e-6)))
+
+
 def fit_by_source(
     scores: ArrayLike, labels: ArrayLike, sources: NDArray[np.generic], target_prior: float | None
 ) -> dict[str, ScoreFit]:

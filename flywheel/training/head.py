@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from flywheel.errors import FlywheelError
-from flywheel.models.head import Head
+from flywheel.models.head import Head, between, unit
 from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.training.job import HeadRecipe, count_epochs
 from flywheel.training.progress import Listener, Trained, ignore_progress
 from flywheel.training.readable import check_vectors, is_one_point, lower_rate
+from flywheel.training.shrink import PLACES
 
 FOLDS = 5
 _EVENTS = 100
@@ -44,6 +45,14 @@ class PairFeatures:
         left, right = head.apply(self.features[questions])[places.reshape(2, -1)]
         return (left * right).sum(1)
 
+    def scores_between(self, start: Head, trained: Head) -> np.ndarray:
+        """The cosine of each pair at each of `PLACES` on the line through two heads, (places, n)."""
+        questions, rows = np.unique(np.stack([self.left, self.right]), return_inverse=True)
+        left, right = rows.reshape(2, -1)
+        first, last = (head.project(self.features[questions]) for head in (start, trained))
+        vectors = (unit(between(first, last, place)) for place in PLACES)
+        return np.stack([(each[left] * each[right]).sum(1) for each in vectors])
+
 
 def pair_arrays(pairs: pd.DataFrame, features: Callable[[list[str]], np.ndarray]) -> PairFeatures:
     """The pairs of a frame as arrays; `features` gives (q, width) for texts."""
@@ -66,24 +75,26 @@ def train_head(
 
     Raises FlywheelError when the loss is no longer a number, the vectors collapse to one point, or they were one before.
     """
-    return train_heads(start, pairs, [np.arange(len(pairs.labels))], recipe, random_seed, listener, dims)[0]
+    return train_heads([start], pairs, [np.arange(len(pairs.labels))], recipe, random_seed, listener, dims)[0]
 
 
 def train_with_folds(
     start: Head, pairs: PairFeatures, recipe: HeadRecipe, random_seed: int, listener: Listener
 ) -> tuple[Head, np.ndarray]:
-    """The head that `train_head` gives, and the score of every pair (n,) by a head that has not seen its component."""
+    """The head that `train_head` gives, and the scores (places, n) of every pair at each of `PLACES` between the start and a
+    head that has not seen the pair's component.
+    """
     folds = list(folds_by_component(pairs.components))
     rows = [np.arange(len(pairs.labels)), *(seen for seen, _ in folds)]
-    head, *others = train_heads(start, pairs, rows, recipe, random_seed, listener)
-    scores = np.empty(len(pairs.labels))
+    head, *others = train_heads([start] * len(rows), pairs, rows, recipe, random_seed, listener)
+    scores = np.empty((len(PLACES), len(pairs.labels)))
     for (_, held_out), other in zip(folds, others, strict=True):
-        scores[held_out] = pairs.take(held_out).scores(other)
+        scores[:, held_out] = pairs.take(held_out).scores_between(start, other)
     return head, scores
 
 
 def train_heads(
-    start: Head,
+    starts: Sequence[Head],
     pairs: PairFeatures,
     rows: Sequence[np.ndarray],
     recipe: HeadRecipe,
@@ -91,22 +102,24 @@ def train_heads(
     listener: Listener,
     dims: tuple[int, ...] = (),
 ) -> list[Head]:
-    """Train one head on each of `rows`, arrays of row numbers of `pairs`; the listener hears of the first.
+    """Train one head on each of `rows`, arrays of row numbers of `pairs`, from the start at its place in `starts`, all of one
+    shape; the listener hears of the first.
 
     All take the steps that `recipe` asks for all pairs. Each core trains some of them, in one product a step.
     """
     with _one_thread() as threads, ThreadPoolExecutor() as pool:
         shares = np.array_split(np.arange(len(rows)), min(threads, len(rows)))
-        trained = [
-            pool.submit(_train, start, pairs, [rows[i] for i in share], recipe, random_seed, ignore_progress, dims)
-            for share in shares[1:]
-        ]
-        heads = _train(start, pairs, [rows[i] for i in shares[0]], recipe, random_seed, listener, dims)
-        return heads + [head for share in trained for head in share.result()]
+
+        def train_share(share: np.ndarray, heard: Listener) -> list[Head]:
+            return _train([starts[i] for i in share], pairs, [rows[i] for i in share], recipe, random_seed, heard, dims)
+
+        others = [pool.submit(train_share, share, ignore_progress) for share in shares[1:]]
+        heads = train_share(shares[0], listener)
+        return heads + [head for other in others for head in other.result()]
 
 
 def _train(
-    start: Head,
+    starts: Sequence[Head],
     pairs: PairFeatures,
     rows: Sequence[np.ndarray],
     recipe: HeadRecipe,
@@ -118,19 +131,24 @@ def _train(
 
     from flywheel.training.losses import PairLoss, logistic_fit
 
-    check_vectors(start, pairs.features)
+    distinct = {id(start): start for start in starts}
+    for start in distinct.values():
+        check_vectors(start, pairs.features)
     used = pairs.features.any(axis=0)  # a feature that is 0 everywhere teaches nothing, so its weights stay
     features = torch.tensor(pairs.features[:, used])
     count = len(pairs.labels)  # also the number of the row that fills batches, a pair of weight 0
     left, right = (torch.tensor(np.append(side, 0)) for side in (pairs.left, pairs.right))
     label, importance = (torch.tensor(np.append(v, 0), dtype=torch.float32) for v in (pairs.labels, pairs.weights))
     component = torch.tensor(np.append(pairs.components, -1))
-    dims = dims or (len(start.bias),)
-    scores = [pairs.scores(start.truncated(dim)) for dim in dims]
-    fits = [[logistic_fit(score[some], pairs.labels[some], pairs.weights[some]) for score in scores] for some in rows]
+    dims = dims or (len(starts[0].bias),)
+    scores = {name: [pairs.scores(start.truncated(dim)) for dim in dims] for name, start in distinct.items()}
+    fits = [
+        [logistic_fit(score[some], pairs.labels[some], pairs.weights[some]) for score in scores[id(start)]]
+        for start, some in zip(starts, rows, strict=True)
+    ]
     objective = PairLoss(fits, dims, recipe.ranking_weight, recipe.ranking_scale)
-    weight = torch.tensor(start.weight[:, used].T).repeat(len(rows), 1, 1).requires_grad_()
-    bias = torch.tensor(start.bias).repeat(len(rows), 1, 1).requires_grad_()
+    weight = torch.tensor(np.stack([start.weight[:, used].T for start in starts])).requires_grad_()
+    bias = torch.tensor(np.stack([start.bias[None] for start in starts])).requires_grad_()
     steps = count_epochs(recipe, count) * -(-count // recipe.batch_size)
     optimizer = torch.optim.Adam([weight, bias, *objective.parameters()], lr=recipe.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -156,7 +174,7 @@ def _train(
             listener(Trained(step, steps, sum(losses) / len(losses), remaining))
             losses = []
     heads = []
-    for matrix, vector in zip(weight.detach().numpy(), bias.detach().numpy(), strict=True):
+    for start, matrix, vector in zip(starts, weight.detach().numpy(), bias.detach().numpy(), strict=True):
         whole = start.weight.copy()
         whole[:, used] = matrix.T
         heads.append(Head(whole, vector[0]))

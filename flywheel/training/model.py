@@ -18,6 +18,7 @@ from flywheel.models.vectors import Vectors
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import ScoreFit
 from flywheel.training.job import TrainingJob
+from flywheel.training.starts import UNTUNED, start_in_words
 
 RECORD = "flywheel.json"
 _OWN_SCORES = "own_scores.parquet"
@@ -40,9 +41,9 @@ class TrainedModel:
     """A finished model folder and the figures in its `flywheel.json`.
 
     `rule` is the model's decision rule, made once, from calibration pairs; whatever decides by this model uses it.
-    `out_of_fold_fit` comes from the job's own pairs, where there are few of them. `kept_start` says why the model is the
-    untrained start, where training brought no proven gain. `losses` are (step, loss). `reused` says that nothing was trained
-    this time.
+    `out_of_fold_fit` comes from the job's own pairs, where there are few of them. `start` names where training started,
+    `place` how far from there to the trained weights the model lies (see `shrink`); `kept_start` says why it is the start,
+    where training did not help. `losses` are (step, loss). `reused` says that nothing was trained this time.
     """
 
     folder: Path
@@ -53,6 +54,8 @@ class TrainedModel:
     calibration_pairs: int
     train_pairs: int
     seconds: float
+    start: str
+    place: float
     kept_start: str | None = None
     losses: tuple[tuple[int, float], ...] = ()
     reused: bool = False
@@ -82,6 +85,8 @@ class TrainedModel:
                 calibration_pairs=record["calibration_pairs"],
                 train_pairs=record["train_pairs"],
                 seconds=record["seconds"],
+                start=record["start"],
+                place=record["place"],
                 kept_start=record["kept_start"],
                 losses=tuple((step, loss) for step, loss in record["losses"]),
             )
@@ -95,6 +100,13 @@ class TrainedModel:
     def name(self) -> str:
         """The folder's name: the id of its job."""
         return self.job.job_id
+
+    @property
+    def ships(self) -> str:
+        """What the folder holds, in words."""
+        if self.kept_start:
+            return f"{start_in_words(self.start)}, not trained: {self.kept_start}"
+        return "the trained model" if self.place == 1 else f"{self.place:g} of the way from its start to the trained weights"
 
     @property
     def tuned_encoder(self) -> bool:
@@ -152,6 +164,8 @@ def write_trained_model(
             "calibration_pairs": model.calibration_pairs,
             "train_pairs": model.train_pairs,
             "seconds": model.seconds,
+            "start": model.start,
+            "place": model.place,
             "kept_start": model.kept_start,
             "losses": model.losses,
             "computed_in": base.dtype,
@@ -197,9 +211,11 @@ def _card(model: TrainedModel) -> str:
 def _what_it_is(model: TrainedModel) -> str:
     variant = Variant.parse(model.job.variant)
     if model.kept_start:
-        return f"`{variant.model.hub_id}` at {variant.dim} dimensions, not trained: {model.kept_start}."
+        poolings = "" if model.start == UNTUNED else f", on {model.start} of its token states"
+        return f"`{variant.model.hub_id}` at {variant.dim} dimensions{poolings}, not trained: {model.kept_start}."
     moved = {"head": "", "top": "its uppermost layers and ", "full": "all its layers and "}[model.job.recipe]
     return (
         f"`{variant.model.hub_id}` with {moved}a linear head of {variant.dim} dimensions, trained on {model.train_pairs} "
         "labelled pairs."
+        + ("" if model.place == 1 else f" It is {model.ships}, the place that decides pairs best that it has not seen.")
     )

@@ -10,10 +10,12 @@ from flywheel.models.features import PARTS
 from flywheel.models.head import Head, untuned_head
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
-from flywheel.scoring.thresholds import MIN_LABELS
-from flywheel.training.gate import log_losses
+from flywheel.scoring.thresholds import MIN_LABELS, log_losses
+from flywheel.training.shrink import mean_fall
 
+UNTUNED, ALL_POOLINGS = "untuned", "mean, max and CLS"
 DIRECTION_PAIRS = 4_000
+_SURE, _WORTHWHILE = 2.0, 0.01
 _RECENT_STARTS = 4  # of many cells in a row, those of a base model and dimension share theirs
 
 
@@ -24,9 +26,33 @@ def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Head:
     return untuned_head(vectors.get(unique_texts(direction_pairs(snapshot))), dim)
 
 
-def choose_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
-    """Where heads start, on scaled features, and the scale: the untuned model, or the principal directions of mean, max and
-    CLS, whichever calibration pairs prefer. It is also what ships where training brings nothing.
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where heads start and what ships where training brings nothing: a head on features times `scale` (3 * width,).
+
+    `name` says which poolings it reads: `UNTUNED` is the untuned model itself, its own pooling alone.
+    """
+
+    name: str
+    head: Head
+    scale: np.ndarray
+
+    @property
+    def raw(self) -> Head:
+        """The same on features as they are."""
+        return self.head.fold_scale(self.scale)
+
+
+def start_in_words(start: str) -> str:
+    """What a start of this name is called in a sentence: untuned is one model only."""
+    return "the untuned model" if start == UNTUNED else f"the untrained start on {start}"
+
+
+def choose_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Start:
+    """The untuned model, or the principal directions of mean, max and CLS where calibration pairs clearly prefer them.
+
+    Their log loss has to be lower by more than two standard errors, and by more than one hundredth: on pairs of another kind
+    the other two poolings cost more often than they help.
     """
     names = snapshot.snapshot_id, vectors.weights_id, vectors.dtype, dim
     return _chosen_start(_StartOf(*names, snapshot, replace(vectors)))  # a copy, so that no loaded encoder is kept
@@ -45,37 +71,38 @@ class _StartOf:
 
 
 @lru_cache(_RECENT_STARTS)
-def _chosen_start(of: _StartOf) -> tuple[Head, np.ndarray]:
+def _chosen_start(of: _StartOf) -> Start:
     snapshot, vectors, dim = of.snapshot, of.vectors, of.dim
     untuned, wide = start_from_pooling(snapshot, vectors, dim), start_from_features(snapshot, vectors, dim)
     calibration = snapshot.pairs("calibration")
-    labels = calibration["label"].to_numpy()
+    labels, components = calibration["label"].to_numpy(), calibration["component"].to_numpy()
     if len(labels) < MIN_LABELS:
         return untuned
-    losses = [log_losses(pair_scores(head.fold_scale(by), vectors, calibration), labels).mean() for head, by in (untuned, wide)]
-    return wide if losses[1] < losses[0] else untuned
+    before, after = (log_losses(pair_scores(start.raw, vectors, calibration), labels) for start in (untuned, wide))
+    fall, error = mean_fall(before, after, components)
+    return wide if fall > max(_SURE * error, _WORTHWHILE * before.mean()) else untuned
 
 
-def start_from_pooling(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
-    """The untuned model as a head on scaled features, and the scale, which takes the other poolings away."""
+def start_from_pooling(snapshot: Snapshot, vectors: Vectors, dim: int) -> Start:
+    """The untuned model; its scale takes the other poolings away."""
     head = untuned_start(snapshot, vectors, dim)
     width, part = vectors.model.width, PARTS.index(vectors.model.pooling)
     features = vectors.features(unique_texts(direction_pairs(snapshot)))[:, part * width : (part + 1) * width]
     weight, scale = np.zeros((dim, len(PARTS) * width), np.float32), np.zeros(len(PARTS) * width, np.float32)
     weight[:, part * width : (part + 1) * width] = head.weight
     scale[part * width : (part + 1) * width] = 1 / np.linalg.norm(features.astype(np.float32), axis=1).mean()
-    return Head(weight, head.bias), scale
+    return Start(UNTUNED, Head(weight, head.bias), scale)
 
 
-def start_from_features(snapshot: Snapshot, vectors: Vectors, dim: int) -> tuple[Head, np.ndarray]:
-    """The principal directions of mean, max and CLS as a head on scaled features, and the scale (3 * width,).
+def start_from_features(snapshot: Snapshot, vectors: Vectors, dim: int) -> Start:
+    """The principal directions of mean, max and CLS.
 
     The scale gives each of the three the same mean length. No label is looked at.
     """
     features = vectors.features(unique_texts(direction_pairs(snapshot))).astype(np.float32)
     lengths = np.linalg.norm(features.reshape(len(features), len(PARTS), -1), axis=2).mean(axis=0)
     scale = np.repeat(1 / (lengths * np.sqrt(len(PARTS))), features.shape[1] // len(PARTS)).astype(np.float32)
-    return untuned_head(features * scale, dim), scale
+    return Start(ALL_POOLINGS, untuned_head(features * scale, dim), scale)
 
 
 def direction_pairs(snapshot: Snapshot) -> pd.DataFrame:

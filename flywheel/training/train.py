@@ -1,24 +1,22 @@
 """The pure function of training: (job, snapshot) -> model folder. Reads `train` and `calibration`, never `test`.
 
-Four phases, each with its result: prepare the pairs and the start, fit the head (or layers and head), gate what was trained
-against its start, write the folder.
+Three phases, each with its result: prepare the pairs and the start; fit the head (or layers and head) and choose how far to go
+from the start; write the folder.
 """
 
 import hashlib
 import importlib
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from flywheel.errors import FlywheelError, explain_disk_errors, needs_extra
-from flywheel.files import locked, publish, scratch_folder
+from flywheel.files import locked
 from flywheel.models.catalogue import Variant
-from flywheel.models.features import PARTS
-from flywheel.models.folder import write_model
 from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
@@ -26,13 +24,14 @@ from flywheel.pairs.snapshots.snapshot import DRAW_ANEW, Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import MIN_LABELS, ScoreFit, check_both_labels, fit_scores
 from flywheel.training.environment import only_what_training_needs
-from flywheel.training.gate import reason_not_better
 from flywheel.training.head import PairFeatures, pair_arrays, train_head, train_with_folds
 from flywheel.training.job import TrainingJob
+from flywheel.training.layers import Layers
 from flywheel.training.model import TrainedModel, finished, write_trained_model
 from flywheel.training.progress import Encoded, Listener, Progress, Trained
 from flywheel.training.readable import check_readable
-from flywheel.training.starts import choose_start, direction_pairs, pair_scores
+from flywheel.training.shrink import Choice, choose_place, too_few
+from flywheel.training.starts import Start, choose_start, direction_pairs, pair_scores
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +58,10 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
     vectors.features(texts, lambda done, of: listener(Encoded(done, of)))
     started = time.perf_counter()
     prepared = _prepare(job, snapshot, vectors, pairs, calibration)
-    check_readable(pairs, vectors, prepared.training.scores(prepared.start))
-    check_readable(calibration, vectors, pair_scores(prepared.untrained, vectors, calibration), "calibration pairs")
+    check_readable(pairs, vectors, prepared.training.scores(prepared.start.head))
+    check_readable(calibration, vectors, pair_scores(prepared.start.raw, vectors, calibration), "calibration pairs")
     fitted = _fit(job, prepared, models, listener)
-    gated = _gate(job, prepared, fitted)
-    return _write(job, prepared, gated, models, time.perf_counter() - started)
+    return _write(job, prepared, fitted, models, time.perf_counter() - started)
 
 
 def _calibration_pairs(snapshot: Snapshot) -> pd.DataFrame:
@@ -75,61 +73,69 @@ def _calibration_pairs(snapshot: Snapshot) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """What training starts from: the base model's `vectors`; the training pairs, also as arrays of features times `scale`;
-    the calibration pairs; the `start` on scaled features, and the same at the variant's dimension on raw ones, `untrained`.
+    """What training starts from: the base model's `vectors`; the training pairs, also as arrays of features times the scale of
+    `start`; the calibration pairs; the start at the largest dimension that the job serves.
     """
 
     vectors: Vectors
     pairs: pd.DataFrame
     training: PairFeatures
     calibration: pd.DataFrame
-    start: Head
-    scale: np.ndarray
-    untrained: Head
+    start: Start
 
 
 def _prepare(
     job: TrainingJob, snapshot: Snapshot, vectors: Vectors, pairs: pd.DataFrame, calibration: pd.DataFrame
 ) -> _Prepared:
-    dim = Variant.parse(job.variant).dim
-    start, scale = choose_start(snapshot, vectors, max(job.dims, default=dim))
-    training = pair_features(pairs, vectors, scale)
-    return _Prepared(vectors, pairs, training, calibration, start, scale, start.fold_scale(scale).truncated(dim))
+    start = choose_start(snapshot, vectors, max(job.dims, default=Variant.parse(job.variant).dim))
+    return _Prepared(vectors, pairs, pair_features(pairs, vectors, start.scale), calibration, start)
 
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
-    """A head on raw features at the variant's dimension and the `vectors` it belongs on, of trained layers if there are any.
+    """What is written: a head on raw features, the `vectors` it belongs on, and the place chosen for both between the start and
+    what was trained.
 
-    `out_of_fold` are the scores (n,) of the training pairs by heads that have not seen them, if they were made.
-    `judging` are the calibration pairs that have chosen nothing in the training. `losses` are (step, loss).
+    `out_of_fold` are the scores (n,) of the training pairs by heads that have not seen them, if they were made. `losses` are
+    (step, loss).
     """
 
     head: Head
     vectors: Vectors
+    choice: Choice
     out_of_fold: np.ndarray | None
-    judging: pd.DataFrame
     losses: list[tuple[int, float]]
 
 
 def _fit(job: TrainingJob, prepared: _Prepared, models: Path, listener: Listener) -> _Fitted:
-    """Train the head, and after it the layers if the job's recipe moves some."""
-    dim, scale = Variant.parse(job.variant).dim, prepared.scale
+    """Train the head, or head and layers, and choose how far to go from the start."""
+    if job.tuning is not None:
+        return _fit_layers(job, prepared, models, listener)
     losses, on_event = _recording(listener)
-    head, out_of_fold = fit_head(job, prepared.start, prepared.training, on_event)
-    if job.tuning is None:
-        return _Fitted(head.fold_scale(scale).truncated(dim), prepared.vectors, out_of_fold, prepared.calibration, losses)
+    start = prepared.start
+    judging = pair_features(prepared.calibration, prepared.vectors, start.scale)
+    fitted = fit_head(job, start.head, prepared.training, judging, on_event)
+    return _Fitted(fitted.head.fold_scale(start.scale), prepared.vectors, fitted.choice, fitted.out_of_fold, losses)
+
+
+def _fit_layers(job: TrainingJob, prepared: _Prepared, models: Path, listener: Listener) -> _Fitted:
+    """Train the head, then from there the layers with it. The line goes from the start of the head, and the base model, to what
+    came of both trainings.
+    """
     with needs_extra("tune", f"The recipe {job.recipe}"):
         importlib.import_module("accelerate")
         from flywheel.training.tune import TuningTask, tune
 
+    start, training, vectors = prepared.start, prepared.training, prepared.vectors
+    head = train_head(start.head, training, job.head, job.random_seed, listener, job.dims)
     losses, on_event = _recording(listener)
     stopping, judging = stopping_pairs(prepared.calibration)
     target = models / _TRAINED_LAYERS / job.tuning_id
-    task = TuningTask(job, head, scale, prepared.pairs, prepared.training, stopping, prepared.vectors)
-    head = tune(task, target, on_event)
-    tuned = replace(prepared.vectors, tuned=_encoder_folder(prepared.vectors, target))
-    return _Fitted(head.truncated(dim), tuned, None, judging, losses)
+    task = TuningTask(job, head, start.scale, prepared.pairs, training, stopping, vectors)
+    layers = Layers(vectors, target, start.raw, tune(task, target, on_event))
+    choice = layers.choose(judging, job.dims, listener)
+    placed, placed_vectors = layers.at(choice.place)
+    return _Fitted(placed.truncated(Variant.parse(job.variant).dim), placed_vectors, choice, None, losses)
 
 
 def _recording(listener: Listener) -> tuple[list[tuple[int, float]], Listener]:
@@ -144,51 +150,41 @@ def _recording(listener: Listener) -> tuple[list[tuple[int, float]], Listener]:
     return losses, on_event
 
 
-def fit_head(job: TrainingJob, start: Head, training: PairFeatures, listener: Listener) -> tuple[Head, np.ndarray | None]:
-    """The trained head, on the features of `start`, and the scores of its pairs out of fold where there are few of them."""
-    if job.tuning is None and MIN_LABELS <= len(training.labels) <= OUT_OF_FOLD_PAIRS:
-        return train_with_folds(start, training, job.head, job.random_seed, listener)
-    return train_head(start, training, job.head, job.random_seed, listener, job.dims), None
-
-
 @dataclass(frozen=True, eq=False)
-class _Gated:
-    """What is written: the trained head, or the untrained one and why (`kept_start`)."""
+class FittedHead:
+    """A head at the place chosen between its start and what was trained.
+
+    `out_of_fold` are the scores (n,) of its training pairs, at the same place, by heads that have not seen them.
+    """
 
     head: Head
-    vectors: Vectors
+    choice: Choice
     out_of_fold: np.ndarray | None
-    kept_start: str | None
-    losses: list[tuple[int, float]]
 
 
-def _gate(job: TrainingJob, prepared: _Prepared, fitted: _Fitted) -> _Gated:
-    """Keep what was trained where it is provably better than its start, else the start."""
-    training, base, untrained = prepared.training, prepared.vectors, prepared.untrained
+def fit_head(job: TrainingJob, start: Head, training: PairFeatures, judging: PairFeatures, listener: Listener) -> FittedHead:
+    """Train a head from `start` and choose its place: out of fold where the pairs are few, else on the `judging` pairs."""
+    if len(training.labels) > OUT_OF_FOLD_PAIRS:
+        trained = train_head(start, training, job.head, job.random_seed, listener)
+        choice = choose_place(judging.scores_between(start, trained), judging.labels, judging.components)
+        return FittedHead(start.towards(trained, choice.place), choice, None)
     if len(training.labels) < MIN_LABELS:
-        reason: str | None = f"{len(training.labels)} pairs are too few to show whether training helps"
-    elif fitted.out_of_fold is not None:
-        start_scores = pair_scores(untrained, base, prepared.pairs)
-        reason = reason_not_better(fitted.out_of_fold, start_scores, training.labels, training.components)
-    else:
-        judging = fitted.judging
-        scores = pair_scores(fitted.head, fitted.vectors, judging), pair_scores(untrained, base, judging)
-        reason = reason_not_better(*scores, judging["label"].to_numpy(), judging["component"].to_numpy())
-    if reason is None:
-        return _Gated(fitted.head, fitted.vectors, fitted.out_of_fold, None, fitted.losses)
-    log.warning("%s at size %s is the untrained start: %s", job.variant, job.size, reason)
-    own = None if fitted.out_of_fold is None else pair_scores(untrained, base, prepared.pairs)
-    return _Gated(untrained, base, own, reason, fitted.losses)
+        return FittedHead(start, Choice(0.0, too_few(len(training.labels))), None)
+    trained, scores = train_with_folds(start, training, job.head, job.random_seed, listener)
+    choice = choose_place(scores, training.labels, training.components)
+    return FittedHead(start.towards(trained, choice.place), choice, scores[choice.row])
 
 
-def _write(job: TrainingJob, prepared: _Prepared, gated: _Gated, models: Path, seconds: float) -> TrainedModel:
+def _write(job: TrainingJob, prepared: _Prepared, fitted: _Fitted, models: Path, seconds: float) -> TrainedModel:
     """Choose the decision rule on calibration pairs and write the model folder."""
-    calibration, training = prepared.calibration, prepared.training
-    scores = pair_scores(gated.head, gated.vectors, calibration)
+    calibration, training, choice = prepared.calibration, prepared.training, fitted.choice
+    if choice.reason:
+        log.warning("%s at size %s is its start, %s: %s", job.variant, job.size, prepared.start.name, choice.reason)
+    scores = pair_scores(fitted.head, fitted.vectors, calibration)
     labels, sources = calibration["label"].to_numpy(), calibration["source"].to_numpy()
     rule = DecisionRule.fit(scores, labels, sources, job.target_prior)
-    own_fit = None if gated.out_of_fold is None else _own_fit(gated.out_of_fold, training.labels)
-    own = {"score": gated.out_of_fold, "label": training.labels, "component": training.components}
+    own_fit = None if fitted.out_of_fold is None else _own_fit(fitted.out_of_fold, training.labels)
+    own = {"score": fitted.out_of_fold, "label": training.labels, "component": training.components}
     model = TrainedModel(
         folder=models / job.job_id,
         job=job,
@@ -198,12 +194,14 @@ def _write(job: TrainingJob, prepared: _Prepared, gated: _Gated, models: Path, s
         calibration_pairs=len(calibration),
         train_pairs=len(prepared.pairs),
         seconds=seconds,
-        kept_start=gated.kept_start,
-        losses=tuple(gated.losses),
+        start=prepared.start.name,
+        place=choice.place,
+        kept_start=choice.reason,
+        losses=tuple(fitted.losses),
     )
-    encoder = gated.vectors.tuned / WEIGHTS_FILE if gated.vectors.tuned else None
+    encoder = fitted.vectors.tuned / WEIGHTS_FILE if fitted.vectors.tuned else None
     digest = {"features_sha256": hashlib.sha256(training.features.tobytes()).hexdigest()}
-    return write_trained_model(model, gated.head, prepared.vectors, encoder, pd.DataFrame(own) if own_fit else None, digest)
+    return write_trained_model(model, fitted.head, prepared.vectors, encoder, pd.DataFrame(own) if own_fit else None, digest)
 
 
 def _own_fit(scores: np.ndarray, labels: np.ndarray) -> ScoreFit | None:
@@ -212,17 +210,6 @@ def _own_fit(scores: np.ndarray, labels: np.ndarray) -> ScoreFit | None:
     except FlywheelError as error:  # one label only among them
         log.warning("No threshold from the cell's own pairs: %s", error)
         return None
-
-
-def _encoder_folder(vectors: Vectors, target: Path) -> Path:
-    """A folder that loads as the tuned encoder: the base's configuration and tokenizer beside the trained weights."""
-    folder = target / "encoder"
-    if not folder.exists():
-        with scratch_folder(target) as scratch:
-            unused = np.eye(1, len(PARTS) * vectors.model.width, dtype=np.float32)
-            write_model(scratch, vectors.weights, target / WEIGHTS_FILE, unused, np.zeros(1, np.float32))
-            publish(scratch, folder)
-    return folder
 
 
 def stopping_pairs(calibration: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 
 from flywheel.errors import FlywheelError
 from flywheel.models.features import longest_first
-from flywheel.training.gate import log_losses
+from flywheel.scoring.thresholds import log_losses
 from flywheel.training.losses import PairLoss
 from flywheel.training.progress import Listener, Trained
 

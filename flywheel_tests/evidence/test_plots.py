@@ -62,6 +62,8 @@ def make(kind: Any, variant: str, error: float, half: float | None = 0.012, **ch
         contamination=None,
         train_pairs=None,
         train_seconds=None,
+        start=None,
+        place=None,
         kept_start=None,
     )
     return replace(record, **changed)

@@ -47,6 +47,8 @@ FIGURES |= dict.fromkeys(
         "contamination",
         "train_seconds",
         "random_seed",
+        "start",
+        "place",
         "kept_start",
     ]
 )

@@ -73,10 +73,10 @@ def test_heads_trained_together_are_what_each_is_alone(cores: int) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(cores)
     try:
-        together = train_heads(start, pairs, rows, HeadRecipe(), 0, ignore_progress)
+        together = train_heads([start] * len(rows), pairs, rows, HeadRecipe(), 0, ignore_progress)
     finally:
         torch.set_num_threads(threads)
-    alone = [train_heads(start, pairs, [some], HeadRecipe(), 0, ignore_progress)[0] for some in rows]
+    alone = [train_heads([start], pairs, [some], HeadRecipe(), 0, ignore_progress)[0] for some in rows]
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_allclose(pairs.scores(one), pairs.scores(other), atol=1e-4)
         assert np.abs(one.weight - start.weight).mean() > 0.005
@@ -102,8 +102,8 @@ def test_the_score_of_a_pair_out_of_fold_does_not_depend_on_the_labels_of_its_fo
         _, scores = train_with_folds(start, pairs, HeadRecipe(), 0, ignore_progress)
         _, flipped = train_with_folds(start, replace(pairs, labels=labels), HeadRecipe(), 0, ignore_progress)
         others = np.setdiff1d(np.arange(len(labels)), held_out)
-        assert np.array_equal(scores[held_out], flipped[held_out])
-        assert np.abs(scores[others] - flipped[others]).max() > 0.01  # the folds that train on them do see them
+        assert np.array_equal(scores[:, held_out], flipped[:, held_out])
+        assert np.abs(scores[:, others] - flipped[:, others]).max() > 0.01  # the folds that train on them do see them
 
 
 def test_features_that_are_nothing_everywhere_keep_their_weights_and_change_nothing_else() -> None:

@@ -22,8 +22,10 @@ from flywheel.models.head import Head
 from flywheel.pairs.events.seeds import STARTER
 from flywheel.pairs.events.starter import starter_lines
 from flywheel.training.job import TUNING, TrainingJob, TuningRecipe
+from flywheel.training.layers import Layers
 from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Encoded, Progress, Trained, ignore_progress
+from flywheel.training.shrink import Choice
 from flywheel.training.starts import start_from_features
 from flywheel.training.train import pair_features, train
 from flywheel_tests.helpers.clumps import MINILM, World, take_world
@@ -56,10 +58,10 @@ def job_of(world: World, recipe: str, **fields: Any) -> TrainingJob:
 def tuned(world: World, job: TrainingJob, target: Path, heard: list[Progress] | None = None, **inputs: Any) -> Head:
     from flywheel.training.tune import TuningTask, tune
 
-    start, scale = start_from_features(world.snapshot, world.vectors, max(DIMS))
+    start = start_from_features(world.snapshot, world.vectors, max(DIMS))
     pairs = world.snapshot.training_pairs(job.size, 0, 0.0)
-    training = pair_features(pairs, world.vectors, scale)
-    task = TuningTask(job, start, scale, pairs, training, world.snapshot.pairs("calibration"), world.vectors)
+    training = pair_features(pairs, world.vectors, start.scale)
+    task = TuningTask(job, start.head, start.scale, pairs, training, world.snapshot.pairs("calibration"), world.vectors)
     return tune(replace(task, **inputs), target, heard.append if heard is not None else ignore_progress)
 
 
@@ -96,15 +98,13 @@ def test_the_saved_encoder_gives_the_vectors_that_were_trained(
     world: World, top: tuple[Path, Head, list[Progress]], tmp_path: Path
 ) -> None:
     """What was trained on cached lower states must come out of the whole model, from texts."""
-    from flywheel.training.train import _encoder_folder
-
-    folder = _encoder_folder(world.vectors, top[0])
+    head, vectors = Layers(world.vectors, top[0], top[1], top[1]).at(1.0)
     texts = list(world.snapshot.pairs("calibration")["text_a"])[:20]
-    vectors = top[1].apply(replace(world.vectors, tuned=folder).features(texts))
+    expected = head.apply(vectors.features(texts))
     (tmp_path / "model").mkdir()
     write_model(tmp_path / "model", world.vectors.weights, top[0] / "model.safetensors", top[1].weight, top[1].bias)
     served = open_model(tmp_path / "model", "cpu").encode(texts, show_progress_bar=False)
-    assert np.abs(served @ served.T - vectors @ vectors.T).max() < 0.01
+    assert np.abs(served @ served.T - expected @ expected.T).max() < 0.01
     untouched = top[1].apply(world.vectors.features(texts))
     assert np.abs(served @ served.T - untouched @ untouched.T).max() > 0.01
 
@@ -134,7 +134,7 @@ def test_adapters_are_added_to_the_weights(world: World, tmp_path: Path) -> None
 def test_one_training_serves_every_dimension_and_each_is_evaluated_as_it_is_served(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flywheel.training.train.reason_not_better", lambda *scores: None)  # so few pairs prove nothing
+    monkeypatch.setattr("flywheel.training.layers.choose_place", lambda *scores: Choice(0.5))  # so few pairs choose nothing
     jobs = {dim: replace(job_of(world, "top"), variant=f"all-MiniLM-L6-v2@{dim}") for dim in DIMS}
     heard: dict[int, list[Progress]] = {dim: [] for dim in DIMS}
 
@@ -157,7 +157,15 @@ def test_one_training_serves_every_dimension_and_each_is_evaluated_as_it_is_serv
         assert record.recipe == "top"
         # layers are not trained fold by fold, so there is no threshold from the cell's own pairs
         assert (record.rule, record.own_labels) == (model.rule, None)
-        assert "its uppermost layers and a linear head" in (model.folder / "README.md").read_text()
+        card = (model.folder / "README.md").read_text()
+        assert "its uppermost layers and a linear head" in card
+        assert "It is 0.5 of the way from its start to the trained weights" in card
+        assert TrainedModel.load(model.folder).place == 0.5
+    at, trained, base = (
+        tensors(folder) for folder in (models[32].folder, tmp_path / ".tuned" / jobs[32].tuning_id, world.vectors.weights)
+    )
+    for name, tensor in at.items():
+        np.testing.assert_allclose(tensor, (trained[name] + base[name]) / 2, atol=1e-7)
 
 
 def test_the_best_checkpoint_comes_back_whole(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

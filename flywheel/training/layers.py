@@ -1,0 +1,92 @@
+"""Places on the line between a base model and what a training of its layers made of it: encoder and head together."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from flywheel.files import publish, scratch_folder, write_json
+from flywheel.models.features import PARTS, pooled
+from flywheel.models.folder import write_model
+from flywheel.models.head import Head, between
+from flywheel.models.vectors import Vectors
+from flywheel.models.weights import WEIGHTS_FILE
+from flywheel.pairs.snapshots.snapshot import unique_texts
+from flywheel.training.progress import Encoded, Listener
+from flywheel.training.shrink import PLACES, Choice, choose_place
+
+JUDGING_PAIRS = 1_000  # each place encodes their texts anew
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A training's folder `target`, which holds the trained encoder's weights; the `base` model's vectors; and the heads on raw
+    features where the training started and ended.
+    """
+
+    base: Vectors
+    target: Path
+    start: Head
+    trained: Head
+
+    def choose(self, judging: pd.DataFrame, dims: Sequence[int], listener: Listener) -> Choice:
+        """The place for all of `dims` together, by the first of the `judging` pairs; kept in `target` once it is chosen."""
+        record = self.target / "place.json"
+        if not record.exists():
+            few = judging.head(JUDGING_PAIRS)
+            scores = self._scores(few, dims, listener)
+            write_json(record, asdict(choose_place(scores, few["label"].to_numpy(), few["component"].to_numpy())))
+        return Choice(**json.loads(record.read_text()))
+
+    def at(self, place: float) -> tuple[Head, Vectors]:
+        """The head on raw features at a place, and the vectors of the encoder there, whose folder is kept in `target`."""
+        folder = self.target / "encoder"
+        if place and not folder.exists():
+            with scratch_folder(self.target) as scratch:
+                self._write_encoder(scratch, place)
+                publish(scratch, folder)
+        return self.start.towards(self.trained, place), replace(self.base, tuned=folder) if place else self.base
+
+    def _scores(self, pairs: pd.DataFrame, dims: Sequence[int], listener: Listener) -> np.ndarray:
+        """The cosine of each pair at each place and dimension, (places, dims, n)."""
+        texts = unique_texts(pairs)
+        row = pd.Series(np.arange(len(texts)), index=texts)
+        left, right = (row[pairs[side]].to_numpy() for side in ("text_a", "text_b"))
+        scores = np.empty((len(PLACES), len(dims), len(pairs)))
+        for i, place in enumerate(PLACES):
+            features = self._features(texts, place)
+            listener(Encoded((i + 1) * len(texts), len(PLACES) * len(texts)))
+            head = self.start.towards(self.trained, place)
+            for j, dim in enumerate(dims):
+                vectors = head.truncated(dim).apply(features)
+                scores[i, j] = (vectors[left] * vectors[right]).sum(1)
+        return scores
+
+    def _features(self, texts: list[str], place: float) -> np.ndarray:
+        if not place:
+            return self.base.features(texts)
+        with scratch_folder(self.target) as scratch:
+            self._write_encoder(scratch, place)
+            return pooled(replace(self.base, tuned=scratch).loaded, texts).astype(np.float16)
+
+    def _write_encoder(self, folder: Path, place: float) -> None:
+        """Write a folder that loads as the encoder: the base's configuration and tokenizer beside the weights at `place`."""
+        from safetensors.numpy import load_file, save_file
+
+        unused = np.eye(1, len(PARTS) * self.base.model.width, dtype=np.float32), np.zeros(1, np.float32)
+        file = self.target / WEIGHTS_FILE
+        if place == 1:
+            return write_model(folder, self.base.weights, file, *unused)
+        start, trained = load_file(self.base.weights / WEIGHTS_FILE), load_file(file)
+        moved = {
+            name: between(start[name].astype(np.float32), tensor, place)
+            for name, tensor in trained.items()
+            if not np.array_equal(start[name], tensor)
+        }
+        aside = file.with_suffix(".between")
+        save_file({**trained, **moved}, aside, metadata={"format": "pt"})
+        write_model(folder, self.base.weights, aside, *unused)
+        aside.unlink()
