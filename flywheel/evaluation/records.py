@@ -11,13 +11,14 @@ from flywheel.errors import FlywheelError, validation_fault
 from flywheel.evaluation.failures import Failures
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import PairMetrics
+from flywheel.evaluation.retention import Retention
 from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.sanity import Finding
 from flywheel.evaluation.statistics import ErrorParts
 from flywheel.scoring.decision_rule import DecisionRule
 
 # Raised when a record holds more than before: an older one counts as missing and is made again from what is cached.
-FORMAT = 5
+FORMAT = 6
 EVALUATE_AGAIN = (
     "Delete its folder and run `flywheel grid`, which evaluates again; for a cell outside the grid, `flywheel train`."
 )
@@ -25,12 +26,13 @@ EVALUATE_AGAIN = (
 
 @dataclass(frozen=True)
 class Terms:
-    """What decides an evaluation beside model and pairs: the fewest components that carry an interval and a verdict, and the
-    share of duplicates that thresholds for interaction pairs are moved to.
+    """What decides an evaluation beside model and pairs: the fewest components that carry an interval and a verdict, the
+    share of duplicates that thresholds for interaction pairs are moved to, and the ids of the pairs from `elsewhere`.
     """
 
     min_components: int
     target_prior: float | None = None
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Evaluation:
     chose the rule. `own_labels` is what a small training set can do alone, where that was measured. `no_verdict` says why the
     test split carries no verdict, and `findings` what is odd about the model itself. `snapshot_id` is the one the model was
     trained on, `kept_start` why it is the untrained start where training brought no proven gain. `failures` are the pairs
-    with a text that it could not embed, if there are any.
+    with a text that it could not embed, if there are any. `retention` says of a trained model what is left elsewhere.
     """
 
     record_id: str
@@ -97,6 +99,7 @@ class Evaluation:
     train_seconds: float | None
     kept_start: str | None
     failures: Failures | None = None
+    retention: tuple[Retention, ...] = ()
 
     @property
     def name(self) -> str:

@@ -56,7 +56,7 @@ def board_section(
     about += ["★ champion."] if strong else []
     if board.on_other_terms:
         about.append(
-            f"{board.on_other_terms} more rows were made under another target_prior or min_components (settings [evaluation]); "
+            f"{board.on_other_terms} more rows were made under other settings of [evaluation]; "
             "`flywheel grid` or `flywheel train`, whichever made them, makes them again."
         )
     if any(row.rough for row in board.rows):
