@@ -52,9 +52,7 @@ def evaluate(
         return _evaluate(subject, snapshot, target, terms, domains)
 
 
-def _evaluate(
-    subject: Subject, snapshot: Snapshot, target: Path, terms: Terms, domains: Sequence[Domain]
-) -> Evaluation:
+def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms, domains: Sequence[Domain]) -> Evaluation:
     snapshot.check_drawn()
     calibration, test = (_both_labels(snapshot.pairs(split), split) for split in ("calibration", "test"))
     lost = frozenset(subject.failed(unique_texts(calibration, test)))

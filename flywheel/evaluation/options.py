@@ -13,6 +13,5 @@ class EvaluationOptions(BaseModel, frozen=True, extra="forbid"):
         None, gt=0, lt=1, description="Share of duplicates among your users' pairs, until 500 of their own labels tell it."
     )
     second_domain: Path | None = Field(
-        None,
-        description="File of labelled pairs from elsewhere, on which tuned models are held against untuned ones; they never train.",
+        None, description="File of labelled pairs that never train: what tuning costs there is shown, too."
     )
