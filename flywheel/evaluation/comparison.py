@@ -93,7 +93,8 @@ def check_same_test(ours: Evaluation, theirs: Evaluation) -> None:
 
 
 def _terms_text(terms: Terms) -> str:
-    return f"min_components {terms.min_components} and target_prior {terms.target_prior}"
+    elsewhere = ", ".join(each[:12] for each in terms.elsewhere) or "none"
+    return f"min_components {terms.min_components}, target_prior {terms.target_prior} and pairs from elsewhere {elsewhere}"
 
 
 def compare(ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluations: Path, shown: int) -> Comparison:

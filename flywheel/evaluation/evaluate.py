@@ -1,6 +1,6 @@
 """Scoring a model on a snapshot's `test` pairs, with a threshold that `test` has not seen."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from flywheel.evaluation import failures
 from flywheel.evaluation.failures import Failures, as_errors, holds_any
 from flywheel.evaluation.metrics import pair_metrics
 from flywheel.evaluation.records import Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
+from flywheel.evaluation.retention import Domain, Retention, retention
 from flywheel.evaluation.retrieval import Retrieval, Search, search
 from flywheel.evaluation.sanity import Finding, Origin, Side, find_faults
 from flywheel.evaluation.scores import SCORES, STORED
@@ -33,8 +34,11 @@ from flywheel.scoring.thresholds import check_both_labels
 from flywheel.training.model import OutOfFold
 
 
-def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Terms) -> Evaluation:
-    """The record of `subject` on the snapshot's `test_id`, made if it is not there.
+def evaluate(
+    subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Terms, domains: Sequence[Domain] = ()
+) -> Evaluation:
+    """The record of `subject` on the snapshot's `test_id`, made if it is not there; a trained model's has its retention on
+    the `domains`, whose ids are in the terms.
 
     Scores of every calibration and test pair are stored beside it. A record made on other terms, or by an older version, is
     made again, and so are one with an alarm, since its vectors may have been put right, and one with failures that are none
@@ -45,10 +49,10 @@ def evaluate(subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Ter
         found = load_evaluation(target, terms)
         if found and is_current(found, subject.failed, snapshot):
             return found
-        return _evaluate(subject, snapshot, target, terms)
+        return _evaluate(subject, snapshot, target, terms, domains)
 
 
-def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) -> Evaluation:
+def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms, domains: Sequence[Domain]) -> Evaluation:
     snapshot.check_drawn()
     calibration, test = (_both_labels(snapshot.pairs(split), split) for split in ("calibration", "test"))
     lost = frozenset(subject.failed(unique_texts(calibration, test)))
@@ -73,12 +77,22 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
         record = replace(
             record, failures=found, no_verdict=record.no_verdict or _failed_too_often(found, calibration, without, terms)
         )
+    if subject.untuned and domains:
+        record = replace(record, retention=_retention(subject.embed, subject.untuned(snapshot), snapshot, domains, terms))
     with scratch_folder(target.parent) as folder:
         both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")])
         both[STORED].to_parquet(folder / SCORES)
         write_json(folder / "evaluation.json", record.to_json())
         replace_folder(folder, target)
     return record
+
+
+def _retention(
+    tuned: Embed, untuned: Embed, snapshot: Snapshot, domains: Sequence[Domain], terms: Terms
+) -> tuple[Retention, ...]:
+    train = snapshot.pairs("train")
+    trains = frozenset({*train["question_a"], *train["question_b"]})
+    return tuple(retention(each, tuned, untuned, trains, terms.min_components) for each in domains)
 
 
 def _both_labels(pairs: pd.DataFrame, split: str) -> pd.DataFrame:

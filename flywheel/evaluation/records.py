@@ -11,6 +11,7 @@ from flywheel.errors import FlywheelError, validation_fault
 from flywheel.evaluation.failures import Failures
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import PairMetrics
+from flywheel.evaluation.retention import Retention
 from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.sanity import Finding
 from flywheel.evaluation.statistics import ErrorParts
@@ -25,12 +26,13 @@ EVALUATE_AGAIN = (
 
 @dataclass(frozen=True)
 class Terms:
-    """What decides an evaluation beside model and pairs: the fewest components that carry an interval and a verdict, and the
-    share of duplicates that thresholds for interaction pairs are moved to.
+    """What decides an evaluation beside model and pairs: the fewest components that carry an interval and a verdict, the
+    share of duplicates that thresholds for interaction pairs are moved to, and the ids of the pairs from `elsewhere`.
     """
 
     min_components: int
     target_prior: float | None = None
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Evaluation:
     test split carries no verdict, and `findings` what is odd about the model itself. `snapshot_id` is the one the model was
     trained on. `start` names where training started, `place` how far from there to the trained weights the model lies, and
     `kept_start` why it is the start itself, where training did not help. `failures` are the pairs with a text that it could not
-    embed, if there are any.
+    embed, if there are any. `retention` says of a trained model what is left elsewhere.
     """
 
     record_id: str
@@ -100,6 +102,7 @@ class Evaluation:
     place: float | None
     kept_start: str | None
     failures: Failures | None = None
+    retention: tuple[Retention, ...] = ()
 
     @property
     def name(self) -> str:

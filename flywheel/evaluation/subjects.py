@@ -47,7 +47,8 @@ class Training:
 class Subject:
     """What is evaluated: unit vectors for texts, its decision rule (None: made here, from calibration pairs), how it was
     trained if it was, and the tokenizer of a local model. `failed` gives those of some texts that it could not embed. A
-    `guess` reads nothing, and nobody takes it for more.
+    `guess` reads nothing, and nobody takes it for more. `untuned` is what a trained local model was before: its base model at
+    the same dimension, from the questions of a snapshot.
     """
 
     record_id: str
@@ -60,13 +61,14 @@ class Subject:
     failed: Callable[[list[str]], Collection[str]] = lambda _: ()
     reader: Reader | None = None
     guess: bool = False
+    untuned: Callable[[Snapshot], Embed] | None = None
 
 
 def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
     """A trained model, by its head over the cached features of its encoder: the base model, or the one tuned from it."""
     head = Head(*read_head(model.folder))
     job = model.job
-    variant = Variant.parse(job.variant)
+    variant, base = Variant.parse(job.variant), vectors
     if model.tuned_encoder:
         vectors = replace(vectors, tuned=model.folder)
     training = Training(
@@ -82,6 +84,7 @@ def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
         contamination=variant.model.contamination,
         training=training,
         reader=Reader(vectors.model, vectors.weights),
+        untuned=lambda snapshot: untuned_subject(variant, snapshot, base).embed,
     )
 
 

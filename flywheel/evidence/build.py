@@ -28,6 +28,7 @@ def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture |
         sections.board_section(evidence.board, evidence.champion_id, evidence.better, evidence.baseline.evaluation),
         Section("The decision", sections.decision(decided, evidence.board.snapshot.on_quora)),
         Section("Kinds of pairs", sections.kinds(evidence)),
+        Section("Elsewhere", sections.elsewhere(evidence.model.retention)),
         Section("What breaks and what is fixed", sections.flips(evidence)),
         Section("Where the errors come from", sections.parts(evidence, reliability)),
         Section("Cost", cost_sections.costs(evidence)),

@@ -1,12 +1,13 @@
 """The sections of the page, each from the part of the evidence that it shows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from flywheel.evaluation.comparison import FlippedPair, SliceDifference, unsound_text
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.paired import detectable_difference
 from flywheel.evaluation.published import PUBLISHED
 from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.retention import Retention
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Picture, Section, Table, Text
 from flywheel.evidence.words import difference_text, interval_text, marked_name, pairs_text, percent, points
@@ -57,7 +58,7 @@ def board_section(
     about += ["★ champion."] if strong else []
     if board.on_other_terms:
         about.append(
-            f"{board.on_other_terms} more rows were made under another target_prior or min_components (settings [evaluation]); "
+            f"{board.on_other_terms} more rows were made under other settings of [evaluation]; "
             "`flywheel grid` or `flywheel train`, whichever made them, makes them again."
         )
     if any(row.rough for row in board.rows):
@@ -156,6 +157,28 @@ def _difference(each: SliceDifference) -> tuple[str, str]:
     smallest = detectable_difference(each.test, _ONE_SIDED)
     text = f"{points(each.difference)} ({difference_text(each.test.interval)})"
     return text, "-" if smallest is None else f"{100 * smallest:.1f}"
+
+
+def elsewhere(found: Sequence[Retention]) -> tuple[Block, ...]:
+    """What is left of the base model on pairs of other topics; nothing where that is not measured."""
+    rows = [(each.domain, f"{each.untuned:.3f}", f"{each.tuned:.3f}", _change(each), f"{each.n:,}") for each in found]
+    text = (
+        "Average precision of the cosine on pairs that nothing trains on: how well it puts those that mean the same above the "
+        "others. An interval wholly below zero says that tuning has cost the model there, which matters where it is used for "
+        "more than your own kind of pairs."
+    )
+    text += "".join(
+        f" Of {each.domain}, {each.left_out:,} more are left out: a question of theirs trains."
+        for each in found
+        if each.left_out
+    )
+    columns = ("pairs from elsewhere", "untuned", "tuned", "difference", "pairs")
+    return (Table(columns, tuple(rows), frozenset({"pairs from elsewhere"})), Text(text)) if found else ()
+
+
+def _change(each: Retention) -> str:
+    interval = f"95 % {each.interval.low:+.3f} to {each.interval.high:+.3f}" if each.interval else "no interval"
+    return f"{each.difference:+.3f} ({interval})"
 
 
 def flips(evidence: Evidence) -> tuple[Block, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from flywheel.evaluation.records import Evaluation, Slice
+from flywheel.evaluation.retention import Retention
 from flywheel.evidence.words import interval_text
 
 
@@ -27,6 +28,13 @@ def _slice(each: Slice) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _kept(each: Retention) -> dict[str, Any]:
+    return {
+        "pairs from elsewhere": each.domain, "pairs": each.n, "untuned": each.untuned, "tuned": each.tuned,
+        "left_out": each.left_out,
+    }  # fmt: skip
+
+
 def figures(record: Evaluation) -> dict[str, Any]:
     """What a person looks at first of an evaluation."""
     return {
@@ -39,6 +47,7 @@ def figures(record: Evaluation) -> dict[str, Any]:
         **{name: value for name, value in asdict(record.metrics).items() if name not in ("error", "n", "positives")},
         "mrr_at_10": record.retrieval.mrr_at_10,
         "recall_at_10": record.retrieval.recall_at_10,
+        **({"retention": table([_kept(each) for each in record.retention])} if record.retention else {}),
         "test_pairs": record.metrics.n,
         **({"failed_pairs": record.failures.test} if record.failures else {}),
         "components": record.components,

@@ -45,15 +45,17 @@ def list_cached(workspace: Workspace) -> list[CachedItem]:
 
 
 def prune(workspace: Workspace, states: bool) -> int:
-    """Delete what no snapshot's texts need, what encoders that are no longer here left, and trained layers of no model.
+    """Delete what neither a snapshot nor the pairs from elsewhere need, what encoders that are no longer here left, and trained
+    layers of no model.
 
     `states` deletes all token states as well: they are large, and made again where the recipe top needs them. Vectors of
     an API are never deleted, since they were paid for. Returns the bytes freed.
     """
+    frames = (taken.pairs(split) for taken in workspace.snapshots.all() for split in SPLITS)
+    texts = unique_texts(*frames, *(domain.read() for domain in workspace.domains))
     before = sum(item.bytes for item in list_cached(workspace))
     remove_layers(workspace, set())
     weights = _weights_in_use(workspace)
-    texts = unique_texts(*(taken.pairs(split) for taken in workspace.snapshots.all() for split in SPLITS))
     for folder, cache in _caches(workspace).items():
         made = FEATURES_NAME.fullmatch(folder.name)
         if made is None or made["model"] not in CATALOGUE:

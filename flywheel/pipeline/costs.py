@@ -11,7 +11,7 @@ from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import ALL, Snapshot, unique_texts
 from flywheel.pipeline.cleanup import readable_models
-from flywheel.pipeline.training import texts_of_cells
+from flywheel.pipeline.training import evaluated_pairs, texts_of_cells
 from flywheel.pipeline.workspace import Workspace
 from flywheel.training.job import Cell, RecipeName, tuning_recipe
 from flywheel.training.model import TrainedModel
@@ -56,7 +56,7 @@ def estimate_grid(workspace: Workspace, snapshot: Snapshot, cells: Sequence[Cell
         )
     )
     texts = texts_of_cells(workspace, snapshot, [cell.size for cell in cells]) if cells else []
-    frozen = len(unique_texts(snapshot.pairs("calibration"), snapshot.pairs("test")))
+    frozen = len(unique_texts(*evaluated_pairs(workspace, snapshot)))
     missing, by_trained, state_bytes, encoding = 0, 0, 0, 0.0
     for base in dict.fromkeys(each.base for each in trainings):
         vectors = workspace.vectors(CATALOGUE[base])

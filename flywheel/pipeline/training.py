@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
+import pandas as pd
+
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.pairs.snapshots.snapshot import ALL, Snapshot, unique_texts
@@ -61,7 +63,12 @@ def texts_of_cells(workspace: Workspace, snapshot: Snapshot, sizes: Iterable[str
     # Sizes nest, so that the largest holds the others; only `all` has pairs of another kind.
     needed = {max((size for size in asked if size != ALL), key=int, default=ALL), *({ALL} & asked)}
     frames = [snapshot.training_pairs(size, options.random_seed, options.interaction_share) for size in sorted(needed)]
-    return unique_texts(*frames, direction_pairs(snapshot), snapshot.pairs("calibration"), snapshot.pairs("test"))
+    return unique_texts(*frames, direction_pairs(snapshot), *evaluated_pairs(workspace, snapshot))
+
+
+def evaluated_pairs(workspace: Workspace, snapshot: Snapshot) -> list[pd.DataFrame]:
+    """The pairs whose texts an evaluation of a trained model reads."""
+    return [snapshot.pairs("calibration"), snapshot.pairs("test"), *(domain.read() for domain in workspace.domains)]
 
 
 def encode_ahead(

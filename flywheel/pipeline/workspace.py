@@ -8,6 +8,7 @@ from flywheel.compute.places import Places
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.records import Evaluation, Terms
+from flywheel.evaluation.retention import Domain, file_domain, general_domain
 from flywheel.evaluation.statistics import MAX_COMPONENT_SHARE
 from flywheel.evaluation.subjects import Subject
 from flywheel.home import Home
@@ -62,7 +63,20 @@ class Workspace:
     @property
     def terms(self) -> Terms:
         """On which terms models are evaluated."""
-        return Terms(self.settings.evaluation.min_components, self.settings.evaluation.target_prior)
+        options = self.settings.evaluation
+        return Terms(options.min_components, options.target_prior, tuple(domain.domain_id for domain in self.domains))
+
+    @property
+    def domains(self) -> tuple[Domain, ...]:
+        """Pairs from elsewhere, on which trained models are held against their untuned ones: the general ones, and the user's.
+
+        Raises FlywheelError when the user's file is not there.
+        """
+        file = self.settings.evaluation.second_domain
+        if file is None:
+            return (general_domain(),)
+        path = self.home.root / file.expanduser()
+        return general_domain(), file_domain(path, self.settings.pairs, self.settings.storage.memory_limit)
 
     @property
     def split_rules(self) -> SplitRules:
@@ -97,7 +111,7 @@ class Workspace:
 
     def evaluate(self, subject: Subject, snapshot: Snapshot) -> Evaluation:
         """The record of a model on a snapshot's test pairs, made if it is not there."""
-        return evaluate(subject, snapshot, self.home.evaluations, self.terms)
+        return evaluate(subject, snapshot, self.home.evaluations, self.terms, self.domains)
 
     def train(self, job: TrainingJob, snapshot: Snapshot) -> TrainedModel:
         """The finished model of a job, trained if it is not there."""

@@ -123,6 +123,12 @@ def judge(
         against.append(f"breaks {broken:.1%} of the pairs {reference.name} had right, allowed {rules.max_broken_share:.1%}")
     if min(mrr, recall) < -rules.max_retrieval_loss:
         against.append(f"retrieval got worse (MRR@10 {mrr:+.3f}, recall@10 {recall:+.3f})")
+    if (allowed := rules.max_retention_loss) is not None:
+        against += [
+            f"loses {-each.difference:.3f} on {each.domain} (average precision, against untuned), allowed {allowed:.3f}"
+            for each in challenger.retention
+            if each.difference < -allowed
+        ]
     reason = "; ".join(against) or f"fewer errors (p = {test.p_value:.3g}, needed {alpha:.3g}) and retrieval kept"
     return Verdict(
         challenger=challenger.record_id,

@@ -10,3 +10,6 @@ class PromotionOptions(BaseModel, frozen=True, extra="forbid"):
         0.1, gt=0, le=1, description="Share of the champion's right decisions that a challenger may get wrong."
     )
     max_retrieval_loss: float = Field(0.005, ge=0, le=1, description="How much MRR@10 or recall@10 a challenger may lose.")
+    max_retention_loss: float | None = Field(
+        None, ge=0, le=1, description="How much average precision a challenger may lose elsewhere against its untuned model."
+    )

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from flywheel.evaluation.evaluate import evaluate
-from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder
+from flywheel.evaluation.records import Evaluation, evaluation_folder
 from flywheel.evaluation.scores import SCORES, decisions
 from flywheel.evaluation.subjects import tuned_subject
 from flywheel.evidence.page import Table, Text
@@ -181,9 +181,9 @@ def test_every_decision_probability_and_error_is_by_that_rule(turn: Turn) -> Non
 def test_the_target_prior_of_the_day_changes_no_figure_of_a_trained_model(
     turn: Turn, tmp_path: Path, target_prior: float | None
 ) -> None:
-    terms = Terms(turn.record.terms.min_components, target_prior)
+    terms = replace(turn.record.terms, target_prior=target_prior)
     subject = tuned_subject(turn.model, turn.workspace.vectors(MINILM))
-    record = evaluate(subject, turn.snapshot, tmp_path, terms)
+    record = evaluate(subject, turn.snapshot, tmp_path, terms, turn.workspace.domains)
     assert record.terms == terms
     assert replace(record, terms=turn.record.terms) == turn.record
 

@@ -201,7 +201,7 @@ def test_under_another_target_prior_the_board_says_where_the_other_rows_are(deci
     measure_references(workspace)
     page, board = made(workspace), board_of(workspace)
     assert board.on_other_terms == before.on_other_terms - len(board.rows) > 0
-    assert f"{board.on_other_terms} more rows were made under another target_prior" in said(page, "Leaderboard")
+    assert f"{board.on_other_terms} more rows were made under other settings of [evaluation]" in said(page, "Leaderboard")
 
 
 def test_on_quoras_pairs_every_name_carries_the_mark(decided: Workspace, tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from flywheel.evaluation.retention import general_domain
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.features import PARTS
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.events.json_rows import json_batch
 from flywheel.pairs.ingest import ingest
 from flywheel.pairs.snapshots.export import take_snapshot
-from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.pipeline.workspace import Workspace
 from flywheel.training.head import PairFeatures, own_components
 from flywheel.training.job import HeadRecipe, TrainingJob
@@ -92,4 +93,10 @@ def clump_world(home: Path, clumps: int, **groups: dict[str, Any]) -> World:
     world = take_world(workspace, clump_lines(range(clumps)))
     texts = [text for clump in range(clumps) for text in six_texts(clump)]
     world.vectors.cache.get(texts, embed_features)
+    world.vectors.cache.get(unique_texts(general_domain().read()), noise)
     return world
+
+
+def noise(texts: list[str]) -> np.ndarray:
+    """Features that say nothing, for texts that are of no clump."""
+    return np.random.default_rng(0).normal(size=(len(texts), len(PARTS) * MINILM.width)).astype(np.float16)

@@ -16,7 +16,7 @@ from flywheel.models.catalogue import Variant
 from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.pipeline.cleanup import list_cached, prune, remove_layers
 from flywheel.pipeline.costs import estimate_grid
-from flywheel.pipeline.training import texts_of_cells, train_cell
+from flywheel.pipeline.training import evaluated_pairs, texts_of_cells, train_cell
 from flywheel.training.job import TUNING, Cell
 from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Progress, Trained, ignore_progress
@@ -48,7 +48,7 @@ def test_a_grid_counts_each_text_once_and_takes_its_time_from_finished_cells(wor
     assert after.money == pytest.approx(after.training_seconds)
     layers = estimate_grid(workspace, world.snapshot, cells, "full")
     assert (layers.trainings, layers.training_seconds) == (2, None)  # one serves both dimensions
-    assert layers.texts_by_trained == 2 * len(unique_texts(world.snapshot.pairs("calibration"), world.snapshot.pairs("test")))
+    assert layers.texts_by_trained == 2 * len(unique_texts(*evaluated_pairs(workspace, world.snapshot)))
 
 
 def test_texts_that_are_missing_are_counted_once_for_each_base_model(world: World, tmp_path: Path) -> None:

@@ -96,23 +96,29 @@ def understand(paths: Sequence[Path], names: Sequence[str], options: PairOptions
         _check_name(path, name)
         with _explained(path, name), without_gc():
             before = _state(path)
-            content = content_hash(path).hexdigest()[:CONTENT_ID]
+            named = batch_id(path, name, options)
             try:
                 form, fields = _look(path, name, FieldMap(options.for_file(name)), columns)
             except EmptyFileError as error:
                 empty = error
                 continue
-            said = orjson.dumps(fields.options.model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
-            found.append((form, fields, content + hashlib.sha256(said).hexdigest()[:CONTENT_ID], before))
+            found.append((form, fields, named, before))
     if empty and not found:
         raise empty
-    return [_understood(form, fields, batch_id, before, columns) for form, fields, batch_id, before in found]
+    return [_understood(form, fields, named, before, columns) for form, fields, named, before in found]
 
 
-def _understood(form: Form, fields: FieldMap, batch_id: str, before: tuple[int, ...], columns: Columns) -> Understood:
+def batch_id(path: Path, name: str, options: PairOptions) -> str:
+    """Names a file's content and the settings that say how it is read. Raises UnreadableFileError when it cannot be read."""
+    said = orjson.dumps(options.for_file(name).model_dump(exclude_defaults=True), option=orjson.OPT_SORT_KEYS)
+    with _explained(path, name):
+        return content_hash(path).hexdigest()[:CONTENT_ID] + hashlib.sha256(said).hexdigest()[:CONTENT_ID]
+
+
+def _understood(form: Form, fields: FieldMap, named: str, before: tuple[int, ...], columns: Columns) -> Understood:
     fields = replace(fields, float_ids=columns.float_ids)
     lines = _unchanged(form, fields, before)
-    return Understood(Batch(batch_id, "interaction", form.name, form.total, lines, form.header, fields), form, fields, columns)
+    return Understood(Batch(named, "interaction", form.name, form.total, lines, form.header, fields), form, fields, columns)
 
 
 def _look(path: Path, name: str, fields: FieldMap, columns: Columns) -> tuple[Form, FieldMap]:
