@@ -136,6 +136,8 @@ def without_secrets(value: Any) -> Any:
 
 def to_toml(value: Any) -> str:
     """A setting's value as TOML writes it."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_unset=True)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(str(key))} = {to_toml(each)}" for key, each in value.items()) + "}"
     if isinstance(value, tuple | list):

@@ -367,7 +367,7 @@ def test_config_shows_every_setting_with_its_origin(home: Path) -> None:
     environment = {"FLYWHEEL_PAIRS__REDACT": '["phone"]'}
     bare = json.loads(verb("config", "--json", "--home", home).stdout)
     assert bare["file"] is None
-    file = write(home, '[baseline]\nprice = 3\n[models.paths]\njina = "/a"\n')
+    file = write(home, '[baseline]\nprice = 3\n[models.paths]\njina = "/a"\n[pairs.files."x.csv"]\nlabels = {yes = 1}\n')
     run, as_json = (verb("config", *more, "--home", home, **environment) for more in ((), ("--json",)))
     shown: dict[str, Any] = json.loads(as_json.stdout)
     assert (shown.pop("home"), shown.pop("file")) == (str(home), str(file))
@@ -378,7 +378,7 @@ def test_config_shows_every_setting_with_its_origin(home: Path) -> None:
     lines = run.stdout.splitlines()
     assert lines[0] == f"# home {home}, settings in {file}"
     assert {'redact = ["phone"]  # environment', "price = 3.0  # file", 'paths = {"jina" = "/a"}  # file'} <= set(lines)
-    assert "quora_path = not set  # default" in lines
+    assert {"quora_path = not set  # default", 'files = {"x.csv" = {"labels" = {"yes" = 1}}}  # file'} <= set(lines)
     values = "\n".join(line for line in lines if " = not set  #" not in line)
     assert {(group, name) for group, options in tomllib.loads(values).items() for name in options} == {
         (group, name) for group, name in EVERY if shown[group][name]["value"] is not None

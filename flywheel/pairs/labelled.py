@@ -5,8 +5,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from flywheel.errors import UnreadableFileError
 from flywheel.files import digest
@@ -72,6 +70,9 @@ def read_labelled(path: Path, options: PairOptions, memory: str) -> pd.DataFrame
 
 def _components(pairs: pd.DataFrame) -> np.ndarray:
     """The number of each pair's component (n,)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     codes, questions = pd.factorize(pd.concat([pairs["question_a"], pairs["question_b"]]))
     left, right = codes[: len(pairs)], codes[len(pairs) :]
     links = coo_array((np.ones(len(pairs)), (left, right)), shape=(len(questions), len(questions)))
