@@ -27,7 +27,7 @@ from flywheel.evaluation.statistics import (
 )
 from flywheel.evaluation.subjects import Embed, Subject
 from flywheel.files import locked, replace_folder, scratch_folder, write_json
-from flywheel.pairs.snapshots.snapshot import DRAW_ANEW, Snapshot, unique_texts
+from flywheel.pairs.snapshots.snapshot import DRAW_AGAIN, Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import check_both_labels
 from flywheel.training.model import OutOfFold
@@ -82,7 +82,7 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms) 
 
 
 def _both_labels(pairs: pd.DataFrame, split: str) -> pd.DataFrame:
-    check_both_labels(pairs["label"].to_numpy(), f" in {split}", DRAW_ANEW)
+    check_both_labels(pairs["label"].to_numpy(), f" in {split}", DRAW_AGAIN)
     return pairs
 
 

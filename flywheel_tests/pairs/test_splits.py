@@ -35,8 +35,15 @@ from flywheel_tests.pairs.test_ingest import line, rows, write
 Edge = tuple[int, int, str, str]
 SPLITS: dict[str, Any] = {
     "seed_test_share": 0.3, "seed_calibration_share": 0.25, "interaction_test_share": 0.2,
-    "interaction_calibration_share": 0.2, "max_component_pairs": 6,
+    "interaction_calibration_share": 0.2, "max_component_pairs": 6, "frozen_from": 0,
 }  # fmt: skip
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """A home that draws as soon as a draw can judge."""
+    return make_workspace(tmp_path / "home", splits={"frozen_from": 0})
+
 
 edges = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 60), st.sampled_from(["seed", "interaction"]),
@@ -176,10 +183,10 @@ def test_a_hub_that_every_pair_touches_trains_and_pulls_nothing_with_it(tmp_path
 
 
 def test_pairs_wait_while_they_are_too_few_to_be_drawn(store: Store, workspace: Workspace, tmp_path: Path) -> None:
-    ingest_files(store, [write(tmp_path, [line(f"a{i}", f"b{i}", i % 2) for i in range(100)])])
+    ingest_files(store, [write(tmp_path, [line(f"a{i}", f"b{i}", i % 2) for i in range(90)])])
     snapshot = take_snapshot(store, workspace.snapshots, workspace.split_rules)
     assert (snapshot.train.pairs, snapshot.test.pairs, snapshot.calibration.pairs) == (0, 0, 0)
-    assert count_pairs(store).waiting == 100
+    assert count_pairs(store).waiting == 90
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -191,12 +198,11 @@ def test_one_label_alone_is_never_drawn_and_the_pairs_that_are_named_lead_on(
     assert not waiting.is_drawn
     held = ("0 explicit labels that say same and 2,000", "2,000 explicit labels that say same and 0")[first]
     assert f"give {held} that say different" in waiting.lack
-    found = re.search(r"Ingest about (\d+) more pairs labelled (same|different), on questions of their own", waiting.lack)
-    assert found is not None
-    assert found[2] == ("same", "different")[first]
-    more = [line(f"c{i}", f"d{i}", 1 - first) for i in range(int(found[1]))]
-    ingest_files(store, [write(tmp_path, more, "more.jsonl")])
-    drawn = take_snapshot(store, workspace.snapshots, workspace.split_rules)
+    assert not waiting.can_judge
+    folded = _ingest_named(store, workspace, tmp_path, waiting)
+    assert folded.is_cross_fitted
+    drawn = _ingest_named(store, workspace, tmp_path, folded)
+    assert drawn.is_drawn
     assert drawn.lack == ""
     for split in FROZEN:
         labels, pairs = drawn.pairs(split)["label"], drawn.pairs(split)
@@ -204,6 +210,16 @@ def test_one_label_alone_is_never_drawn_and_the_pairs_that_are_named_lead_on(
         assert reason_no_verdict(pairs["component"].to_numpy()) is None
     ingest_files(store, [write(tmp_path, [line(f"e{i}", f"f{i}", first) for i in range(500)], "later.jsonl")])
     assert take_snapshot(store, workspace.snapshots, workspace.split_rules).test_id == drawn.test_id
+
+
+def _ingest_named(store: Store, workspace: Workspace, tmp_path: Path, snapshot: Snapshot) -> Snapshot:
+    """The snapshot after the pairs have come that one says are missing."""
+    asked = {label: int(n.replace(",", "")) for n, label in re.findall(r"([\d,]+) more pairs labelled (\w+)", snapshot.lack)}
+    assert asked
+    name = snapshot.snapshot_id[:9]
+    new = [line(f"{name} {label} {i}", f"{label} {i} {name}", int(label == "same")) for label, n in asked.items() for i in range(n)]
+    ingest_files(store, [write(tmp_path, new, f"{name}.jsonl")])
+    return take_snapshot(store, workspace.snapshots, workspace.split_rules)
 
 
 def test_a_rare_label_waits_beside_seed_pairs_until_it_can_be_judged(
@@ -215,10 +231,7 @@ def test_a_rare_label_waits_beside_seed_pairs_until_it_can_be_judged(
     assert "give 970 explicit labels that say same and 30 that say different" in first.lack
     kept = first.pairs("train")
     assert kept[kept["source"] == "interaction"]["label"].eq(1).all(), "a rare label is not given to train"
-    asked = {label: int(n) for n, label in re.findall(r"(\d+) more pairs labelled (\w+)", first.lack)}
-    more = [line(f"c{label}{i}", f"d{label}{i}", int(label == "same")) for label, n in asked.items() for i in range(n)]
-    ingest_files(store, [write(tmp_path, more, "more.jsonl")])
-    drawn = take_snapshot(store, workspace.snapshots, workspace.split_rules)
+    drawn = _ingest_named(store, workspace, tmp_path, first)
     assert drawn.lack == ""
     assert min(drawn.test.interaction, drawn.calibration.interaction) >= 40
 
@@ -469,7 +482,7 @@ def test_click_logs_that_form_one_component_still_give_a_test_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipf: bool, cut_at_most: int
 ) -> None:
     """Topics of twenty questions; some clicks go astray, evenly or mostly to a few questions that everybody clicks."""
-    monkeypatch.setattr("flywheel.pairs.snapshots.splits._CUT_AT_MOST", cut_at_most)
+    monkeypatch.setattr("flywheel.pairs.snapshots.cut._CUT_AT_MOST", cut_at_most)
     rng = np.random.default_rng(0)
     topics, pairs = 400, 8000
     topic = rng.integers(0, topics, pairs)
