@@ -39,12 +39,6 @@ SPLITS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    """A home that draws as soon as a draw can judge."""
-    return make_workspace(tmp_path / "home", splits={"frozen_from": 0})
-
-
 edges = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 60), st.sampled_from(["seed", "interaction"]),
               st.sampled_from(["explicit", "explicit", "implied"])).filter(lambda e: e[0] != e[1]),
@@ -237,7 +231,7 @@ def test_a_rare_label_waits_beside_seed_pairs_until_it_can_be_judged(
 
 
 def test_a_component_that_no_verdict_could_bear_is_not_drawn(store: Store, workspace: Workspace, tmp_path: Path) -> None:
-    """Forty pairs of one question beside a thousand of their own: a tenth is drawn, and the forty would be a third of it."""
+    """Forty pairs of one question beside a thousand of their own: three tenths are drawn, and the forty would be an eighth."""
     star = [line("hub", f"spoke {i}", i % 2) for i in range(40)]
     ingest_files(store, [write(tmp_path, [*star, *(line(f"a{i}", f"b{i}", i % 2) for i in range(1_000))])])
     snapshot = take_snapshot(store, workspace.snapshots, workspace.split_rules)

@@ -15,11 +15,14 @@ Count = Literal["fresh", "explicit"]
 
 @dataclass(frozen=True)
 class Shares:
-    """What one source's explicit pairs give to `test` and `calibration` at most; `by_power`: less, once that shows enough."""
+    """What one source's explicit pairs give to `test` and `calibration`. By power, `test` gets less as soon as that shows enough,
+    and calibration, if it has a `ratio`, so much for each pair of `test`.
+    """
 
     test: float
     calibration: float
     by_power: bool = False
+    ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,11 @@ class SplitRules:
         test, calibration = options.interaction_test_share, options.interaction_calibration_share
         by_power = test is None
         test = TEST_SHARE if test is None else test
+        beside = calibration_share(test)
+        ratio = beside / test if by_power and calibration is None else None
         return cls(
             Shares(options.seed_test_share, options.seed_calibration_share),
-            Shares(test, calibration_share(test) if calibration is None else calibration, by_power),
+            Shares(test, beside if calibration is None else calibration, by_power, ratio),
             options.max_split_pairs,
             options.max_component_pairs,
             min_components,

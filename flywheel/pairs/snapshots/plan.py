@@ -15,17 +15,18 @@ _WORSE = 1.1  # how much larger the difference that shows may be for the sake of
 
 @dataclass(frozen=True)
 class Goal:
-    """How many explicit pairs `test` and `calibration` should hold; `by_power`: fewer, once `test` shows a point."""
+    """How many explicit pairs `test` and `calibration` should hold; see `Shares`."""
 
     test: int
     calibration: int
     by_power: bool
+    ratio: float | None
 
     @classmethod
     def of(cls, shares: Shares, explicit: int, rules: SplitRules) -> "Goal":
         """What the shares give of so many explicit pairs."""
         test, calibration = (min(int(share * explicit), rules.max_split_pairs) for share in (shares.test, shares.calibration))
-        return cls(test, calibration, shares.by_power)
+        return cls(test, calibration, shares.by_power, shares.ratio)
 
     def is_met_by(self, components: Components) -> bool:
         """Whether the components hold so many pairs that none need be cut out of larger ones: by power, two thirds will do."""
@@ -64,7 +65,7 @@ def make_plan(components: Components, goal: Goal, rules: SplitRules) -> Plan | N
 
 def calibrate_only(components: Components, goal: Goal, rules: SplitRules) -> Plan | None:
     """A draw whose `test` is empty, for a source without new pairs beside one that tests; None where it cannot judge."""
-    plans = (_fill(components, replace(goal, test=0, by_power=False), cap) for cap in _caps(rules))
+    plans = (_fill(components, replace(goal, test=0, ratio=None), cap) for cap in _caps(rules))
     return next((plan for plan in plans if can_judge(plan.calibration.explicit, rules)), None)
 
 
@@ -84,8 +85,8 @@ def _fill(components: Components, goal: Goal, cap: int) -> Plan:
     if there < wanted:
         test, calibration = test * there // wanted, calibration * there // wanted
     tested = _first(small.sizes("fresh"), test, goal.by_power)
-    if goal.by_power:
-        calibration = min(calibration, round(int(small.fresh[tested].sum()) * goal.calibration / max(1, goal.test)))
+    if goal.ratio is not None:
+        calibration = min(calibration, round(int(small.fresh[tested].sum()) * goal.ratio))
     others = np.where(tested, 0, small.sizes("explicit"))
     return Plan(small.take(tested), small.take(_first(others, calibration, False)))
 

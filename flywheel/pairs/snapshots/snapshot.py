@@ -140,6 +140,15 @@ class Snapshot:
         except (OSError, pa.ArrowException) as error:
             raise damaged(file, error) from error
 
+    def judging_pairs(self) -> pd.DataFrame:
+        """The pairs that judge, with their `component`: those of `test` or, where the snapshot is cross-fitted, the explicit
+        ones of `train` with a `fold`.
+        """
+        if not self.is_cross_fitted:
+            return self.pairs("test")
+        pairs = self.pairs("train")
+        return pairs[(pairs["kind"] == "explicit") & (pairs["fold"] >= 0)].reset_index(drop=True)
+
     def shared_questions(self) -> int:
         """How many questions are in more than one split or fold: 0, or the snapshot leaks."""
         places = {name: f"'{name}'" for name in SPLITS} | ({"train": "CAST(fold AS VARCHAR)"} if self.folds else {})

@@ -75,7 +75,7 @@ def content_hash(file: Path, judging_only: bool = False) -> str:
             batch = whole
             if judging_only:
                 judges = pc.and_(pc.equal(whole["kind"], "explicit"), pc.greater_equal(whole["fold"], 0))
-                batch = pa.RecordBatch.from_pandas(whole.filter(judges).to_pandas()[list(_OF_JUDGING)], preserve_index=False)
+                batch = whole.filter(judges).select(list(_OF_JUDGING))
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 values, lengths = hashes.setdefault(name, (hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)))
                 if pa.types.is_string(column.type):
