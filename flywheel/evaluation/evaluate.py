@@ -142,7 +142,11 @@ def _record(
     thresholds = {source: fit.threshold for source, fit in rule.by_source.items()}
     groups = {"": everything, **kinds}
     intervals = error_intervals(shared, tested, groups, thresholds=thresholds, target_prior=target_prior, minimum=minimum)
-    no_verdict = reason_no_verdict(tested.components, minimum) or reason_no_verdict(shared.components, minimum)
+    reasons = (
+        ("test", reason_no_verdict(tested.components, minimum)),
+        ("calibration", reason_no_verdict(shared.components, minimum)),
+    )
+    no_verdict = next((f"in {split}, {reason}" for split, reason in reasons if reason), None)
     training = subject.training
     return Evaluation(
         record_id=subject.record_id,

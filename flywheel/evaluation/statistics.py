@@ -242,6 +242,13 @@ def _rate_interval(clusters: Clusters, wrong: NDArray[np.bool_], often: Floats, 
     return Interval(*wilson(rate, size, clusters.quantile()))
 
 
+def rate_interval(wrong: NDArray[np.bool_], components: NDArray[np.generic], minimum: int = MIN_COMPONENTS) -> Interval | None:
+    """95 % interval of the mean of `wrong` (n,), decisions that no calibration pair could change; None without a verdict."""
+    if reason_no_verdict(components, minimum):
+        return None
+    return _rate_interval(Clusters.of(components), wrong, wrong.astype(np.float64), np.zeros(2))
+
+
 def _fewest_errors(scores: Floats, labels: NDArray[np.int64]) -> int:
     """The fewest wrong decisions that one threshold can leave on pairs (n,)."""
     order = np.argsort(scores)

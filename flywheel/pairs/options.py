@@ -101,13 +101,18 @@ class SplitOptions(BaseModel, frozen=True, extra="forbid"):
     seed_test_share: float = Field(0.3, ge=0, lt=1, description="Share of the seed pairs that `test` should hold.")
     seed_calibration_share: float = Field(0.25, ge=0, lt=1, description="The same for `calibration`.")
     interaction_test_share: float | None = Field(
-        None, ge=0, lt=1, description="Share of the labelled interaction pairs for `test`; unset: 0.3, less where that shows a point."
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the labelled interaction pairs for `test`; unset: 0.3, less where that shows a point.",
     )
     interaction_calibration_share: float | None = Field(
         None, ge=0, lt=1, description="The same for `calibration`; unset: five pairs for six of `test`."
     )
     frozen_from: int = Field(
-        2_000, ge=0, description="Labelled pairs of a source from which on test pairs are set aside; before, all train and judge."
+        2_000,
+        ge=0,
+        description="Labelled pairs of a source from which on test pairs are set aside; before, all train and judge.",
     )
     max_split_pairs: int = Field(10_000, gt=0, description="`test` and `calibration` need no more pairs than this each.")
     max_component_pairs: int = Field(50, gt=0, description="Larger components train, or are cut where the shares need it.")

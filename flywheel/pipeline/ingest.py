@@ -95,7 +95,11 @@ def take_snapshot(workspace: Workspace, new_test: bool = False) -> Snapshot:
     """
     registry, evaluations = workspace.registry, workspace.home.evaluations
     return export_snapshot(
-        workspace.store, workspace.snapshots, workspace.split_rules, new_test, lambda pairs: was_decided(registry, evaluations, pairs)
+        workspace.store,
+        workspace.snapshots,
+        workspace.split_rules,
+        new_test,
+        lambda pairs: was_decided(registry, evaluations, pairs),
     )
 
 

@@ -1,4 +1,4 @@
-"""Graphs of labelled pairs in many shapes, as edges between numbered questions, and what must hold of every snapshot of them."""
+"""Graphs of labelled pairs in many shapes, as edges between numbered questions, and what must hold of their snapshots."""
 
 from collections.abc import Callable, Iterable
 from itertools import combinations

@@ -1,5 +1,6 @@
 """Whatever is frozen carries a verdict, and so do folds: over graphs of many shapes, by evaluation's own rule."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,15 +13,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flywheel.evaluation.statistics import reason_no_verdict
+from flywheel.pairs.events.json_rows import json_batch
+from flywheel.pairs.ingest import ingest
 from flywheel.pairs.options import SplitOptions
 from flywheel.pairs.snapshots.enough import Components, Offer, SplitRules
 from flywheel.pairs.snapshots.folds import small_enough, spread
-from flywheel.pairs.snapshots.plan import Goal, make_plan, what_is_missing
+from flywheel.pairs.snapshots.plan import Goal, Plan, make_plan, what_is_missing
 from flywheel.pipeline.ingest import take_snapshot
 from flywheel.scoring.power import detectable_in
-from flywheel_tests.conftest import examples
+from flywheel_tests.conftest import examples, verb
 from flywheel_tests.helpers.homes import make_workspace
 from flywheel_tests.helpers.shapes import Edges, check_folds, check_frozen, fill, heavy_tailed, of_sizes, side_by_side, star
+from flywheel_tests.pairs.test_ingest import line
 
 RULES = SplitRules.of(SplitOptions(), 40)
 Shape = Callable[[np.random.Generator], Edges]
@@ -41,7 +45,9 @@ SHAPES: dict[str, Shape] = {
 LARGE: dict[str, Shape] = {
     "a heavy tail": lambda rng: heavy_tailed(100_000, 2.0, 20_000, rng),
     "a giant of half": lambda rng: of_sizes([100_000, *rng.integers(1, 6, 33_000)], rng),
-    "a million": lambda rng: np.stack([np.arange(1_000_000) * 2, np.arange(1_000_000) * 2 + rng.integers(1, 4, 1_000_000)], axis=1),
+    "a million": lambda rng: np.stack(
+        [np.arange(1_000_000) * 2, np.arange(1_000_000) * 2 + rng.integers(1, 4, 1_000_000)], axis=1
+    ),
 }
 
 
@@ -116,7 +122,7 @@ def test_a_plan_carries_a_verdict_and_what_is_missing_leads_to_one(
     assert not set(plan.test.names) & set(plan.calibration.names)
 
 
-def _plan(labels: np.ndarray):  # type: ignore[no-untyped-def]
+def _plan(labels: np.ndarray) -> Plan | None:
     return make_plan(
         Components(np.arange(len(labels)), labels, labels), Goal.of(RULES.interaction, int(labels.sum()), RULES), RULES
     )
@@ -135,7 +141,10 @@ def test_shares_fall_once_the_test_pairs_show_a_difference_of_one_point(pairs: i
 
 
 def test_a_set_share_is_obeyed_and_the_other_goes_with_it() -> None:
-    for options, shares in (({"interaction_test_share": 0.1}, (0.1, 0.1 * 5 / 6)), ({"interaction_test_share": 0.8}, (0.8, 0.1))):
+    for options, shares in (
+        ({"interaction_test_share": 0.1}, (0.1, 0.1 * 5 / 6)),
+        ({"interaction_test_share": 0.8}, (0.8, 0.1)),
+    ):
         found = SplitRules.of(SplitOptions(**options), 40).interaction
         assert (found.test, found.calibration, found.by_power) == (*(pytest.approx(each) for each in shares), False)
     found = SplitRules.of(SplitOptions(interaction_calibration_share=0.1), 40).interaction
@@ -168,3 +177,79 @@ def test_folds_hold_alike_many_pairs_of_either_label_even_where_one_is_rare() ->
     taken = spread(labels, 10)
     held = np.array([labels[taken == fold].sum(0) for fold in range(10)])
     assert (held == [27, 3]).all()
+
+
+def test_the_verb_says_who_judges_and_what_can_be_found_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "flywheel.toml").write_text('pairs.seed_pairs = "none"\n')
+    fill(make_workspace(tmp_path / "home"), of_sizes([1] * 150, np.random.default_rng(0)), np.random.default_rng(0))
+    said = verb("snapshot", "--home", tmp_path / "home").stdout
+    assert "All pairs train. 150 labelled pairs in 150 components judge too, each a model" in said
+    assert "(10 folds). Test pairs are set aside from 2,000 labelled pairs on (splits.frozen_from)." in said
+    assert "With 150 pairs only a difference of about 7 points would show.\nNext: flywheel grid" in said
+    found = json.loads(verb("snapshot", "--home", tmp_path / "home", "--json").stdout)
+    assert (found["train"], found["calibration"], found["test"], found["folds"]) == (150, 0, 0, 10)
+    assert (found["judging"]["pairs"], found["judging"]["components"], found["frozen_from"]) == (150, 150, 2_000)
+    assert found["judging"]["detectable"] == pytest.approx(0.07, abs=0.005)
+
+
+def test_a_home_becomes_drawn_once_it_has_labels_enough_and_all_that_waited_may_be_drawn(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "home")
+    rng = np.random.default_rng(0)
+    fill(workspace, of_sizes([1] * 1_500, rng), rng)
+    first = take_snapshot(workspace)
+    fill(workspace, of_sizes([1] * 2_000, rng), rng)
+    drawn = take_snapshot(workspace)
+    assert (first.is_cross_fitted, drawn.is_drawn, drawn.is_cross_fitted) == (True, True, False)
+    assert (drawn.test.pairs, drawn.calibration.pairs, drawn.train.pairs) == (600, 500, 900)
+    assert set(first.pairs("train")["pair_id"]) & set(drawn.pairs("test")["pair_id"])
+    check_frozen(drawn)
+
+
+def test_clicks_alone_make_a_first_draw_due_and_one_that_cannot_judge_leaves_the_home_cross_fitted(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "home", splits={"frozen_from": 300})
+    rng = np.random.default_rng(0)
+    fill(workspace, of_sizes([1] * 120, rng), rng)
+    clicks = [line(f"query {i}", f"shown {i}", kind="implied") for i in range(2_880)]
+    ingest(workspace.store, json_batch("clicks", "interaction", "test", clicks))
+    due = take_snapshot(workspace)
+    assert (due.folds, due.train.pairs, due.judging.pairs) == (10, 3_000, 120), "36 test pairs cannot judge"
+    assert "need 40 components" in due.lack
+    assert set(due.pairs("train").loc[lambda pairs: pairs["kind"] == "implied", "fold"]) == {-1}
+    check_folds(due)
+    more = [line(f"{i} more", f"more {i}", i % 2) for i in range(100)]
+    ingest(workspace.store, json_batch("more", "interaction", "test", more))
+    drawn = take_snapshot(workspace)
+    assert drawn.is_drawn
+    check_frozen(drawn)
+
+
+def test_a_window_leaves_old_pairs_out_of_folds_too(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "home", splits={"interaction_window_days": 30})
+    days = ["2026-01-01"] * 50 + ["2026-06-01"] * 120
+    lines = [line(f"a{i}", f"b{i}", i % 2, time=day) for i, day in enumerate(days)]
+    ingest(workspace.store, json_batch("two seasons", "interaction", "test", lines))
+    snapshot = take_snapshot(workspace)
+    assert (snapshot.train.pairs, snapshot.judging.pairs) == (120, 120)
+
+
+def test_more_than_five_thousand_pairs_are_spread_over_five_folds(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "home", splits={"frozen_from": 10_000})
+    rng = np.random.default_rng(0)
+    fill(workspace, of_sizes([1] * 5_001, rng), rng)
+    snapshot = take_snapshot(workspace)
+    assert (snapshot.folds, snapshot.judging.pairs) == (5, 5_001)
+    check_folds(snapshot)
+
+
+def test_who_judges_names_the_folds_and_what_only_trains_does_not(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path / "home")
+    rng = np.random.default_rng(0)
+    fill(workspace, of_sizes([1] * 150, rng), rng)
+    first = take_snapshot(workspace)
+    ingest(workspace.store, json_batch("click", "interaction", "test", [line("query", "shown", kind="implied")]))
+    clicked = take_snapshot(workspace)
+    assert clicked.snapshot_id != first.snapshot_id
+    assert clicked.test_id == first.test_id
+    ingest(workspace.store, json_batch("label", "interaction", "test", [line("one more", "and another", 1)]))
+    assert take_snapshot(workspace).test_id != first.test_id

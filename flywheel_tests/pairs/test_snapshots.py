@@ -43,7 +43,9 @@ def filled(workspace: Workspace, clumps: int = 12) -> Snapshot:
 def sharing(tmp_path: Path) -> tuple[Workspace, Path]:
     """A home that shares its snapshots, and the folder that they go to."""
     shared = tmp_path / "shared"
-    file = write(tmp_path / "home", [b"splits.frozen_from = 0", f'storage.snapshot_uri = "file://{shared}"'.encode()], "flywheel.toml")
+    file = write(
+        tmp_path / "home", [b"splits.frozen_from = 0", f'storage.snapshot_uri = "file://{shared}"'.encode()], "flywheel.toml"
+    )
     return make_workspace(file.parent), shared
 
 

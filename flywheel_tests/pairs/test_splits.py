@@ -211,7 +211,9 @@ def _ingest_named(store: Store, workspace: Workspace, tmp_path: Path, snapshot: 
     asked = {label: int(n.replace(",", "")) for n, label in re.findall(r"([\d,]+) more pairs labelled (\w+)", snapshot.lack)}
     assert asked
     name = snapshot.snapshot_id[:9]
-    new = [line(f"{name} {label} {i}", f"{label} {i} {name}", int(label == "same")) for label, n in asked.items() for i in range(n)]
+    new = [
+        line(f"{name} {label} {i}", f"{label} {i} {name}", int(label == "same")) for label, n in asked.items() for i in range(n)
+    ]
     ingest_files(store, [write(tmp_path, new, f"{name}.jsonl")])
     return take_snapshot(store, workspace.snapshots, workspace.split_rules)
 

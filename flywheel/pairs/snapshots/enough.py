@@ -15,8 +15,8 @@ Count = Literal["fresh", "explicit"]
 
 @dataclass(frozen=True)
 class Shares:
-    """What one source's explicit pairs give to `test` and `calibration`. By power, `test` gets less as soon as that shows enough,
-    and calibration, if it has a `ratio`, so much for each pair of `test`.
+    """What one source's explicit pairs give to `test` and `calibration`, as shares of them. By power, `test` gets less as soon
+    as that shows enough, and calibration, if it has a `ratio`, so much for each pair of `test`.
     """
 
     test: float
@@ -72,7 +72,7 @@ class Components:
     ones, `calibration` all explicit ones.
     """
 
-    names: NDArray[np.object_]
+    names: NDArray[np.generic]
     explicit: NDArray[np.int64]
     fresh: NDArray[np.int64]
 

@@ -14,7 +14,7 @@ from flywheel.pairs.snapshots.folder import Snapshots
 from flywheel.pairs.snapshots.folds import Folds, fold
 from flywheel.pairs.snapshots.snapshot import DRAW_AGAIN, MANIFEST, SPLITS, Snapshot
 from flywheel.pairs.snapshots.splits import check_fresh, draw, is_drawn, reason_frozen, release
-from flywheel.pairs.snapshots.tables import content_hash, spell, summarise, sum_up_judging, write_tables
+from flywheel.pairs.snapshots.tables import content_hash, spell, sum_up_judging, summarise, write_tables
 from flywheel.pairs.store.components import FROZEN
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.new_pairs import count_trainable
@@ -134,9 +134,7 @@ def _draw_and_export(
             folds = fold(db, rules)
             missing = {"interaction": folds.missing} if folds.missing else missing
         write_tables(db, folder, folds.count > 0)
-        seeds = db.execute(
-            "SELECT DISTINCT split_part(file, ' ', 1) FROM batches WHERE source = 'seed' ORDER BY 1"
-        ).fetchall()
+        seeds = db.execute("SELECT DISTINCT split_part(file, ' ', 1) FROM batches WHERE source = 'seed' ORDER BY 1").fetchall()
         return _Exported(folds.count, missing, note, [row[0] for row in seeds], count_trainable(db))
 
 
@@ -163,5 +161,3 @@ def _freeze(db: duckdb.DuckDBPyConnection) -> None:
                if(seed, 'seed', 'interaction') AS source, split, component
            FROM frozen_now p JOIN texts a ON a.question = question_a JOIN texts b ON b.question = question_b"""
     )
-
-

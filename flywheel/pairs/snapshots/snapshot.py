@@ -22,9 +22,7 @@ ALL = "all"
 MANIFEST = "manifest.json"
 SPLITS = ("train", *FROZEN)
 # What helps where the frozen splits carry no verdict: new labelled pairs wait for it.
-DRAW_AGAIN = (
-    "Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test`; it says how many are missing."
-)
+DRAW_AGAIN = "Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test`; it says how many are missing."
 # The same where they do: another snapshot would let the new pairs train, and they could not be drawn.
 DRAW_ANEW = DRAW_AGAIN.replace("--new-test`", "--new-test` before any other snapshot")
 

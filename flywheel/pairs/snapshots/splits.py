@@ -46,7 +46,8 @@ def draw(db: duckdb.DuckDBPyConnection, rules: SplitRules, hold: bool = False) -
     _sum_components(db)
     held = {source: _count(db, source) for source in SOURCES}
     due = {
-        source: explicit >= rules.frozen_from or pairs >= _CLICKS * rules.frozen_from for source, (pairs, explicit) in held.items()
+        source: explicit >= rules.frozen_from or pairs >= _CLICKS * rules.frozen_from
+        for source, (pairs, explicit) in held.items()
     }
     missing = {}
     for source in sorted(SOURCES, key=lambda source: not due[source]):
@@ -148,9 +149,7 @@ def _sum_components(db: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def _draw_source(
-    db: duckdb.DuckDBPyConnection, source: str, pairs: int, explicit: int, rules: SplitRules
-) -> Missing | None:
+def _draw_source(db: duckdb.DuckDBPyConnection, source: str, pairs: int, explicit: int, rules: SplitRules) -> Missing | None:
     """Choose what of a source is drawn, or is set aside until a draw can judge; returns what that takes."""
     shares = getattr(rules, source)
     goal = Goal.of(shares, explicit, rules)

@@ -108,7 +108,8 @@ def summarise(db: duckdb.DuckDBPyConnection, file: Path) -> SplitSummary:
 def sum_up_judging(db: duckdb.DuckDBPyConnection, folder: Path, cross_fitted: bool) -> Judging:
     """What judges in a snapshot whose files are in `folder`."""
     file, which = ("train", _JUDGES) if cross_fitted else ("test", "true")
-    sizes = db.execute(
+    found = db.execute(
         f"SELECT count(*) AS pairs FROM read_parquet(?) WHERE {which} GROUP BY component", [str(folder / f"{file}.parquet")]
-    ).fetchnumpy()["pairs"]
-    return Judging(int(sizes.sum()), len(sizes), detectable_in(np.asarray(sizes)))
+    ).fetchnumpy()
+    sizes = np.asarray(found["pairs"])
+    return Judging(int(sizes.sum()), len(sizes), detectable_in(sizes))
