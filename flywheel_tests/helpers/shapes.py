@@ -82,6 +82,7 @@ def check_folds(snapshot: Snapshot) -> None:
     assert (len(judging), judging["component"].nunique()) == (snapshot.judging.pairs, snapshot.judging.components)
     assert reason_no_verdict(judging["component"].to_numpy()) is None
     assert judging["label"].value_counts().min() >= 10
+    assert judging.groupby("label")["component"].nunique().min() >= 10
     sizes = judging.groupby("fold").size()
     assert list(sizes.index) == list(range(snapshot.folds))
     largest = int(judging.groupby("component").size().max())

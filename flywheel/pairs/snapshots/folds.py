@@ -83,7 +83,7 @@ def _what_is_missing(
 ) -> Missing | None:
     """What the pairs lack to judge and train in turn; None where they lack nothing."""
     mine = labels[judging]
-    least = np.maximum(0, rules.min_labels - mine.sum(0))
+    least = np.maximum(0, rules.min_labels - (mine > 0).sum(0))  # so that no fold can hold all pairs of a label
     wanted = max(MIN_JUDGING_PAIRS - int(mine.sum()), rules.min_components - len(mine), int(least.sum()))
     if wanted <= 0 and reason_no_verdict(mine.sum(1), rules.min_components, rules.max_component_share) is None:
         return None
@@ -91,7 +91,7 @@ def _what_is_missing(
     source = "interaction" if seeds == 0 else "seed" if seeds == pairs else "seed and interaction"
     offer = Offer(source, pairs, int(labels.sum()), labels[labels.sum(1) > 0])
     needed = (
-        f"A verdict takes {MIN_JUDGING_PAIRS} of them in {rules.min_components} components, none above "
-        f"{rules.max_component_share:.0%}, and {rules.min_labels} of either label."
+        f"A verdict takes {MIN_JUDGING_PAIRS} labelled pairs in {rules.min_components} components, none above "
+        f"{rules.max_component_share:.0%}, and either label in {rules.min_labels} of these."
     )
     return Missing(f"{held(offer)} {needed}", to_ingest(int(least[0]), int(least[1])))
