@@ -140,6 +140,14 @@ def test_shares_fall_once_the_test_pairs_show_a_difference_of_one_point(pairs: i
     assert (shown <= 0.01) == (pairs == 60_000)
 
 
+def test_the_smallest_splits_that_may_be_set_can_be_drawn() -> None:
+    rules = replace(RULES, max_split_pairs=41)
+    labels = np.tile([[1, 0], [0, 1]], (260, 1))
+    plan = make_plan(Components(np.arange(520), labels, labels), Goal.of(rules.interaction, 520, rules), rules)
+    assert plan is not None
+    assert (len(plan.test), len(plan.calibration)) == (41, 41)
+
+
 def test_a_set_share_is_obeyed_and_the_other_goes_with_it() -> None:
     for options, shares in (
         ({"interaction_test_share": 0.1}, (0.1, 0.1 * 5 / 6)),

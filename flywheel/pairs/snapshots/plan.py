@@ -10,6 +10,7 @@ from flywheel.scoring.power import detectable_in, effective_pairs, pairs_to_dete
 
 _CAPS = (1, 2, 3, 5, 8, 13, 21, 34)  # beside the largest component that may be drawn at all
 _ENOUGH = 0.01  # a difference of error rates that no test need show better
+_TRIES = 200  # each adds a twentieth of the pairs that are asked for: to several hundred thousand of them
 _WORSE = 1.1  # how much larger the difference that shows may be for the sake of a draw that resembles what it is drawn from
 
 
@@ -85,8 +86,9 @@ def _fill(components: Components, goal: Goal, cap: int) -> Plan:
     if there < wanted:
         test, calibration = test * there // wanted, calibration * there // wanted
     tested = _first(small.sizes("fresh"), test, goal.by_power)
-    if goal.ratio is not None:
-        calibration = min(calibration, round(int(small.fresh[tested].sum()) * goal.ratio))
+    taken = int(small.fresh[tested].sum())
+    if goal.ratio is not None and taken < test:
+        calibration = min(calibration, round(taken * goal.ratio))
     others = np.where(tested, 0, small.sizes("explicit"))
     return Plan(small.take(tested), small.take(_first(others, calibration, False)))
 
@@ -141,7 +143,7 @@ def _more(offer: Offer, shares: Shares, rules: SplitRules) -> tuple[int, int]:
         min_labels=max(rules.min_labels, min(2 * rules.min_labels, most // 4)),
     )
     more = [0, 0]
-    while True:
+    for _ in range(_TRIES):
         added = np.repeat(np.eye(2, dtype=np.int64), more, axis=0)
         labels = np.random.default_rng(0).permutation(np.concatenate([offer.labels, added]))
         goal = Goal.of(shares, offer.explicit + sum(more), rules)
@@ -151,3 +153,4 @@ def _more(offer: Offer, shares: Shares, rules: SplitRules) -> tuple[int, int]:
         lacking = [label for label in (0, 1) if part * labels[:, label].sum() < safe.min_labels]
         for label in lacking or (0, 1):
             more[label] += max(5, more[label] // 20)
+    return more[0], more[1]
