@@ -314,7 +314,8 @@ ROWS = {
         all_forgotten, TRAIN, rf"no verdict: in calibration, 0 components are fewer .* {NAMED}", DRAWN, "snapshot"
     ),
     "more components wanted than are frozen": Row(
-        after(setting("evaluation", "min_components", 140, trained), f"grid --variant {VARIANT} --size all"), "champion promote",
+        after(setting("evaluation", "min_components", 140, trained), f"grid --variant {VARIANT} --size all"),
+        "champion promote",
         rf"No verdict is possible: .*\. {ANEW}",
         DRAWN, "snapshot", slow=True,
     ),
