@@ -112,7 +112,6 @@ def new(file: Path, home: Path) -> None:
 def snapshot(file: Path, home: Path) -> None:
     """Draw, freeze and export."""
     from flywheel.evaluation.options import EvaluationOptions
-    from flywheel.evaluation.statistics import MAX_COMPONENT_SHARE
     from flywheel.home import Home
     from flywheel.pairs.options import SplitOptions, StorageOptions
     from flywheel.pairs.snapshots.enough import SplitRules
@@ -120,7 +119,7 @@ def snapshot(file: Path, home: Path) -> None:
     from flywheel.pairs.snapshots.folder import Snapshots
     from flywheel.pairs.store.ducklake import open_store
 
-    rules = SplitRules.of(SplitOptions(), EvaluationOptions().min_components, MAX_COMPONENT_SHARE)
+    rules = SplitRules.of(SplitOptions(), EvaluationOptions().min_components)
     take_snapshot(open_store(Home(home), StorageOptions()), Snapshots(Home(home).snapshots), rules)
 
 

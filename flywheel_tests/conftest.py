@@ -48,7 +48,8 @@ def examples(most: int) -> int:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
-    return make_workspace(tmp_path / "home")
+    """A home that draws as soon as a draw can judge."""
+    return make_workspace(tmp_path / "home", splits={"frozen_from": 0})
 
 
 @pytest.fixture

@@ -99,7 +99,7 @@ def _thing(number: int) -> str:
 
 def empty(place: Place) -> None:
     place.home.mkdir(parents=True, exist_ok=True)
-    (place.home / "flywheel.toml").write_text('pairs.seed_pairs = "none"\n')
+    (place.home / "flywheel.toml").write_text('pairs.seed_pairs = "none"\nsplits.frozen_from = 0\n')
 
 
 def with_labels(same: int, different: int, clicks: int = 0) -> Build:
@@ -272,7 +272,8 @@ class Row:
 
 NAMED = r"Ingest about .*? then run `flywheel snapshot`"
 ANEW = r"Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test`"
-DRAWN = r"snapshot \w+: \d+ train, \d\d+ calibration, \d\d+ test Next: flywheel grid"
+DRAWN = r"snapshot \w+: \d+ train, \d\d+ calibration, \d\d+ test With .* would show\. Next: flywheel grid"
+FOLDED = r"All pairs train\. 1\d\d labelled pairs in .* \(10 folds\).* would show\. .*Next: flywheel grid"
 
 ROWS = {
     "no baseline": Row(drawn, "evidence", r"has not been measured on snapshot \w+\. Run `flywheel grid`", "Next:", slow=True),
@@ -283,18 +284,19 @@ ROWS = {
         damaged_model, TRAIN, r"/\S+/flywheel\.json is damaged, .* Delete the folder and train .* with `flywheel train`",
         "Next: flywheel leaderboard",
     ),
-    "nothing at all": Row(empty, TRAIN, rf"there are no interaction pairs\. {NAMED}", DRAWN, "snapshot"),
-    "too few pairs": Row(with_labels(50, 50), "grid", rf"in 100 components\. .* {NAMED}", DRAWN, "snapshot"),
-    "one label only": Row(with_labels(500, 0), "snapshot", rf"500 explicit .* and 0 that say different.* {NAMED}", DRAWN),
+    "nothing at all": Row(empty, TRAIN, rf"there are no interaction pairs\. .*{NAMED}", FOLDED, "snapshot"),
+    "too few pairs": Row(with_labels(30, 30), "grid", rf"in 60 components\. .* {NAMED}", FOLDED, "snapshot"),
+    "too few to be set aside": Row(with_labels(60, 60), "snapshot", rf"in 120 components\. .* {NAMED}", DRAWN),
+    "one label only": Row(with_labels(150, 0), "snapshot", rf"150 explicit .* and 0 that say different.* {NAMED}", FOLDED),
     "the other label only": Row(
-        with_labels(0, 500), TRAIN, rf" 0 explicit .* and 500 that say.* {NAMED}", DRAWN, "snapshot", slow=True
+        with_labels(0, 150), TRAIN, rf" 0 explicit .* and 150 that say.* {NAMED}", FOLDED, "snapshot", slow=True
     ),
-    "clicks only": Row(CLICKS, "grid", rf"none of the 200 interaction pairs has one\. {NAMED}", DRAWN, "snapshot"),
+    "clicks only": Row(CLICKS, "grid", rf"none of the 200 interaction pairs has one\. .*{NAMED}", FOLDED, "snapshot"),
     "clicks only, board": Row(
-        after(CLICKS, "snapshot"), "leaderboard", rf"none of the 200 .* {NAMED}", "Next: flywheel grid", slow=True
+        after(CLICKS, "snapshot"), "leaderboard", rf"none of the 200 .*{NAMED}", "Next: flywheel grid", slow=True
     ),
     "clicks only, API": Row(
-        after(CLICKS, "snapshot"), "baseline", rf"Next: Only .* {NAMED}", "Next: set OPENAI_API_KEY", slow=True
+        after(CLICKS, "snapshot"), "baseline", rf"Next: Only .*{NAMED}", "Next: set OPENAI_API_KEY", slow=True
     ),
     "a share of nothing": Row(
         setting("splits", "interaction_test_share", 0.0, ENOUGH), "snapshot",
@@ -308,11 +310,22 @@ ROWS = {
         drawn, "snapshot --new-test", r"Nothing was changed\. .* Ingest about .* then run `flywheel snapshot --new-test`",
         "Next: flywheel grid", "snapshot",
     ),
-    "all forgotten": Row(all_forgotten, TRAIN, rf"are forgotten\. {ANEW}", DRAWN, "snapshot"),
+    "all forgotten": Row(
+        all_forgotten, TRAIN, rf"no verdict: in calibration, 0 components are fewer .* {NAMED}", DRAWN, "snapshot"
+    ),
     "more components wanted than are frozen": Row(
-        after(setting("evaluation", "min_components", 60, trained), f"grid --variant {VARIANT} --size all"), "champion promote",
+        after(setting("evaluation", "min_components", 140, trained), f"grid --variant {VARIANT} --size all"),
+        "champion promote",
         rf"No verdict is possible: .*\. {ANEW}",
         DRAWN, "snapshot", slow=True,
+    ),
+    "frozen pairs that were judged and can judge no more": Row(
+        setting("evaluation", "min_components", 140, lost), "snapshot",
+        rf"carry no verdict: in \w+, \d+ components .* Decisions were made on them, .* {ANEW}", DRAWN, "snapshot", slow=True,
+    ),
+    "frozen pairs that can judge no more": Row(
+        setting("evaluation", "min_components", 190, drawn), "snapshot",
+        rf"carry no verdict: in \w+, \d+ components are fewer .* {NAMED}", DRAWN,
     ),
     "no snapshot": Row(ENOUGH, "leaderboard", r"no snapshot yet\. Run `flywheel snapshot`", "No model has been evaluated"),
     "no cell fits": Row(

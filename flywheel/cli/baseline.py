@@ -51,7 +51,7 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
     from flywheel.evaluation.comparison import unsound_text
     from flywheel.evaluation.failures import way_on
     from flywheel.evidence.words import percent
-    from flywheel.pairs.snapshots.snapshot import DRAW_ANEW
+    from flywheel.pairs.snapshots.snapshot import DRAW_AGAIN
     from flywheel.pipeline import baseline as work
     from flywheel.pipeline.evaluation import measure_baseline
 
@@ -88,7 +88,7 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
     if record and record.alarm:
         print(f"No verdict is possible: {unsound_text(record)}")
     elif record and record.no_verdict:
-        print(f"No verdict is possible: {record.no_verdict}. {way_on(record.no_verdict, DRAW_ANEW)}")
+        print(f"No verdict is possible: {record.no_verdict}. {way_on(record.no_verdict, DRAW_AGAIN)}")
     print("Next: flywheel leaderboard")
 
 

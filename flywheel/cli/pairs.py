@@ -10,6 +10,7 @@ from flywheel.errors import FlywheelError
 
 if TYPE_CHECKING:
     from flywheel.pairs.preview import Preview
+    from flywheel.pairs.snapshots.snapshot import Snapshot
     from flywheel.pairs.store.contradictions import Contradictions
     from flywheel.pairs.store.overview import Overview, PairEvent
     from flywheel.pipeline.forgetting import ForgetReport
@@ -95,6 +96,8 @@ def _print_preview(found: "Preview") -> None:
 def snapshot(new_test: Annotated[bool, typer.Option("--new-test", help="Draw new calibration and test splits.")] = False,
              home: Home = None, as_json: Json = False) -> None:  # fmt: skip
     """Export the pairs as they are, split and frozen, for training and evaluation."""
+    from dataclasses import asdict
+
     from flywheel.orchestration.materialise import materialise
     from flywheel.pipeline.ingest import take_snapshot
 
@@ -105,13 +108,36 @@ def snapshot(new_test: Annotated[bool, typer.Option("--new-test", help="Draw new
         made = materialise(session, ["snapshot"])["snapshot"]
         taken = session.workspace.snapshots.load(made["snapshot_id"])
     sizes = {"train": taken.train.pairs, "calibration": taken.calibration.pairs, "test": taken.test.pairs}
+    frozen_from = session.workspace.settings.splits.frozen_from
     if as_json:
-        return print_json({"snapshot_id": taken.snapshot_id, **sizes})
+        more = {"folds": taken.folds, "judging": asdict(taken.judging), "note": taken.note, "missing": taken.lack}
+        return print_json({"snapshot_id": taken.snapshot_id, **sizes, "frozen_from": frozen_from, **more})
     print(f"snapshot {taken.snapshot_id}: " + ", ".join(f"{n:,} {split}" for split, n in sizes.items()))
-    if taken.lack:
-        print(taken.lack)
-    if taken.is_drawn:
+    _print_judging(taken, frozen_from)
+    for line in filter(None, (taken.note, taken.lack)):
+        print(line)
+    if taken.can_judge:
         print("Next: flywheel grid")
+    return None
+
+
+def _print_judging(taken: "Snapshot", frozen_from: int) -> None:
+    """Who judges, and what they can show."""
+    judging = taken.judging
+    if taken.is_cross_fitted:
+        begin = f"from {frozen_from:,} labelled pairs on" if frozen_from else "as soon as they can judge"
+        print(
+            f"All pairs train. {judging.pairs:,} labelled pairs in {judging.components:,} components judge too, each a model "
+            f"that has not seen its component ({taken.folds} folds). Test pairs are set aside {begin} (splits.frozen_from)."
+        )
+    if taken.can_judge and judging.detectable:
+        print(f"With {judging.pairs:,} pairs only a difference of about {_in_points(judging.detectable)} would show.")
+
+
+def _in_points(share: float) -> str:
+    """A difference of error rates, as exact as an expectation may be said."""
+    size = 100 * share
+    return f"{size:.0f} points" if size >= 2 else f"{size:.1f} points"
 
 
 @pairs_app.callback(invoke_without_command=True)

@@ -30,7 +30,7 @@ def leaderboard(home: Home = None, as_json: Json = False) -> None:
     if as_json:
         return print_json(board.to_json())
     if not board.rows:
-        following = "Next: flywheel grid" if board.snapshot.is_drawn else board.snapshot.way_to_a_draw
+        following = "Next: flywheel grid" if board.snapshot.can_judge else board.snapshot.way_to_a_draw
         print(f"No model has been evaluated on snapshot {board.snapshot.snapshot_id[:12]} yet. {following}")
         return
     champion = workspace.registry.champion()

@@ -28,7 +28,7 @@ from flywheel.evaluation.statistics import (
 )
 from flywheel.evaluation.subjects import Embed, Subject
 from flywheel.files import locked, replace_folder, scratch_folder, write_json
-from flywheel.pairs.snapshots.snapshot import DRAW_ANEW, Snapshot, unique_texts
+from flywheel.pairs.snapshots.snapshot import DRAW_AGAIN, Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import check_both_labels
 from flywheel.training.model import OutOfFold
@@ -96,7 +96,7 @@ def _retention(
 
 
 def _both_labels(pairs: pd.DataFrame, split: str) -> pd.DataFrame:
-    check_both_labels(pairs["label"].to_numpy(), f" in {split}", DRAW_ANEW)
+    check_both_labels(pairs["label"].to_numpy(), f" in {split}", DRAW_AGAIN)
     return pairs
 
 
@@ -156,7 +156,11 @@ def _record(
     thresholds = {source: fit.threshold for source, fit in rule.by_source.items()}
     groups = {"": everything, **kinds}
     intervals = error_intervals(shared, tested, groups, thresholds=thresholds, target_prior=target_prior, minimum=minimum)
-    no_verdict = reason_no_verdict(tested.components, minimum) or reason_no_verdict(shared.components, minimum)
+    reasons = (
+        ("test", reason_no_verdict(tested.components, minimum)),
+        ("calibration", reason_no_verdict(shared.components, minimum)),
+    )
+    no_verdict = next((f"in {split}, {reason}" for split, reason in reasons if reason), None)
     training = subject.training
     return Evaluation(
         record_id=subject.record_id,

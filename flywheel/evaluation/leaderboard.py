@@ -4,24 +4,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flywheel.evaluation.guess import Guess, measure_guess
 from flywheel.evaluation.published import PUBLISHED
 from flywheel.evaluation.records import Evaluation, Terms, list_evaluations
+from flywheel.evaluation.subjects import GUESS
 from flywheel.pairs.snapshots.snapshot import ALL, Snapshot
+from flywheel.scoring.verdicts import MIN_COMPONENTS
 
 
 @dataclass(frozen=True)
 class Leaderboard:
     """Baseline and untuned rows first, then tuned cells by variant and size. `stale` names records of older snapshots;
-    `on_other_terms` counts rows that are not shown.
+    `on_other_terms` counts rows that are not shown. `guess` is what always giving the commoner label errs, which is neither a
+    candidate nor a baseline; None where there is no row to read beside it, or it is the baseline.
     """
 
     snapshot: Snapshot
     rows: tuple[Evaluation, ...]
     stale: frozenset[str]
     on_other_terms: int = 0
+    guess: Guess | None = None
 
     def to_json(self) -> list[dict[str, Any]]:
-        """One dict a row, published rows last; a published row has `published_error`, not `error`."""
+        """One dict a row, then the guess, published rows last; a published row has `published_error`, not `error`."""
         measured = [
             {
                 "kind": row.kind,
@@ -40,6 +45,7 @@ class Leaderboard:
                 "n": row.metrics.n,
                 "failed": row.failures.test if row.failures else 0,
                 "components": row.components,
+                "no_verdict": row.no_verdict,
                 "stale": row.record_id in self.stale,
                 "seen_before": self.seen(row),
                 "record": row.record_id,
@@ -49,6 +55,20 @@ class Leaderboard:
             }
             for row in self.rows
         ]
+        guess = [
+            {
+                "kind": "guess",
+                "variant": GUESS,
+                "size": None,
+                "recipe": None,
+                "error": self.guess.error,
+                "ci_low": self.guess.interval.low if self.guess.interval else None,
+                "ci_high": self.guess.interval.high if self.guess.interval else None,
+                "n": self.guess.n,
+                "components": self.guess.components,
+                "test_id": self.snapshot.test_id,
+            }
+        ] if self.guess else []  # fmt: skip
         published = [
             {
                 "kind": "published",
@@ -62,7 +82,7 @@ class Leaderboard:
             }
             for row in PUBLISHED
         ]
-        return measured + published
+        return measured + guess + published
 
     def seen(self, row: Evaluation) -> bool:
         """Whether the row's base model had trained on the data that the test pairs are from."""
@@ -91,7 +111,9 @@ def build_leaderboard(
     stale = {record.record_id: record for record in older.values()}
     stale |= {r.record_id: r for r in records if r.record_id == champion_id and r not in current}
     rows = sorted([*current, *stale.values()], key=_order)
-    return Leaderboard(snapshot, tuple(rows), frozenset(stale), len(everything) - len(records))
+    shown = rows and not any(row.variant == GUESS for row in rows)
+    guess = measure_guess(snapshot, terms or Terms(MIN_COMPONENTS)) if shown else None
+    return Leaderboard(snapshot, tuple(rows), frozenset(stale), len(everything) - len(records), guess)
 
 
 def _is_api(record: Evaluation) -> bool:

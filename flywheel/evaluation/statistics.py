@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.intervals import Clusters, Interval, wilson
+from flywheel.scoring import verdicts
 from flywheel.scoring.logistic import Floats
 from flywheel.scoring.thresholds import (
     INTERACTION,
@@ -20,10 +21,9 @@ from flywheel.scoring.thresholds import (
     fit_scores,
     thresholds_by_source,
 )
+from flywheel.scoring.verdicts import MIN_COMPONENTS, largest_share
 
-MIN_COMPONENTS = 40
 ROUGH_BELOW_COMPONENTS = 100
-MAX_COMPONENT_SHARE = 0.05
 # How many numbers the bootstrap holds at a time.
 _CHUNK_ELEMENTS = 2_000_000
 
@@ -78,13 +78,7 @@ def error_rate(scores: ArrayLike, labels: ArrayLike, threshold: float) -> float:
 
 def reason_no_verdict(components: NDArray[np.generic], minimum: int = MIN_COMPONENTS) -> str | None:
     """None when pairs with these component ids (n,) carry an interval and a verdict, else the reason in words."""
-    sizes = np.unique(components, return_counts=True)[1]
-    if len(sizes) < minimum:
-        return f"{len(sizes)} components are fewer than the {minimum} a verdict needs"
-    share = sizes.max() / sizes.sum()
-    if share > MAX_COMPONENT_SHARE:
-        return f"one component holds {share:.1%} of the pairs, more than the {MAX_COMPONENT_SHARE:.0%} a verdict allows"
-    return None
+    return verdicts.reason_no_verdict(np.unique(components, return_counts=True)[1], minimum, largest_share(minimum))
 
 
 def is_rough(components: NDArray[np.generic]) -> bool:
@@ -246,6 +240,13 @@ def _rate_interval(clusters: Clusters, wrong: NDArray[np.bool_], often: Floats, 
     if variance > 0.0:
         size = min(size, usual * (1.0 - usual) / variance)
     return Interval(*wilson(rate, size, clusters.quantile()))
+
+
+def rate_interval(wrong: NDArray[np.bool_], components: NDArray[np.generic], minimum: int = MIN_COMPONENTS) -> Interval | None:
+    """95 % interval of the mean of `wrong` (n,), decisions that no calibration pair could change; None without a verdict."""
+    if reason_no_verdict(components, minimum):
+        return None
+    return _rate_interval(Clusters.of(components), wrong, wrong.astype(np.float64), np.zeros(2))
 
 
 def _fewest_errors(scores: Floats, labels: NDArray[np.int64]) -> int:

@@ -12,7 +12,7 @@ from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Page, Picture, Section, Text, Tone
 from flywheel.evidence.words import baseline_name, difference_text, interval_text, model_name, percent, points
 from flywheel.models.catalogue import Variant
-from flywheel.pairs.snapshots.snapshot import ALL, DRAW_ANEW
+from flywheel.pairs.snapshots.snapshot import ALL, DRAW_AGAIN, DRAW_ANEW
 from flywheel.registry.decisions import SPENT_BELOW
 from flywheel.training.job import GRID_DIMENSIONS, SIZES
 
@@ -70,8 +70,8 @@ def _next_step(evidence: Evidence) -> tuple[str, str | None]:
     challenger = evidence.challenger
     ours, theirs = _next_sides(evidence)
     if reason := ours.no_verdict or theirs.no_verdict:
-        way = way_on(reason, DRAW_ANEW)
-        return f"No verdict is possible: {reason}. {way}", "flywheel ingest FILE" if way == DRAW_ANEW else EMBED_AGAIN
+        way = way_on(reason, DRAW_AGAIN)
+        return f"No verdict is possible: {reason}. {way}", "flywheel ingest FILE" if way == DRAW_AGAIN else EMBED_AGAIN
     if side := unsound(ours, theirs):
         assert side.alarm
         return f"{side.alarm.remedy}.", None

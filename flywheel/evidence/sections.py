@@ -19,6 +19,7 @@ SEEN = "† The base model had trained on the data that these test pairs are fro
 _LEVEL = 0.05  # where a Holm-adjusted p-value earns a row its label
 _ONE_SIDED = 0.025  # one end of a 95 % interval
 _ALARM = "\u00a0‡"
+_GUESS = "always the commoner label"
 _SHOWN = 5  # alarms and remarks on the board
 
 
@@ -38,13 +39,22 @@ def board_section(
         label = (better or {}).get(row.record_id)
         text = "yes" if label is not None and label <= _LEVEL else "-" if label is None else "no"
         rows.append((*cells, text) if better else cells)
+    if board.guess:
+        cells = (_GUESS, "guess", percent(board.guess.error), interval_text(board.guess.interval), "-")
+        rows.append((*cells, "-") if better else cells)
     strong = frozenset(i for i, row in enumerate(board.rows) if row.record_id == champion_id)
     quiet = frozenset(i for i, row in enumerate(board.rows) if row.record_id in board.stale)
-    test = board.snapshot.test
+    judging, folded = board.snapshot.judging, board.snapshot.is_cross_fitted
     about = [
-        f"Error rate on {test.pairs:,} unseen test pairs in {test.components:,} components; lower is better.",
-        "Each model decides by its own rule, chosen on the calibration pairs.",
+        f"Error rate on {judging.pairs:,} unseen {'' if folded else 'test '}pairs in {judging.components:,} components; "
+        "lower is better.",
+        f"Each model decides by its own rule, chosen {'out of fold' if folded else 'on the calibration pairs'}.",
     ]
+    reasons = dict.fromkeys(row.no_verdict for row in board.rows if row.interval is None and row.no_verdict)
+    about += [f"No interval: {reason}." for reason in reasons]
+    if board.guess:
+        where = "other folds" if folded else "calibration pairs"
+        about.append(f"guess: no model; always the label that is commoner in the {where}.")
     if any(row.recipe in ("top", "full") for row in board.rows):
         about.append("top and full: calibration labels chose the decision rule and among the weights.")
     if better and baseline:
@@ -62,7 +72,9 @@ def board_section(
             "`flywheel grid` or `flywheel train`, whichever made them, makes them again."
         )
     if any(row.rough for row in board.rows):
-        about.append(f"Rough: {test.components} components in test; from 100 on the intervals are firm.")
+        about.append(
+            f"Rough: {judging.components} components{'' if folded else ' in test'}; from 100 on the intervals are firm."
+        )
     published = [
         f"{each.variant}: {percent(each.published_error)} on {each.n:,} pairs of {each.data}. {each.note}" for each in PUBLISHED
     ]

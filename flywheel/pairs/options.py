@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
+# What explicit labels give at most where no share is set; calibration gets five pairs for six of test.
+TEST_SHARE = 0.3
 _CODINGS = frozenset({"labels", "cut", "cut_below"})
 
 
@@ -98,8 +100,20 @@ class SplitOptions(BaseModel, frozen=True, extra="forbid"):
 
     seed_test_share: float = Field(0.3, ge=0, lt=1, description="Share of the seed pairs that `test` should hold.")
     seed_calibration_share: float = Field(0.25, ge=0, lt=1, description="The same for `calibration`.")
-    interaction_test_share: float = Field(0.1, ge=0, lt=1, description="Share of the interaction pairs for `test`.")
-    interaction_calibration_share: float = Field(0.1, ge=0, lt=1, description="The same for `calibration`.")
+    interaction_test_share: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the labelled interaction pairs for `test`; unset: 0.3, less where that shows a point.",
+    )
+    interaction_calibration_share: float | None = Field(
+        None, ge=0, lt=1, description="The same for `calibration`; unset: five pairs for six of `test`."
+    )
+    frozen_from: int = Field(
+        2_000,
+        ge=0,
+        description="Labelled pairs of a source from which on test pairs are set aside; before, all train and judge.",
+    )
     max_split_pairs: int = Field(10_000, gt=0, description="`test` and `calibration` need no more pairs than this each.")
     max_component_pairs: int = Field(50, gt=0, description="Larger components train, or are cut where the shares need it.")
     interaction_window_days: int | None = Field(None, gt=0, description="Train on interaction pairs at most this old.")
@@ -107,6 +121,13 @@ class SplitOptions(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _something_trains(self) -> "SplitOptions":
         for source in ("seed", "interaction"):
-            if getattr(self, f"{source}_test_share") + getattr(self, f"{source}_calibration_share") >= 1:
+            test, calibration = getattr(self, f"{source}_test_share"), getattr(self, f"{source}_calibration_share")
+            test = TEST_SHARE if test is None else test
+            if test + (calibration_share(test) if calibration is None else calibration) >= 1:
                 raise ValueError(f"the {source} shares of test and calibration leave nothing to train on")
         return self
+
+
+def calibration_share(test: float) -> float:
+    """What `calibration` gets beside a `test` of this share, where nothing else is said."""
+    return min(test * 5 / 6, (1 - test) / 2) if test else TEST_SHARE * 5 / 6

@@ -1,7 +1,6 @@
 """The paid baseline by hand: what of a snapshot its API has embedded, what the rest would cost, and paying for it."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +62,8 @@ class BaselineStatus:
 def baseline_status(workspace: Workspace, snapshot: Snapshot) -> BaselineStatus:
     """Look at the cache, a snapshot and the ledger; the API is not asked."""
     api = workspace.api
-    judged, train = (estimate(workspace, _texts(snapshot, splits)) for splits in (("calibration", "test"), ("train",)))
+    judged = estimate(workspace, texts_to_embed(snapshot, train=False))
+    train = estimate(workspace, unique_texts(snapshot.pairs("train")))
     paid = api.paid
     return BaselineStatus(
         model=api.model,
@@ -84,8 +84,9 @@ def baseline_status(workspace: Workspace, snapshot: Snapshot) -> BaselineStatus:
 
 
 def texts_to_embed(snapshot: Snapshot, train: bool) -> list[str]:
-    """The calibration and test questions of a snapshot, and those of `train` if asked for."""
-    return _texts(snapshot, ("calibration", "test", "train") if train else ("calibration", "test"))
+    """The questions of a snapshot that are judged or calibrate, and those of `train` if asked for."""
+    frames = [snapshot.judging_pairs(), snapshot.pairs("calibration")]
+    return unique_texts(*frames, *([snapshot.pairs("train")] if train else []))
 
 
 def estimate(workspace: Workspace, texts: list[str]) -> Coverage:
@@ -160,12 +161,8 @@ def import_baseline(workspace: Workspace, source: Path) -> Imported:
     return imported
 
 
-def _texts(snapshot: Snapshot, splits: Sequence[str]) -> list[str]:
-    return unique_texts(*(snapshot.pairs(split) for split in splits))
-
-
 def _next(key_set: bool, judged: Coverage, snapshot: Snapshot) -> str:
-    if not snapshot.is_drawn:
+    if not snapshot.can_judge:
         return snapshot.way_to_a_draw
     if not judged.missing:
         return "flywheel grid, then flywheel leaderboard"

@@ -15,6 +15,7 @@ from flywheel.pairs.preview import Preview, preview
 from flywheel.pairs.snapshots.export import take_snapshot as export_snapshot
 from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.pipeline.workspace import Workspace
+from flywheel.registry.decisions import was_decided
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,18 @@ def unaccounted_lines(workspace: Workspace, summary: IngestSummary) -> list[str]
 
 
 def take_snapshot(workspace: Workspace, new_test: bool = False) -> Snapshot:
-    """Export the pairs as they are; equal data gives the same snapshot. `new_test` draws new frozen splits first."""
-    return export_snapshot(workspace.store, workspace.snapshots, workspace.split_rules, new_test)
+    """Export the pairs as they are; equal data gives the same snapshot. `new_test` draws new frozen splits first.
+
+    Frozen splits that carry no verdict are drawn again by themselves, unless a decision was made on their pairs.
+    """
+    registry, evaluations = workspace.registry, workspace.home.evaluations
+    return export_snapshot(
+        workspace.store,
+        workspace.snapshots,
+        workspace.split_rules,
+        new_test,
+        lambda pairs: was_decided(registry, evaluations, pairs),
+    )
 
 
 def deliver_starter_interactions(workspace: Workspace) -> list[Path]:

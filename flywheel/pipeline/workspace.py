@@ -8,8 +8,6 @@ from flywheel.compute.places import Places
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.records import Evaluation, Terms
-from flywheel.evaluation.retention import Domain, file_domain, general_domain
-from flywheel.evaluation.statistics import MAX_COMPONENT_SHARE
 from flywheel.evaluation.subjects import Subject
 from flywheel.home import Home
 from flywheel.models.api.vectors import ApiVectors
@@ -81,7 +79,7 @@ class Workspace:
     @property
     def split_rules(self) -> SplitRules:
         """What a draw of test and calibration obeys."""
-        return SplitRules.of(self.settings.splits, self.settings.evaluation.min_components, MAX_COMPONENT_SHARE)
+        return SplitRules.of(self.settings.splits, self.settings.evaluation.min_components)
 
     def with_listener(self, listener: Listener) -> "Workspace":
         """The same home, with one more who hears of progress."""

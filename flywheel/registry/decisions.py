@@ -13,7 +13,7 @@ from flywheel.evaluation.paired import FALSE_PROMOTIONS, alpha_for, detectable_d
 from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.scores import decisions, tested_pairs
-from flywheel.pairs.snapshots.snapshot import DRAW_ANEW
+from flywheel.pairs.snapshots.snapshot import DRAW_AGAIN, DRAW_ANEW
 from flywheel.registry.champions import Champion, Entry, Registry, Verdict
 from flywheel.registry.options import PromotionOptions
 
@@ -52,6 +52,13 @@ def count_decisions(registry: Registry, test_id: str, evaluations: Path) -> int:
     others = {other: tested_pairs(evaluations, other) for other in made if other != test_id}
     separate = sum(made[other] for other, theirs in others.items() if theirs is not None and ours.isdisjoint(theirs))
     return made.total() - separate
+
+
+def was_decided(registry: Registry, evaluations: Path, pairs: frozenset[str]) -> bool:
+    """Whether a decision was made on some of these pairs; one of whose test set no record is left counts as made on them."""
+    made = {entry.verdict.test_id for entry in registry.history() if entry.verdict}
+    tested = (tested_pairs(evaluations, test_id) for test_id in made)
+    return any(theirs is None or not pairs.isdisjoint(theirs) for theirs in tested)
 
 
 def decide(
@@ -103,7 +110,7 @@ def judge(
     """
     check_same_test(challenger, reference)
     if reason := challenger.no_verdict or reference.no_verdict:
-        raise FlywheelError(f"No verdict is possible: {reason}. {way_on(reason, DRAW_ANEW)}")
+        raise FlywheelError(f"No verdict is possible: {reason}. {way_on(reason, DRAW_AGAIN)}")
     if side := unsound(challenger, reference):
         raise FlywheelError(f"No verdict is possible: {unsound_text(side)}")
     ours, theirs = decisions(evaluations, challenger), decisions(evaluations, reference)

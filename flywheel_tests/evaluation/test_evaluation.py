@@ -223,7 +223,7 @@ def test_stored_scores_that_are_not_finite_or_not_there_decide_nothing(
 def test_a_split_of_one_label_is_named(world: World, tmp_path: Path, split: str) -> None:
     snapshot = replace(world.snapshot, folder=copy_home(world.snapshot.folder, tmp_path / "snapshot"))
     snapshot.pairs(split).assign(label=1).to_parquet(snapshot.folder / f"{split}.parquet")
-    with pytest.raises(FlywheelError, match=rf"(\d+) of \1 pairs in {split} have label 1, and one label alone .* --new-test` "):
+    with pytest.raises(FlywheelError, match=rf"(\d+) of \1 pairs in {split} have label 1, and one label alone .* --new-test`;"):
         evaluate(untuned(world), snapshot, tmp_path, TERMS)
     if split == "calibration":
         with pytest.raises(FlywheelError, match="pairs in calibration have label 1"):
@@ -240,7 +240,7 @@ def test_an_evaluation_that_breaks_off_leaves_no_record(world: World, tmp_path: 
 def test_below_the_least_components_there_is_no_interval_and_a_reason(world: World, tmp_path: Path) -> None:
     record = evaluate(untuned(world), world.snapshot, tmp_path, Terms(1000))
     assert record.interval is None
-    assert record.no_verdict == f"{record.components} components are fewer than the 1000 a verdict needs"
+    assert record.no_verdict == f"in test, {record.components} components are fewer than the 1000 a verdict needs"
     assert record.error > 0
 
 
@@ -250,7 +250,7 @@ def test_one_split_of_few_components_is_enough_to_withhold_the_verdict(world: Wo
     pairs = thin.pairs(split)
     pairs[pairs["component"].isin(pairs["component"].unique()[:25])].to_parquet(thin.folder / f"{split}.parquet")
     record = run(replace(world, snapshot=thin), untuned(world), tmp_path)
-    assert record.no_verdict == "25 components are fewer than the 30 a verdict needs"
+    assert record.no_verdict == f"in {split}, 25 components are fewer than the 30 a verdict needs"
     assert record.interval is None
 
 

@@ -10,7 +10,10 @@ import pytest
 from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
 from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder
-from flywheel.evaluation.subjects import Subject, tuned_subject, untuned_subject
+from flywheel.evaluation.subjects import Subject, guess_subject, tuned_subject, untuned_subject
+from flywheel.evidence.render.markdown import render_section
+from flywheel.evidence.sections import board_section
+from flywheel.evidence.words import percent
 from flywheel.files import write_json
 from flywheel.models.catalogue import Variant
 from flywheel.training.progress import ignore_progress
@@ -45,7 +48,7 @@ def board_of(world: World) -> Leaderboard:
 
 
 def shown(board: Leaderboard) -> list[tuple[Any, ...]]:
-    return [(row["kind"], row["size"], row["stale"]) for row in board.to_json() if row["kind"] != "published"]
+    return [(row["kind"], row["size"], row["stale"]) for row in board.to_json() if "stale" in row]
 
 
 def test_baseline_and_untuned_come_first_then_cells_by_size(world: World) -> None:
@@ -55,7 +58,8 @@ def test_baseline_and_untuned_come_first_then_cells_by_size(world: World) -> Non
 
 def test_published_rows_come_last_and_have_a_published_error_and_no_error(world: World) -> None:
     board = board_of(world)
-    *measured, published = board.to_json()
+    *measured, guess, published = board.to_json()
+    assert guess["kind"] == "guess"
     assert published["kind"] == "published"
     assert published["variant"] == "text-embedding-3-small@1536"
     assert published["published_error"] == pytest.approx(0.1662, abs=1e-4)
@@ -104,3 +108,38 @@ def test_of_several_older_records_of_a_cell_the_newest_is_shown(world: World, tm
         write_json(file, record.to_json())
         os.utime(file, (1e9 - age, 1e9 - age))
     assert [row.record_id for row in build_leaderboard(world.snapshot, tmp_path).rows] == ["b"]
+
+
+def test_the_commoner_label_is_a_row_that_is_neither_candidate_nor_baseline(world: World) -> None:
+    board = board_of(world)
+    guess = board.guess
+    assert guess is not None
+    commoner = int(world.snapshot.pairs("calibration")["label"].mean() >= 0.5)
+    test = world.snapshot.pairs("test")
+    assert guess.error == (test["label"] != commoner).mean()
+    assert (guess.n, guess.components) == (len(test), test["component"].nunique())
+    assert guess.interval is None, "twelve components or less carry no interval"
+    rough = build_leaderboard(world.snapshot, world.workspace.home.evaluations, world.workspace.terms).guess
+    assert rough is not None
+    assert rough.interval is not None
+    assert rough.interval.low < rough.error < rough.interval.high
+    assert "guess" not in {row.kind for row in (*board.rows, *board.tuned)}
+    section = render_section(board_section(board, None))
+    assert f"| always the commoner label | guess | {percent(guess.error)} | none | " in section
+    assert "guess: no model; always the label that is commoner in the calibration pairs." in section
+
+
+def test_where_it_is_the_baseline_its_row_is_that_of_the_baseline(world: World, tmp_path: Path) -> None:
+    record = evaluate(guess_subject(), world.snapshot, tmp_path, world.workspace.terms)
+    board = build_leaderboard(world.snapshot, tmp_path)
+    assert (board.rows, board.guess) == ((record,), None)
+    assert record.error == board_of(world).guess.error  # type: ignore[union-attr]
+
+
+def test_a_missing_interval_is_explained_by_its_own_split(world: World, tmp_path: Path) -> None:
+    strict = Terms(world.snapshot.calibration.components + 1)  # type: ignore[operator]
+    record = evaluate(guess_subject(), world.snapshot, tmp_path, strict)
+    assert record.interval is None
+    few = "test" if world.snapshot.test.components < strict.min_components else "calibration"  # type: ignore[operator]
+    section = render_section(board_section(build_leaderboard(world.snapshot, tmp_path), None))
+    assert f"No interval: in {few}, {getattr(world.snapshot, few).components} components are fewer than the" in section

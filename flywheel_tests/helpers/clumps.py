@@ -81,7 +81,8 @@ class World:
 
 
 def take_world(workspace: Workspace, lines: list[bytes]) -> World:
-    """Ingest seed pairs and take a snapshot."""
+    """Ingest seed pairs and take a snapshot, drawn as soon as a draw can judge."""
+    workspace = with_options(workspace, splits={"frozen_from": 0})
     ingest(workspace.store, json_batch(hashlib.sha256(b"".join(lines)).hexdigest(), "seed", "test", lines))
     snapshot = take_snapshot(workspace.store, workspace.snapshots, workspace.split_rules)
     return World(workspace, snapshot, workspace.vectors(MINILM))

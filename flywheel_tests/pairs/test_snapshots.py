@@ -43,7 +43,9 @@ def filled(workspace: Workspace, clumps: int = 12) -> Snapshot:
 def sharing(tmp_path: Path) -> tuple[Workspace, Path]:
     """A home that shares its snapshots, and the folder that they go to."""
     shared = tmp_path / "shared"
-    file = write(tmp_path / "home", [b"[storage]", f'snapshot_uri = "file://{shared}"'.encode()], "flywheel.toml")
+    file = write(
+        tmp_path / "home", [b"splits.frozen_from = 0", f'storage.snapshot_uri = "file://{shared}"'.encode()], "flywheel.toml"
+    )
     return make_workspace(file.parent), shared
 
 
@@ -61,7 +63,7 @@ def test_every_snapshot_is_found_by_its_id_and_the_last_one_taken_is_the_latest(
 def test_a_snapshot_that_only_shared_storage_has_is_fetched_by_its_id_and_a_removed_one_is_nowhere(tmp_path: Path) -> None:
     workspace, shared = sharing(tmp_path)
     first, second = filled(workspace), filled(workspace, 13)
-    there = make_workspace(tmp_path / "there", storage={"snapshot_uri": f"file://{shared}"})
+    there = make_workspace(tmp_path / "there", storage={"snapshot_uri": f"file://{shared}"}, splits={"frozen_from": 0})
     found = there.snapshots.load(first.snapshot_id)
     assert found.folder == there.home.snapshots / first.snapshot_id
     assert found.pairs("train").equals(first.pairs("train"))
@@ -77,7 +79,7 @@ def test_a_snapshot_that_only_shared_storage_has_is_fetched_by_its_id_and_a_remo
 
 @pytest.mark.parametrize("is_shared", [False, True])
 def test_a_deleted_snapshot_is_named_with_what_to_do(is_shared: bool, tmp_path: Path) -> None:
-    workspace = sharing(tmp_path)[0] if is_shared else make_workspace(tmp_path / "home")
+    workspace = sharing(tmp_path)[0] if is_shared else make_workspace(tmp_path / "home", splits={"frozen_from": 0})
     deleted = filled(workspace).snapshot_id
     workspace.snapshots.remove(deleted)
     with pytest.raises(FlywheelError) as refused:
@@ -128,7 +130,7 @@ def test_a_damaged_pointer_on_shared_storage_is_not_taken_for_none(tmp_path: Pat
 def test_deleting_a_damaged_pointer_on_shared_storage_and_taking_a_snapshot_helps_every_home(tmp_path: Path) -> None:
     workspace, shared = sharing(tmp_path)
     taken = filled(workspace)
-    there = make_workspace(tmp_path / "there", storage={"snapshot_uri": f"file://{shared}"})
+    there = make_workspace(tmp_path / "there", storage={"snapshot_uri": f"file://{shared}"}, splits={"frozen_from": 0})
     (shared / LATEST).write_bytes(b'"half of an i')
     for each in (workspace, there):
         with pytest.raises(FlywheelError, match=r"Delete it, then run `flywheel snapshot`, which writes it again\."):

@@ -1,6 +1,5 @@
 """Splits never leak, are drawn once and stay; sizes nest."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -16,7 +15,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.statistics import reason_no_verdict
 from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events.json_rows import json_batch
 from flywheel.pairs.events.seeds import STARTER, seed_batch
@@ -35,8 +33,9 @@ from flywheel_tests.pairs.test_ingest import line, rows, write
 Edge = tuple[int, int, str, str]
 SPLITS: dict[str, Any] = {
     "seed_test_share": 0.3, "seed_calibration_share": 0.25, "interaction_test_share": 0.2,
-    "interaction_calibration_share": 0.2, "max_component_pairs": 6,
+    "interaction_calibration_share": 0.2, "max_component_pairs": 6, "frozen_from": 0,
 }  # fmt: skip
+
 
 edges = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 60), st.sampled_from(["seed", "interaction"]),
@@ -173,95 +172,6 @@ def test_a_hub_that_every_pair_touches_trains_and_pulls_nothing_with_it(tmp_path
     assert min(snapshot.test.components or 0, snapshot.calibration.components or 0) >= 10
     assert "q000" in unique_texts(snapshot.pairs("train"))
     assert count_pairs(graph.store).embargoed <= 60
-
-
-def test_pairs_wait_while_they_are_too_few_to_be_drawn(store: Store, workspace: Workspace, tmp_path: Path) -> None:
-    ingest_files(store, [write(tmp_path, [line(f"a{i}", f"b{i}", i % 2) for i in range(100)])])
-    snapshot = take_snapshot(store, workspace.snapshots, workspace.split_rules)
-    assert (snapshot.train.pairs, snapshot.test.pairs, snapshot.calibration.pairs) == (0, 0, 0)
-    assert count_pairs(store).waiting == 100
-
-
-@pytest.mark.parametrize("first", [0, 1])
-def test_one_label_alone_is_never_drawn_and_the_pairs_that_are_named_lead_on(
-    store: Store, workspace: Workspace, tmp_path: Path, first: int
-) -> None:
-    ingest_files(store, [write(tmp_path, [line(f"a{i}", f"b{i}", first) for i in range(2_000)])])
-    waiting = take_snapshot(store, workspace.snapshots, workspace.split_rules)
-    assert not waiting.is_drawn
-    held = ("0 explicit labels that say same and 2,000", "2,000 explicit labels that say same and 0")[first]
-    assert f"give {held} that say different" in waiting.lack
-    found = re.search(r"Ingest about (\d+) more pairs labelled (same|different), on questions of their own", waiting.lack)
-    assert found is not None
-    assert found[2] == ("same", "different")[first]
-    more = [line(f"c{i}", f"d{i}", 1 - first) for i in range(int(found[1]))]
-    ingest_files(store, [write(tmp_path, more, "more.jsonl")])
-    drawn = take_snapshot(store, workspace.snapshots, workspace.split_rules)
-    assert drawn.lack == ""
-    for split in FROZEN:
-        labels, pairs = drawn.pairs(split)["label"], drawn.pairs(split)
-        assert min(labels.sum(), (1 - labels).sum()) >= 10
-        assert reason_no_verdict(pairs["component"].to_numpy()) is None
-    ingest_files(store, [write(tmp_path, [line(f"e{i}", f"f{i}", first) for i in range(500)], "later.jsonl")])
-    assert take_snapshot(store, workspace.snapshots, workspace.split_rules).test_id == drawn.test_id
-
-
-def test_a_rare_label_waits_beside_seed_pairs_until_it_can_be_judged(
-    starter: Snapshot, store: Store, workspace: Workspace, tmp_path: Path
-) -> None:
-    ingest_files(store, [write(tmp_path, [line(f"a{i}", f"b{i}", int(i >= 30)) for i in range(1_000)])])
-    first = take_snapshot(store, workspace.snapshots, workspace.split_rules)
-    assert first.test_id == starter.test_id
-    assert "give 970 explicit labels that say same and 30 that say different" in first.lack
-    kept = first.pairs("train")
-    assert kept[kept["source"] == "interaction"]["label"].eq(1).all(), "a rare label is not given to train"
-    asked = {label: int(n) for n, label in re.findall(r"(\d+) more pairs labelled (\w+)", first.lack)}
-    more = [line(f"c{label}{i}", f"d{label}{i}", int(label == "same")) for label, n in asked.items() for i in range(n)]
-    ingest_files(store, [write(tmp_path, more, "more.jsonl")])
-    drawn = take_snapshot(store, workspace.snapshots, workspace.split_rules)
-    assert drawn.lack == ""
-    assert min(drawn.test.interaction, drawn.calibration.interaction) >= 40
-
-
-def test_a_component_that_no_verdict_could_bear_is_not_drawn(store: Store, workspace: Workspace, tmp_path: Path) -> None:
-    """Forty pairs of one question beside a thousand of their own: a tenth is drawn, and the forty would be a third of it."""
-    star = [line("hub", f"spoke {i}", i % 2) for i in range(40)]
-    ingest_files(store, [write(tmp_path, [*star, *(line(f"a{i}", f"b{i}", i % 2) for i in range(1_000))])])
-    snapshot = take_snapshot(store, workspace.snapshots, workspace.split_rules)
-    assert "hub" in unique_texts(snapshot.pairs("train"))
-    for split in FROZEN:
-        assert reason_no_verdict(snapshot.pairs(split)["component"].to_numpy()) is None
-
-
-def test_labels_of_questions_that_were_only_searched_before_can_still_be_drawn(
-    store: Store, workspace: Workspace, tmp_path: Path
-) -> None:
-    ingest_files(store, [write(tmp_path, [line(f"a{i}", f"b{i}", kind="implied") for i in range(1_000)])])
-    searched = take_snapshot(store, workspace.snapshots, workspace.split_rules)
-    assert "none of the 1,000 interaction pairs has one" in searched.lack
-    ingest_files(store, [write(tmp_path, [line(f"a{i}", f"b{i}", i % 2) for i in range(500)], "labels.jsonl")])
-    drawn = take_snapshot(store, workspace.snapshots, workspace.split_rules)
-    assert drawn.is_drawn
-    assert drawn.train.pairs == 1_000 - drawn.test.pairs - drawn.calibration.pairs
-
-
-@pytest.mark.parametrize(
-    ("splits", "name", "value"),
-    [
-        ({"interaction_test_share": 0.0}, "splits.interaction_test_share", 0.1),
-        ({"max_split_pairs": 20}, "splits.max_split_pairs", None),
-    ],
-)
-def test_a_setting_that_keeps_a_draw_from_judging_is_named(
-    store: Store, workspace: Workspace, tmp_path: Path, splits: dict[str, Any], name: str, value: float | None
-) -> None:
-    ingest_files(store, [write(tmp_path, [line(f"a{i}", f"b{i}", i % 2) for i in range(1_000)])])
-    kept = with_options(workspace, splits=splits)
-    lack = take_snapshot(store, kept.snapshots, kept.split_rules).lack
-    assert f"Set {name} to " in lack
-    value = value or int(re.findall(r"at least (\d+)", lack)[0])
-    set_right = with_options(workspace, splits={name.partition(".")[2]: value})
-    assert take_snapshot(store, set_right.snapshots, set_right.split_rules).is_drawn
 
 
 def test_implied_pairs_never_fill_a_draw(tmp_path: Path) -> None:
@@ -469,7 +379,7 @@ def test_click_logs_that_form_one_component_still_give_a_test_split(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipf: bool, cut_at_most: int
 ) -> None:
     """Topics of twenty questions; some clicks go astray, evenly or mostly to a few questions that everybody clicks."""
-    monkeypatch.setattr("flywheel.pairs.snapshots.splits._CUT_AT_MOST", cut_at_most)
+    monkeypatch.setattr("flywheel.pairs.snapshots.cut._CUT_AT_MOST", cut_at_most)
     rng = np.random.default_rng(0)
     topics, pairs = 400, 8000
     topic = rng.integers(0, topics, pairs)

@@ -27,7 +27,7 @@ from flywheel.evaluation.statistics import ErrorParts, reason_no_verdict
 from flywheel.evidence.sections import decision_section
 from flywheel.registry import decisions
 from flywheel.registry.champions import Champion, Entry, Registry, Verdict
-from flywheel.registry.decisions import alpha_left, choose_challenger, count_decisions, judge, spending
+from flywheel.registry.decisions import alpha_left, choose_challenger, count_decisions, judge, spending, was_decided
 from flywheel.registry.options import PromotionOptions
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import ScoreFit
@@ -188,8 +188,11 @@ def test_decisions_on_a_test_of_which_nothing_is_left_count_on(tmp_path: Path) -
     decide(tmp_path, step(tmp_path, 0, "worse"), model(tmp_path, "base", pair < 18, kind="baseline"))
     assert count_decisions(registry(tmp_path), "t1", tmp_path / "evaluations") == 1
     assert count_decisions(registry(tmp_path), "t2", tmp_path / "evaluations") == 0
+    assert was_decided(registry(tmp_path), tmp_path / "evaluations", frozenset({"p001", "elsewhere"}))
+    assert not was_decided(registry(tmp_path), tmp_path / "evaluations", frozenset({"elsewhere"}))
     shutil.rmtree(tmp_path / "evaluations" / "t1")
     assert count_decisions(registry(tmp_path), "t2", tmp_path / "evaluations") == 1
+    assert was_decided(registry(tmp_path), tmp_path / "evaluations", frozenset({"elsewhere"}))
 
 
 def test_a_verdict_says_what_it_could_have_found_and_on_how_much(tmp_path: Path) -> None:

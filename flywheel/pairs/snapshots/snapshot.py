@@ -21,11 +21,10 @@ from flywheel.pairs.store.sql import connect, quoted
 ALL = "all"
 MANIFEST = "manifest.json"
 SPLITS = ("train", *FROZEN)
-# What helps where the frozen splits do not: another snapshot would let the new pairs train, and they could not be drawn.
-DRAW_ANEW = (
-    "Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test` before any other snapshot; it says how "
-    "many are missing."
-)
+# What helps where the frozen splits carry no verdict: new labelled pairs wait for it.
+DRAW_AGAIN = "Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test`; it says how many are missing."
+# The same where they do: another snapshot would let the new pairs train, and they could not be drawn.
+DRAW_ANEW = DRAW_AGAIN.replace("--new-test`", "--new-test` before any other snapshot")
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,22 @@ class SplitSummary:
 
 
 @dataclass(frozen=True)
+class Judging:
+    """The pairs that judge: those of `test`, or of all folds. `detectable` is the smallest true difference of two error rates
+    (a share) that they are expected to show, None where none could.
+    """
+
+    pairs: int
+    components: int
+    detectable: float | None
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """A snapshot's folder and identity. `test_id` names its calibration and test pairs together; `seeds` says where its seed
-    pairs came from (`starter`, `quora`); `missing`, by source, why it gives no new ones.
+    """A snapshot's folder and identity. `test_id` names what judges: calibration and test pairs together, or, where a snapshot
+    is cross-fitted, the explicit pairs of all `folds` (0 in others). Then `train` holds all pairs, each with its `component`
+    and its `fold`; a pair of fold -1 trains only. `seeds` says where seed pairs came from (`starter`, `quora`); `missing`, by
+    source, why it gives none to test; `note`, what else there is to say of the draw.
     """
 
     folder: Path
@@ -54,7 +66,10 @@ class Snapshot:
     calibration: SplitSummary
     test: SplitSummary
     seeds: tuple[str, ...]
+    folds: int
+    judging: Judging
     missing: dict[str, Missing] = field(compare=False)
+    note: str = field(compare=False, default="")
 
     @property
     def on_quora(self) -> bool:
@@ -70,7 +85,7 @@ class Snapshot:
             missing = {source: Missing(**lack) for source, lack in manifest["missing"].items()}
             return cls(
                 folder, manifest["snapshot_id"], manifest["test_id"], splits[0], splits[1], splits[2],
-                tuple(manifest["seeds"]), missing,
+                tuple(manifest["seeds"]), manifest["folds"], Judging(**manifest["judging"]), missing, manifest["note"],
             )  # fmt: skip
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FlywheelError(
@@ -87,6 +102,16 @@ class Snapshot:
         """Whether there are calibration and test pairs."""
         return bool(self.calibration.pairs and self.test.pairs)
 
+    @property
+    def is_cross_fitted(self) -> bool:
+        """Whether all pairs train, and each labelled one is judged by a model that has not seen its component."""
+        return self.folds > 0
+
+    @property
+    def can_judge(self) -> bool:
+        """Whether models can be judged: on test pairs, or out of fold."""
+        return self.is_drawn or self.is_cross_fitted
+
     def check_drawn(self) -> None:
         """Raise FlywheelError, which says what is missing, unless there are calibration and test pairs."""
         if not self.is_drawn:
@@ -95,7 +120,7 @@ class Snapshot:
     @property
     def way_to_a_draw(self) -> str:
         """What leads to calibration and test pairs where there are none."""
-        return self.lack or f"Those there were are forgotten. {DRAW_ANEW}"
+        return self.lack or f"Those there were are forgotten. {DRAW_AGAIN}"
 
     @property
     def lack(self) -> str:
@@ -113,14 +138,24 @@ class Snapshot:
         except (OSError, pa.ArrowException) as error:
             raise damaged(file, error) from error
 
+    def judging_pairs(self) -> pd.DataFrame:
+        """The pairs that judge, with their `component`: those of `test` or, where the snapshot is cross-fitted, the explicit
+        ones of `train` with a `fold`.
+        """
+        if not self.is_cross_fitted:
+            return self.pairs("test")
+        pairs = self.pairs("train")
+        return pairs[(pairs["kind"] == "explicit") & (pairs["fold"] >= 0)].reset_index(drop=True)
+
     def shared_questions(self) -> int:
-        """How many questions are in more than one split: 0, or the snapshot leaks."""
-        files = [(str(self.folder / f"{name}.parquet"), name) for name in SPLITS]
+        """How many questions are in more than one split or fold: 0, or the snapshot leaks."""
+        places = {name: f"'{name}'" for name in SPLITS} | ({"train": "CAST(fold AS VARCHAR)"} if self.folds else {})
+        files = [(str(self.folder / f"{name}.parquet"), place) for name, place in places.items()]
         try:
             with connect() as db:
                 ends = " UNION ALL ".join(
-                    f"SELECT {end} AS question, '{name}' AS split FROM read_parquet('{quoted(file)}')"
-                    for file, name in files
+                    f"SELECT {end} AS question, {place} AS split FROM read_parquet('{quoted(file)}')"
+                    for file, place in files
                     for end in ("question_a", "question_b")
                 )
                 ((shared,),) = db.execute(
