@@ -12,7 +12,7 @@ import numpy as np
 from flywheel.errors import FlywheelError
 from flywheel.scoring.thresholds import MIN_LABELS, log_losses
 
-PLACES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+PLACES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 # The heads of five folds share most of their pairs, so that a variance over pairs is too small by (1/5 + 1/4) / (1/5): Nadeau
 # and Bengio, "Inference for the generalization error", 2003.
 _FOLDS_SHARE = 2.25
