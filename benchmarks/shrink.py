@@ -43,7 +43,7 @@ def main() -> None:
     variant = Variant(arguments.base, arguments.dim)
     redraws = {size: arguments.redraws if size <= OUT_OF_FOLD_PAIRS else arguments.large_redraws for size in arguments.sizes}
     with quora_home(arguments.quora, arguments.home) as (workspace, snapshot), tempfile.TemporaryDirectory() as home:
-        print(f"{variant} on {machine(workspace.settings.models.device)}\n", flush=True)
+        print(f"{variant} on {machine(workspace.settings.models.device)}", flush=True)
         study("Quora", snapshot, workspace.vectors(variant.model), arguments.dim, redraws)
         starter = Workspace(load_settings(Path(home)))
         ingest_seed(starter)
@@ -56,7 +56,9 @@ def study(name: str, snapshot: Snapshot, vectors: Vectors, dim: int, redraws: di
     start, own = choose_start(snapshot, vectors, dim), start_from_pooling(snapshot, vectors, dim)
     untuned, kept = (judged(each.raw.apply, splits, True) for each in (own, start))
     judging = pair_features(snapshot.pairs("calibration"), vectors, start.scale)
-    print(f"{name}: untuned {untuned[1]:.2f} %, MRR@10 {untuned[2]:.4f}; start {start.name}, {kept[1]:.2f} %, {kept[2]:.4f}\n")
+    print(
+        f"\n{name}: untuned {untuned[1]:.2f} %, MRR@10 {untuned[2]:.4f}; start {start.name}, {kept[1]:.2f} %, {kept[2]:.4f}\n"
+    )
     print(
         row("pairs", "redraws", "always trained", "ships", "spread", "worst", *(f"at {place:g}" for place in PLACES), "MRR@10")
     )

@@ -131,6 +131,6 @@ def _snapshot_of(layers: Path) -> str | None:
 def _weights_in_use(workspace: Workspace) -> set[str]:
     """The first digits of the hashes of every encoder that a model or a training has."""
     home = workspace.home
-    weights = [*home.models.glob(f"*/{WEIGHTS_FILE}"), *home.trained_layers.glob(f"*/{WEIGHTS_FILE}")]
+    weights = [*home.models.glob(f"*/{WEIGHTS_FILE}"), *home.trained_layers.rglob(WEIGHTS_FILE)]
     files = {path.stat().st_ino: path for path in weights}  # many are links to one
     return {hash_weights(path.parent)[:12] for path in files.values()}

@@ -106,7 +106,7 @@ class TrainedModel:
         """What the folder holds, in words."""
         if self.kept_start:
             return f"{start_in_words(self.start)}, not trained: {self.kept_start}"
-        return "the trained model" if self.place == 1 else f"{self.place:g} of the way from its start to the trained weights"
+        return "the trained model" if self.place == 1 else f"{self.place:g} times the way from its start to the trained weights"
 
     @property
     def tuned_encoder(self) -> bool:
@@ -217,5 +217,5 @@ def _what_it_is(model: TrainedModel) -> str:
     return (
         f"`{variant.model.hub_id}` with {moved}a linear head of {variant.dim} dimensions, trained on {model.train_pairs} "
         "labelled pairs."
-        + ("" if model.place == 1 else f" It is {model.ships}, the place that decides pairs best that it has not seen.")
+        + ("" if model.place == 1 else f" It lies {model.ships}, a place chosen on pairs that it had not seen.")
     )

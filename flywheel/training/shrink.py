@@ -12,10 +12,7 @@ import numpy as np
 from flywheel.errors import FlywheelError
 from flywheel.scoring.thresholds import MIN_LABELS, log_losses
 
-PLACES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
-# The heads of five folds share most of their pairs, so that a variance over pairs is too small by (1/5 + 1/4) / (1/5): Nadeau
-# and Bengio, "Inference for the generalization error", 2003.
-_FOLDS_SHARE = 2.25
+PLACES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
 
 @dataclass(frozen=True)
@@ -36,8 +33,8 @@ def choose_place(scores: np.ndarray, labels: np.ndarray, components: np.ndarray)
     to serve some dimensions.
 
     The lowest log loss says where to go, each place under a logistic fit of its own: errors alone are too few to tell. Of the
-    way there it is the share of the gain that is signal, fall^2 / (fall^2 + variance), and on to the next of `PLACES`. The
-    start is kept where the loss is lowest there.
+    way there it is the share of the fall that is signal, by its standard error: fall^2 / (fall^2 + error^2), and on to the next
+    of `PLACES`. The start is kept where the loss is lowest there.
     """
     if len(labels) < MIN_LABELS:
         return Choice(0.0, too_few(len(labels)))
@@ -50,7 +47,7 @@ def choose_place(scores: np.ndarray, labels: np.ndarray, components: np.ndarray)
     if lowest == 0:
         return Choice(0.0, f"the log loss is {means[0]:.4f} at the start and {means[1:].min():.4f} at best on the way from it")
     fall, deviation = mean_fall(losses[0], losses[lowest], components)
-    wanted = PLACES[lowest] * fall**2 / (fall**2 + _FOLDS_SHARE * deviation**2)
+    wanted = PLACES[lowest] * fall**2 / (fall**2 + deviation**2)
     return Choice(next(place for place in PLACES if place >= wanted))
 
 

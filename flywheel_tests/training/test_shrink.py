@@ -78,7 +78,7 @@ def test_a_gain_in_a_few_components_is_less_certain() -> None:
 def test_one_place_serves_dimensions_together(labels: np.ndarray) -> None:
     """The dimension whose scores change more has its way, whichever stands first."""
     components = np.arange(len(labels))
-    firm, mild = scores_best_at(0.0, labels), 0.2 * scores_best_at(1.5, labels, 2)
+    firm, mild = scores_best_at(0.0, labels), 0.2 * scores_best_at(1.25, labels, 2)
     mild += np.random.default_rng(2).normal(0, 1, mild.shape[1])
     together = choose_place(np.stack([firm, mild], axis=1), labels, components)
     assert together == choose_place(np.stack([mild, firm], axis=1), labels, components)

@@ -159,7 +159,7 @@ def test_one_training_serves_every_dimension_and_each_is_evaluated_as_it_is_serv
         assert (record.rule, record.own_labels) == (model.rule, None)
         card = (model.folder / "README.md").read_text()
         assert "its uppermost layers and a linear head" in card
-        assert "It is 0.5 of the way from its start to the trained weights" in card
+        assert "It lies 0.5 times the way from its start to the trained weights" in card
         assert TrainedModel.load(model.folder).place == 0.5
     at, trained, base = (
         tensors(folder) for folder in (models[32].folder, tmp_path / ".tuned" / jobs[32].tuning_id, world.vectors.weights)
