@@ -13,7 +13,7 @@ from flywheel.evaluation.statistics import MIN_COMPONENTS, check_components, rea
 
 # What shared training adds to the variance of cross-fitted decisions, as a share of it: so much at most, and so much over the
 # root of the effective number of components. Both come from `benchmarks/cross_fitting.py`.
-_MOST_ADDED, _ADDED = 0.4, 4.5
+_MOST_ADDED, _ADDED = 1.0 / 3.0, 4.5
 
 
 def cross_fitted_test(
