@@ -1,225 +1,43 @@
 """How often verdicts from cross-fitted decisions hold what they claim, by simulation of the whole procedure.
 
     python benchmarks/cross_fitting.py [--pairs 100 200 400 800 1600] [--simulations 1000] [--folds 10]
-    python benchmarks/cross_fitting.py --years 300 [--pairs 100]
+    python benchmarks/cross_fitting.py --years 200 --pairs 100
 
-Texts are vectors of a topic (shared in a component), a meaning (shared where the label is "same") and a style of their own.
-Each component is a question with its neighbours. A base model sees texts with noise. Training weighs the dimensions of the
-cosine by ridge regression; how far it goes is chosen out of fold, and so is one of four base models that are equally good.
-The rivals are the untrained first model and models whose true error is that of the procedure plus 0, 2, 4 or 8 points. What a
-verdict is about is the mean of the true errors, in a large population, over training sets. Beside flywheel's method stand the
-variance over all pairs (Bayle et al., 2020) alone, the corrected t-test over fold means (Nadeau and Bengio, 2003), and the
-choice of the best base model by the very decisions that then judge.
+The procedure and the texts are those of `cross_fitting_world.py`. Its rivals are the untrained first model and models whose
+true error is that of the procedure plus 0, 2, 4 or 8 points. What a verdict is about is the mean of the true errors, in a large
+population, over training sets. Beside flywheel's method stand the variance over all pairs alone (Bayle et al., 2020), the
+corrected t-test over fold means (Nadeau and Bengio, 2003), and a choice among base models by the decisions that then judge.
 """
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import product
 
 import numpy as np
-from interval_coverage import component_sizes
+from cross_fitting_world import (
+    CANDIDATES,
+    NOISE,
+    WORLDS,
+    Population,
+    Side,
+    Texts,
+    deal,
+    draw,
+    others,
+    procedure,
+    sizes_of,
+    untrained,
+)
 from scipy.stats import norm, t
 
-from flywheel.evaluation.cross_fitted import cross_fitted_interval, cross_fitted_test
+from flywheel.evaluation.cross_fitted import cross_fitted_interval, cross_fitted_test, training_factor
 from flywheel.evaluation.paired import alpha_for, paired_test
-from flywheel.scoring.thresholds import fit_scores, thresholds_by_source
+from flywheel.scoring.power import expected_detectable
 
-WIDTH, INFORMED = 48, np.arange(48) < 12
-CANDIDATES, NOISE, RIDGE = 4, 0.5, 30.0
-SHRINKS = np.array([0.0, 0.25, 0.5, 0.75, 1.0, 1.25])
+METHODS = ("all pairs", "flywheel", "corrected t")
 GAINS = (0.0, 0.02, 0.04, 0.08)
-POPULATION, PILOT = 30_000, 60
-WEEKS = 52
-
-
-@dataclass(frozen=True)
-class World:
-    """By dimension (WIDTH,): how strong `meaning` and `style` are in a text, and what a rival from elsewhere weighs it by."""
-
-    meaning: np.ndarray
-    style: np.ndarray
-    rival: np.ndarray
-
-
-ONES = np.ones(WIDTH)
-WORLDS = {
-    "nothing to learn": World(ONES, ONES, ONES),
-    "much to learn": World(np.where(INFORMED, 1.6, 0.15), np.where(INFORMED, 0.5, 1.2), np.where(INFORMED, 1.0, 0.4)),
-}
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Pairs (n,) of a component's question, `hubs` (components, WIDTH), with one of its neighbours, `others` (n, WIDTH)."""
-
-    components: np.ndarray
-    labels: np.ndarray
-    hubs: np.ndarray
-    others: np.ndarray
-
-    @classmethod
-    def draw(cls, world: World, sizes: np.ndarray, rng: np.random.Generator) -> "Texts":
-        """Components of these sizes; each has a share of label 1 and a strength of its topic of its own."""
-        ids = np.repeat(np.arange(len(sizes)), sizes)
-        shape, whole = (len(ids), WIDTH), (len(sizes), WIDTH)
-        labels = (rng.random(len(ids)) < rng.beta(1.2, 1.8, len(sizes))[ids]).astype(np.int64)
-        draw = partial(rng.standard_normal, dtype=np.float32)
-        topics = draw(whole) * 0.8 * np.exp(rng.normal(0, 0.25, len(sizes)))[:, None]
-        meanings = draw(whole)
-        near = np.where(labels == 1, 0.95, 0.4)[:, None]
-        other = near * meanings[ids] + np.sqrt(1 - near**2) * draw(shape)
-        hubs = topics + meanings * world.meaning + draw(whole) * world.style
-        return cls(ids, labels, hubs, topics[ids] + other * world.meaning + draw(shape) * world.style)
-
-    def noise(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """What blurs the texts for one model, of unit size."""
-        return tuple(rng.standard_normal(side.shape, np.float32) for side in (self.hubs, self.others))
-
-    def products(self, size: float, noise: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """What the dimensions add to each pair's cosine (n, WIDTH), as a model sees the texts with noise of this size."""
-        hubs, others = (side + size * blur for side, blur in zip((self.hubs, self.others), noise, strict=True))
-        hubs, others = (side / np.sqrt(np.einsum("ij,ij->i", side, side))[:, None] for side in (hubs, others))
-        return hubs[self.components] * others
-
-
-def sizes_of(tail: str, pairs: int, rng: np.random.Generator) -> np.ndarray:
-    """Component sizes: all 2, or a tail whose largest is just below 5 % of the pairs."""
-    return np.full(pairs // 2, 2) if tail == "even" else component_sizes(rng, tail, int(0.6 * pairs), pairs)
-
-
-def deal(components: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """The fold of each pair (n,): components whole, the largest first, each into the fold with the fewest pairs."""
-    sizes = np.bincount(components)
-    fold_of, load = np.zeros(len(sizes), int), rng.random(folds) * 1e-6
-    for component in np.argsort(-sizes - rng.random(len(sizes))):
-        fold_of[component] = load.argmin()
-        load[fold_of[component]] += sizes[component]
-    return fold_of[components]
-
-
-def train(products: np.ndarray, labels: np.ndarray, folds: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """What training adds to the cosine: (n, count), of pair i by a model without its fold and fold k; and weights (count, WIDTH).
-
-    Row k of the weights is that of the model without fold k. One ridge regression of the label for any two folds left out.
-    """
-    scale = WIDTH / 4
-    features = np.column_stack([np.ones(len(labels)), products.sum(1), scale * products])
-    inside = [folds == k for k in range(count)]
-    grams = np.stack([features[mine].T @ features[mine] for mine in inside])
-    sums = np.stack([features[mine].T @ labels[mine] for mine in inside])
-    a, b = np.triu_indices(count)
-    twice = (a != b).astype(float)
-    penalty = np.diag(np.append([1e-6, 1e-6], np.full(WIDTH, RIDGE)))
-    left = grams.sum(0) - grams[a] - twice[:, None, None] * grams[b] + penalty
-    found = np.linalg.solve(left, (sums.sum(0) - sums[a] - twice[:, None] * sums[b])[..., None])[..., 0]
-    weights = np.empty((count, count, WIDTH))
-    weights[a, b] = weights[b, a] = found[:, 2:] * scale / np.maximum(found[:, 1:2], 0.3)
-    added = np.empty((len(labels), count))
-    for k, mine in enumerate(inside):
-        added[mine] = products[mine] @ weights[k].T
-    return added, weights[np.arange(count), np.arange(count)]
-
-
-def logistic(scores: np.ndarray, labels: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Threshold and mean log loss (rows,) of linear logistic fits to `scores` (rows, n), each on the pairs `used` (rows, n)."""
-    count = used.sum(1, keepdims=True)
-    centre = (scores * used).sum(1, keepdims=True) / count
-    spread = np.sqrt((used * (scores - centre) ** 2).sum(1, keepdims=True) / count) + 1e-12
-    z, a, b = (scores - centre) / spread, np.zeros((len(scores), 1)), np.zeros((len(scores), 1))
-    for _ in range(7):
-        p = 1 / (1 + np.exp(-np.clip(a + b * z, -30, 30)))
-        rest, curve = used * (labels - p), used * p * (1 - p)
-        pull_a, pull_b = rest.sum(1, keepdims=True) - 1e-3 * a, (rest * z).sum(1, keepdims=True) - 1e-3 * b
-        aa, ab, bb = (
-            curve.sum(1, keepdims=True) + 1e-3,
-            *((curve * z**k).sum(1, keepdims=True) + 1e-3 * (k - 1) for k in (1, 2)),
-        )
-        determinant = aa * bb - ab**2
-        a += np.clip((bb * pull_a - ab * pull_b) / determinant, -4, 4)
-        b += np.clip((aa * pull_b - ab * pull_a) / determinant, -4, 4)
-    loss = (used * np.logaddexp(0, (1 - 2 * labels) * (a + b * z))).sum(1) / count[:, 0]
-    crossing = np.clip(-a / np.where(b > 0, b, 1e-9), -1e6, 1e6)
-    return (centre + spread * crossing)[:, 0], loss
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side's cross-fitted decisions, right or `wrong` (n,), and the `true` error of what made them, over a population."""
-
-    wrong: np.ndarray
-    true: float
-
-
-def procedure(
-    seen: list[np.ndarray], labels: np.ndarray, folds: np.ndarray, count: int, population: "Population | None"
-) -> tuple[Side, np.ndarray]:
-    """Train, shrink, choose a threshold and a base model out of fold; and the decisions (n,) of the best by these themselves."""
-    rest = np.stack([folds != k for k in range(count)])
-    every, n = np.arange(count), len(labels)
-    weights, scores, thresholds, inner, wrong = [], [], [], [], []
-    for products in seen:
-        added, trained = train(products, labels, folds, count)
-        options = products.sum(1) + SHRINKS[:, None, None] * added.T
-        found, loss = (each.reshape(len(SHRINKS), count) for each in logistic(
-            options.reshape(-1, n), labels, np.tile(rest, (len(SHRINKS), 1)))
-        )  # fmt: skip
-        best = loss.argmin(0)
-        score, threshold = options[best, every], found[best, every]
-        mistaken = (score >= threshold[:, None]) != labels
-        weights.append(1 + SHRINKS[best][:, None] * trained)
-        scores.append(score)
-        thresholds.append(threshold)
-        inner.append((mistaken & rest).sum(1) / rest.sum(1))
-        wrong.append(mistaken[folds, np.arange(n)])
-    chosen = np.argmin(inner, axis=0)
-    decided, true = np.empty(n, bool), 0.0
-    for k, candidate in enumerate(chosen):
-        score, mine = scores[candidate][k], ~rest[k]
-        threshold = fit_scores(score[rest[k]], labels[rest[k]]).threshold
-        decided[mine] = (score[mine] >= threshold) != labels[mine]
-        true += mine.mean() * population.error(candidate, weights[candidate][k], threshold) if population else np.nan
-    return Side(decided, true), wrong[np.mean(wrong, axis=1).argmin()]
-
-
-def untrained(
-    scores: np.ndarray, labels: np.ndarray, folds: np.ndarray, count: int, population: "Population", noise: float
-) -> Side:
-    """A side that takes its threshold alone from the other folds; `noise` is its own, NaN for the untrained first model."""
-    rest = np.stack([folds != k for k in range(count)]).astype(np.int64)
-    cuts = thresholds_by_source(scores, labels, np.full(len(labels), "seed"), rest, None)["seed"]
-    true = np.average(population.rival_errors(noise, cuts), weights=len(labels) - rest.sum(1))
-    return Side((scores >= cuts[folds]) != labels, float(true))
-
-
-class Population:
-    """So many pairs, each a component, that errors on them count as true."""
-
-    def __init__(self, world: World, rng: np.random.Generator) -> None:
-        self.world = world
-        self._texts = Texts.draw(world, np.ones(POPULATION, int), rng)
-        self._seen = [self._texts.products(NOISE, self._texts.noise(rng)).astype(np.float32) for _ in range(CANDIDATES)]
-        self._noise = self._texts.noise(rng)
-        self._rivals: dict[float, list[np.ndarray]] = {}
-
-    def error(self, candidate: int, weights: np.ndarray, threshold: float) -> float:
-        """True error rate of a base model with weights (WIDTH,) at a threshold."""
-        return float(((self._seen[candidate] @ weights.astype(np.float32) >= threshold) != self._texts.labels).mean())
-
-    def rival_errors(self, noise: float, thresholds: np.ndarray) -> np.ndarray:
-        """True error rates, at thresholds (k,), of a rival with so much noise; of the untrained first model for NaN."""
-        if noise not in self._rivals:
-            scores = self._seen[0].sum(1) if np.isnan(noise) else self._texts.products(noise, self._noise) @ self.world.rival
-            self._rivals[noise] = [np.sort(scores[self._texts.labels == label]) for label in (0, 1)]
-        different, same = self._rivals[noise]
-        return (np.searchsorted(same, thresholds) + len(different) - np.searchsorted(different, thresholds)) / POPULATION
-
-
-def draw(population: Population, tail: str, pairs: int, folds: int, rng: np.random.Generator) -> tuple:
-    """Pairs, their folds, and what the base models see of them."""
-    texts = Texts.draw(population.world, sizes_of(tail, pairs, rng), rng)
-    return texts, deal(texts.components, folds, rng), [texts.products(NOISE, texts.noise(rng)) for _ in range(CANDIDATES)]
+PILOT, WEEKS = 60, 52
 
 
 def rivals(population: Population, tail: str, pairs: int, folds: int) -> list[float]:
@@ -233,36 +51,25 @@ def rivals(population: Population, tail: str, pairs: int, folds: int) -> list[fl
     return list(np.interp(np.mean(ours) + np.array(GAINS), np.mean(theirs, axis=0), grid))
 
 
-def others(
-    population: Population, texts: Texts, dealt: np.ndarray, folds: int, noises: Sequence[float], rng: np.random.Generator
-) -> list[Side]:
-    """Rivals with so much noise on these pairs."""
-    blur = texts.noise(rng)
-    scores = [texts.products(noise, blur) @ population.world.rival for noise in noises]
-    return [untrained(each, texts.labels, dealt, folds, population, noise) for each, noise in zip(scores, noises, strict=True)]
-
-
-METHODS = ("all pairs", "flywheel", "corrected t")
-
-
 def verdicts(ours: Side, theirs: Side, components: np.ndarray, dealt: np.ndarray) -> list[tuple[float, ...]]:
-    """Interval of the difference, one-sided p-value and standard error by each of METHODS."""
+    """Interval of the difference and one-sided p-value by each of METHODS."""
     tests = [paired_test(ours.wrong, theirs.wrong, components), cross_fitted_test(ours.wrong, theirs.wrong, components, dealt)]
     means = np.array([np.mean(ours.wrong[dealt == k]) - np.mean(theirs.wrong[dealt == k]) for k in np.unique(dealt)])
     count = len(means)
     error = max(np.sqrt(means.var(ddof=1) * (1 / count + 1 / (count - 1))), 1e-9)
     reach = t.ppf(0.975, count - 1) * error
-    corrected = (means.mean() - reach, means.mean() + reach, float(t.cdf(means.mean() / error, count - 1)), error)
-    found = [(test.interval.low, test.interval.high, test.p_value, test.standard_error) for test in tests]
+    corrected = (means.mean() - reach, means.mean() + reach, float(t.cdf(means.mean() / error, count - 1)))
+    found = [(test.interval.low, test.interval.high, test.p_value) for test in tests]
     return [*found, corrected]
 
 
 @dataclass(frozen=True)
 class Study:
-    """Simulations of one world, tail and number of pairs: verdicts (simulations, rivals, METHODS, 4) against GAINS and the start.
+    """Simulations of one world, tail and number of pairs; rivals are those of GAINS and the untrained first model.
 
-    `true` (simulations, rivals) are the true differences; `sides` (simulations, 4) the interval and the true error of the
-    procedure, and whether it holds that of the start; `naive` (simulations,) p-values of the naive choice against the equal rival.
+    `verdicts` (simulations, rivals, METHODS, 3), `true` differences and shares of decisions `differing` (simulations, rivals).
+    `sides` (simulations, 6): low and high end and true error of the procedure, then of the untrained model. `naive`
+    (simulations,): the p-value of the best base model by itself against the equal rival.
     """
 
     verdicts: np.ndarray
@@ -285,59 +92,91 @@ def simulate(name: str, tail: str, pairs: int, folds: int, simulations: int, see
     """Verdicts of so many simulations."""
     population = Population(WORLDS[name], np.random.default_rng(5))
     noises = rivals(population, tail, pairs, folds)
-    rows: list[list] = [[] for _ in range(5)]
+    found = []
     for number in range(simulations):
         rng = np.random.default_rng([seed, pairs, number])
         texts, dealt, seen = draw(population, tail, pairs, folds, rng)
         ours, naive = procedure(seen, texts.labels, dealt, folds, population)
         theirs = others(population, texts, dealt, folds, noises, rng)
         theirs.append(untrained(seen[0].sum(1), texts.labels, dealt, folds, population, np.nan))
-        interval, start = (
-            cross_fitted_interval(side.wrong, texts.components, dealt, trained=trained, minimum=2)
-            for side, trained in ((ours, True), (theirs[-1], False))
+        found.append(
+            (
+                [verdicts(ours, side, texts.components, dealt) for side in theirs],
+                [ours.true - side.true for side in theirs],
+                [*ends(ours, texts.components, dealt, True), *ends(theirs[-1], texts.components, dealt, False)],
+                paired_test(naive, theirs[0].wrong, texts.components).p_value,
+                [np.mean(ours.wrong != side.wrong) for side in theirs],
+            )
         )
-        assert interval is not None and start is not None
-        for row, found in zip(rows, (
-            [verdicts(ours, side, texts.components, dealt) for side in theirs],
-            [ours.true - side.true for side in theirs],
-            [interval.low, interval.high, ours.true, start.low, start.high, theirs[-1].true],
-            paired_test(naive, theirs[0].wrong, texts.components).p_value,
-            [np.mean(ours.wrong != side.wrong) for side in theirs],
-        ), strict=True):  # fmt: skip
-            row.append(found)
-    return Study(*map(np.array, rows))
+    return Study(*map(np.array, zip(*found, strict=True)))
 
 
-def table(arguments: argparse.Namespace) -> Iterable[str]:
-    """Rows of a Markdown table."""
-    yield "| world | tail | pairs | n | difference held: all pairs | flywheel | corrected t | error held | start's | false at 3.04 %: all pairs | flywheel | corrected t | best by itself | flywheel at 0.76 % | power at 2, 4, 8 points: all pairs | flywheel | corrected t |"
-    yield "|---|" + "---|" * 16
-    for name, tail, pairs in product(arguments.world, arguments.tail, arguments.pairs):
+def ends(side: Side, components: np.ndarray, dealt: np.ndarray, trained: bool) -> tuple[float, float, float]:
+    """The interval of one side's error, and its true error."""
+    interval = cross_fitted_interval(side.wrong, components, dealt, trained=trained, minimum=2)
+    assert interval is not None
+    return interval.low, interval.high, side.true
+
+
+HOLDS = (
+    "world", "components", "pairs", "simulations", *(f"difference held: {method}" for method in METHODS), "error held",
+    "start's error held", *(f"false at {alpha_for(1):.2%}: {method}" for method in METHODS), "best by itself",
+    f"flywheel at {alpha_for(2):.2%}",
+)  # fmt: skip
+POWER = (
+    "world",
+    "components",
+    "pairs",
+    *(f"{method}: 2, 4, 8 points" for method in METHODS),
+    "four in five from",
+    "expected",
+    "differ",
+)
+
+
+def studies(arguments: argparse.Namespace) -> Iterable[tuple[str, str, int, Study]]:
+    """What each row is about, and its simulations: as many as asked for up to 400 pairs, fewer beyond, 200 at least."""
+    for pairs, name, tail in product(arguments.pairs, arguments.world, arguments.tail):
         simulations = max(200, int(arguments.simulations * min(1.0, 400 / pairs)))
-        study = simulate(name, tail, pairs, arguments.folds, simulations)
-        held, found = study.covered(), study.found(alpha_for(1))
-        low, high, ours, start_low, start_high, start = study.sides.T
-        sides = [
-            np.mean((low <= ours.mean()) & (ours.mean() <= high)),
-            np.mean((start_low <= start.mean()) & (start.mean() <= start_high)),
-        ]
-        power = [", ".join(f"{share:.0%}" for share in found[1:4, method]) for method in range(3)]
-        yield (
-            f"| {name} | {tail} | {pairs:,} | {simulations:,} | "
-            + " | ".join(f"{held[:, m].mean():.1%} ({held[:, m].min():.1%} to {held[:, m].max():.1%})" for m in range(3))
-            + f" | {sides[0]:.1%} | {sides[1]:.1%} | "
-            + " | ".join(f"{found[0, m]:.1%}" for m in range(3))
-            + f" | {np.mean(study.naive <= alpha_for(1)):.1%} | {study.found(alpha_for(2))[0, 1]:.2%} | "
-            + " | ".join(power)
-            + " |"
-            + f" true {100 * study.true.mean(0)} se {100 * study.verdicts[:, :, 1, 3].mean(0)} differing {study.differing.mean(0)}"
-        )
+        yield name, tail, pairs, simulate(name, tail, pairs, arguments.folds, simulations)
+
+
+def holds(study: Study) -> list[str]:
+    """The cells of HOLDS after the first three. Intervals of differences: the mean over rivals, the lowest and the highest."""
+    held, false = study.covered(), study.found(alpha_for(1))[0]
+    sides = [np.mean((low <= true.mean()) & (true.mean() <= high)) for low, high, true in np.split(study.sides.T, 2)]
+    return [
+        f"{len(study.true):,}",
+        *(f"{each.mean():.1%} ({each.min():.1%} to {each.max():.1%})" for each in held.T),
+        *(f"{share:.1%}" for share in (*sides, *false, np.mean(study.naive <= alpha_for(1)))),
+        f"{study.found(alpha_for(2))[0, 1]:.2%}",
+    ]
+
+
+def power(study: Study, tail: str, pairs: int) -> list[str]:
+    """The cells of POWER after the first three: shares found, the gain found 4 times in 5, what was expected; and the
+    share of decisions that differ from an equal rival's and from the untrained model's.
+    """
+    found = study.found(alpha_for(1))[: len(GAINS), 1]
+    inside = (found > 0.0) & (found < 1.0)
+    slope, base = np.polyfit(-study.true.mean(0)[: len(GAINS)][inside], norm.ppf(found[inside]), 1)
+    sizes = sizes_of(tail, pairs, np.random.default_rng(0))
+    components = sizes.sum() ** 2 / (sizes**2).sum()
+    factor = training_factor(components)
+    expected = expected_detectable(pairs / factor, components / factor)
+    equal, start = study.differing.mean(0)[[0, -1]]
+    return [
+        *(", ".join(f"{share:.0%}" for share in each) for each in study.found(alpha_for(1))[1 : len(GAINS)].T),
+        f"{(norm.ppf(0.8) - base) / slope:.1%}",
+        f"{expected:.1%}" if expected else "",
+        f"{equal:.0%}, {start:.0%}",
+    ]
 
 
 def false_year(
     population: Population, pairs: int, folds: int, noise: float, grows: bool, rng: np.random.Generator
 ) -> np.ndarray:
-    """Whether a year of weekly decisions against an equally good rival sees a promotion: by cross-fitting, and by the naive choice.
+    """Whether a year of weekly decisions against an equal rival sees a promotion: by cross-fitting, by the naive choice.
 
     Every week has four new base models. The pairs stay, or grow to so many from half of them.
     """
@@ -361,10 +200,11 @@ def false_year(
     return false
 
 
-def years(arguments: argparse.Namespace) -> Iterable[str]:
-    """Rows of a Markdown table of null years."""
-    yield "| pairs | data | years | false promotions: cross-fitted | best by itself |"
-    yield "|---|---|---|---|---|"
+YEARS = ("pairs", "data", "years", "false promotions: cross-fitted", "best by itself")
+
+
+def years(arguments: argparse.Namespace) -> Iterable[tuple[str, ...]]:
+    """The cells of YEARS."""
     population = Population(WORLDS["nothing to learn"], np.random.default_rng(5))
     for pairs, grows in product(arguments.pairs, (False, True)):
         noise = rivals(population, "pareto", pairs, arguments.folds)[0]
@@ -373,11 +213,22 @@ def years(arguments: argparse.Namespace) -> Iterable[str]:
             for year in range(arguments.years)
         ], axis=0)  # fmt: skip
         data = f"grow from {pairs // 2:,}" if grows else "stay"
-        yield f"| {pairs:,} | {data} | {arguments.years} | {found[0]:.1%} | {found[1]:.1%} |"
+        yield f"{pairs:,}", data, f"{arguments.years}", f"{found[0]:.1%}", f"{found[1]:.1%}"
+
+
+def line(*cells: str) -> None:
+    """Print one line of a Markdown table."""
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def header(names: tuple[str, ...]) -> None:
+    """Print the head of a Markdown table."""
+    line(*names)
+    line(*["---"] * len(names))
 
 
 def main() -> None:
-    """Simulate and print a Markdown table."""
+    """Simulate and print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=1_000, help="up to 400 pairs; fewer beyond, 200 at least")
     parser.add_argument("--pairs", type=int, nargs="+", default=[100, 200, 400, 800, 1_600])
@@ -386,8 +237,19 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=10)
     parser.add_argument("--years", type=int, help="null years of weekly decisions instead")
     arguments = parser.parse_args()
-    for row in years(arguments) if arguments.years else table(arguments):
-        print(row, flush=True)
+    if arguments.years:
+        header(YEARS)
+        for cells in years(arguments):
+            line(*cells)
+        return
+    later = []
+    header(HOLDS)
+    for name, tail, pairs, study in studies(arguments):
+        line(name, tail, f"{pairs:,}", *holds(study))
+        later.append((name, tail, f"{pairs:,}", *power(study, tail, pairs)))
+    header(POWER)
+    for cells in later:
+        line(*cells)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,13 @@ FOLDS = IDS % 10
 
 
 @pytest.fixture
-def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def world(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    return importlib.import_module("cross_fitting_world")
+
+
+@pytest.fixture
+def study(world: ModuleType) -> ModuleType:
     return importlib.import_module("cross_fitting")
 
 
@@ -95,33 +100,33 @@ def test_folds_hold_whole_components() -> None:
         cross_fitted_interval(ours[:100], IDS, FOLDS, trained=True)
 
 
-def test_the_simulated_procedure_decides_no_pair_by_its_own_fold(study: ModuleType) -> None:
+def test_the_simulated_procedure_decides_no_pair_by_its_own_fold(world: ModuleType) -> None:
     rng = np.random.default_rng(4)
-    population = study.Population(study.WORLDS["much to learn"], rng)
-    texts, dealt, seen = study.draw(population, "pareto", 200, 5, rng)
+    population = world.Population(world.WORLDS["much to learn"], rng)
+    texts, dealt, seen = world.draw(population, "pareto", 200, 5, rng)
     assert len({(c, f) for c, f in zip(texts.components, dealt, strict=True)}) == len(np.unique(texts.components))
     told = texts.labels.copy()
     told[dealt == 2] = 1 - told[dealt == 2]  # another truth in one fold changes what is wrong there, and no decision
-    before, after = (study.procedure(seen, labels, dealt, 5, None)[0].wrong for labels in (texts.labels, told))
+    before, after = (world.procedure(seen, labels, dealt, 5, None)[0].wrong for labels in (texts.labels, told))
     np.testing.assert_array_equal(before[dealt == 2], ~after[dealt == 2])
     assert (before[dealt != 2] != after[dealt != 2]).any(), "the other folds have learned from it"
 
 
-def test_the_simulated_models_have_left_out_both_folds(study: ModuleType) -> None:
+def test_the_simulated_models_have_left_out_both_folds(world: ModuleType) -> None:
     rng = np.random.default_rng(5)
-    products, labels, folds = rng.normal(0, 0.1, (120, study.WIDTH)), rng.integers(0, 2, 120), np.arange(120) % 4
-    added, weights = study.train(products, labels, folds, 4)
+    products, labels, folds = rng.normal(0, 0.1, (120, world.WIDTH)), rng.integers(0, 2, 120), np.arange(120) % 4
+    added, weights = world.train(products, labels, folds, 4)
     kept = (folds != 1) & (folds != 3)
-    rest = study.train(products[kept], labels[kept], np.zeros(60, int), 2)[1][1]  # without a second fold, which is empty
+    rest = world.train(products[kept], labels[kept], np.zeros(60, int), 2)[1][1]  # without a second fold, which is empty
     np.testing.assert_allclose(added[folds == 1][:, 1], products[folds == 1] @ weights[1])
     np.testing.assert_allclose(added[folds == 1][:, 3], products[folds == 1] @ rest)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "tail"), [("nothing to learn", "even"), ("much to learn", "pareto")])
-def test_verdicts_of_the_whole_procedure_hold(study: ModuleType, world: str, tail: str) -> None:
+@pytest.mark.parametrize(("name", "tail"), [("nothing to learn", "even"), ("much to learn", "pareto")])
+def test_verdicts_of_the_whole_procedure_hold(study: ModuleType, name: str, tail: str) -> None:
     simulations = 300
-    found = study.simulate(world, tail, 200, 10, simulations)
+    found = study.simulate(name, tail, 200, 10, simulations)
     flywheel = study.METHODS.index("flywheel")
     slack = np.sqrt(0.05 * 0.95 / simulations)
     assert 0.93 - slack <= found.covered()[:, flywheel].mean() <= 0.97 + slack
