@@ -20,11 +20,9 @@ from cross_fitting_world import (
     NOISE,
     WORLDS,
     Population,
-    Side,
     Texts,
+    World,
     deal,
-    draw,
-    others,
     procedure,
     sizes_of,
     untrained,
@@ -40,21 +38,49 @@ GAINS = (0.0, 0.02, 0.04, 0.08)
 PILOT, WEEKS = 60, 52
 
 
-def rivals(population: Population, tail: str, pairs: int, folds: int) -> list[float]:
-    """The noise with which a rival has the procedure's true error plus each of GAINS."""
-    rng, grid = np.random.default_rng([pairs, 1]), np.array([0.0, 0.3, 0.5, 0.7, 0.9, 1.2, 1.6, 2.4])
-    ours, theirs = [], []
-    for _ in range(PILOT):
-        texts, dealt, seen = draw(population, tail, pairs, folds, rng)
-        ours.append(procedure(seen, texts.labels, dealt, folds, population)[0].true)
-        theirs.append([side.true for side in others(population, texts, dealt, folds, grid, rng)])
-    return list(np.interp(np.mean(ours) + np.array(GAINS), np.mean(theirs, axis=0), grid))
+def draw(
+    world: World, tail: str, pairs: int, folds: int, rng: np.random.Generator
+) -> tuple[Texts, np.ndarray, list[np.ndarray]]:
+    """Pairs, their folds, and what the base models see of them."""
+    texts = Texts.draw(world, sizes_of(tail, pairs, rng), rng)
+    return texts, deal(texts.components, folds, rng), [texts.products(NOISE, texts.noise(rng)) for _ in range(CANDIDATES)]
 
 
-def verdicts(ours: Side, theirs: Side, components: np.ndarray, dealt: np.ndarray) -> list[tuple[float, ...]]:
-    """Interval of the difference and one-sided p-value by each of METHODS."""
-    tests = [paired_test(ours.wrong, theirs.wrong, components), cross_fitted_test(ours.wrong, theirs.wrong, components, dealt)]
-    means = np.array([np.mean(ours.wrong[dealt == k]) - np.mean(theirs.wrong[dealt == k]) for k in np.unique(dealt)])
+@dataclass(frozen=True)
+class Truth:
+    """Mean true errors over training sets: of the procedure, of the untrained first model; and the `noises` of the rivals that
+    err as the procedure does plus each of GAINS."""
+
+    procedure: float
+    start: float
+    noises: np.ndarray
+
+    @classmethod
+    def of(cls, population: Population, tail: str, pairs: int, folds: int) -> "Truth":
+        """From a pilot of PILOT training sets."""
+        rng, grid = np.random.default_rng([pairs, 1]), np.array([0.0, 0.3, 0.5, 0.7, 0.9, 1.2, 1.6, 2.4])
+        ours, cuts = [], []
+        for _ in range(PILOT):
+            texts, dealt, seen = draw(population.world, tail, pairs, folds, rng)
+            ours.append(population.error(procedure(seen, texts.labels, dealt, folds)))
+            sides = [seen[0], *(texts.products(noise, texts.noise(rng)) * population.world.rival for noise in grid)]
+            cuts.append([untrained(side.sum(1), texts.labels, dealt, folds)[1] for side in sides])
+        start, *theirs = (
+            population.errors(noise, np.ravel(each)) for noise, each in zip((None, *grid), np.swapaxes(cuts, 0, 1), strict=True)
+        )
+        mean = float(np.mean(ours))
+        return cls(mean, start, np.interp(mean + np.array(GAINS), theirs, grid))
+
+    @property
+    def differences(self) -> np.ndarray:
+        """The procedure's error less that of each rival, the untrained model last."""
+        return np.append(-np.array(GAINS), self.procedure - self.start)
+
+
+def verdicts(ours: np.ndarray, theirs: np.ndarray, components: np.ndarray, dealt: np.ndarray) -> list[tuple[float, ...]]:
+    """Interval of the difference and one-sided p-value by each of METHODS, from wrong decisions (n,)."""
+    tests = [paired_test(ours, theirs, components), cross_fitted_test(ours, theirs, components, dealt)]
+    means = np.array([np.mean(ours[dealt == k]) - np.mean(theirs[dealt == k]) for k in np.unique(dealt)])
     count = len(means)
     error = max(np.sqrt(means.var(ddof=1) * (1 / count + 1 / (count - 1))), 1e-9)
     reach = t.ppf(0.975, count - 1) * error
@@ -67,21 +93,21 @@ def verdicts(ours: Side, theirs: Side, components: np.ndarray, dealt: np.ndarray
 class Study:
     """Simulations of one world, tail and number of pairs; rivals are those of GAINS and the untrained first model.
 
-    `verdicts` (simulations, rivals, METHODS, 3), `true` differences and shares of decisions `differing` (simulations, rivals).
-    `sides` (simulations, 6): low and high end and true error of the procedure, then of the untrained model. `naive`
-    (simulations,): the p-value of the best base model by itself against the equal rival.
+    `verdicts` (simulations, rivals, METHODS, 3); `sides` (simulations, 4), the ends of the intervals of the procedure's error
+    and of the untrained model's; `naive` (simulations,), the p-value of the best base model by itself against the equal rival;
+    shares of decisions `differing` (simulations, rivals).
     """
 
+    truth: Truth
     verdicts: np.ndarray
-    true: np.ndarray
     sides: np.ndarray
     naive: np.ndarray
     differing: np.ndarray
 
     def covered(self) -> np.ndarray:
-        """Share of intervals that hold the mean true difference, (rivals, METHODS)."""
-        mean = self.true.mean(0)[:, None]
-        return np.mean((self.verdicts[..., 0] <= mean) & (mean <= self.verdicts[..., 1]), axis=0)
+        """Share of intervals that hold the true difference, (rivals, METHODS)."""
+        true = self.truth.differences[:, None]
+        return np.mean((self.verdicts[..., 0] <= true) & (true <= self.verdicts[..., 1]), axis=0)
 
     def found(self, level: float) -> np.ndarray:
         """Share of verdicts "better" at a level, (rivals, METHODS)."""
@@ -90,32 +116,28 @@ class Study:
 
 def simulate(name: str, tail: str, pairs: int, folds: int, simulations: int, seed: int = 0) -> Study:
     """Verdicts of so many simulations."""
-    population = Population(WORLDS[name], np.random.default_rng(5))
-    noises = rivals(population, tail, pairs, folds)
+    world = WORLDS[name]
+    truth = Truth.of(Population(world), tail, pairs, folds)
     found = []
     for number in range(simulations):
         rng = np.random.default_rng([seed, pairs, number])
-        texts, dealt, seen = draw(population, tail, pairs, folds, rng)
-        ours, naive = procedure(seen, texts.labels, dealt, folds, population)
-        theirs = others(population, texts, dealt, folds, noises, rng)
-        theirs.append(untrained(seen[0].sum(1), texts.labels, dealt, folds, population, np.nan))
+        texts, dealt, seen = draw(world, tail, pairs, folds, rng)
+        ours, blur = procedure(seen, texts.labels, dealt, folds), texts.noise(rng)
+        scores = [*(texts.products(noise, blur) @ world.rival for noise in truth.noises), seen[0].sum(1)]
+        theirs = [untrained(each, texts.labels, dealt, folds)[0] for each in scores]
+        intervals = [
+            cross_fitted_interval(wrong, texts.components, dealt, trained=trained, minimum=2)
+            for wrong, trained in ((ours.wrong, True), (theirs[-1], False))
+        ]
         found.append(
             (
-                [verdicts(ours, side, texts.components, dealt) for side in theirs],
-                [ours.true - side.true for side in theirs],
-                [*ends(ours, texts.components, dealt, True), *ends(theirs[-1], texts.components, dealt, False)],
-                paired_test(naive, theirs[0].wrong, texts.components).p_value,
-                [np.mean(ours.wrong != side.wrong) for side in theirs],
+                [verdicts(ours.wrong, wrong, texts.components, dealt) for wrong in theirs],
+                [end for interval in intervals if interval for end in (interval.low, interval.high)],
+                paired_test(ours.best_by_itself, theirs[0], texts.components).p_value,
+                [np.mean(ours.wrong != wrong) for wrong in theirs],
             )
         )
-    return Study(*map(np.array, zip(*found, strict=True)))
-
-
-def ends(side: Side, components: np.ndarray, dealt: np.ndarray, trained: bool) -> tuple[float, float, float]:
-    """The interval of one side's error, and its true error."""
-    interval = cross_fitted_interval(side.wrong, components, dealt, trained=trained, minimum=2)
-    assert interval is not None
-    return interval.low, interval.high, side.true
+    return Study(truth, *map(np.array, zip(*found, strict=True)))
 
 
 HOLDS = (
@@ -144,9 +166,13 @@ def studies(arguments: argparse.Namespace) -> Iterable[tuple[str, str, int, Stud
 def holds(study: Study) -> list[str]:
     """The cells of HOLDS after the first three. Intervals of differences: the mean over rivals, the lowest and the highest."""
     held, false = study.covered(), study.found(alpha_for(1))[0]
-    sides = [np.mean((low <= true.mean()) & (true.mean() <= high)) for low, high, true in np.split(study.sides.T, 2)]
+    low, high, start_low, start_high = study.sides.T
+    sides = [
+        np.mean((low <= study.truth.procedure) & (study.truth.procedure <= high)),
+        np.mean((start_low <= study.truth.start) & (study.truth.start <= start_high)),
+    ]
     return [
-        f"{len(study.true):,}",
+        f"{len(study.naive):,}",
         *(f"{each.mean():.1%} ({each.min():.1%} to {each.max():.1%})" for each in held.T),
         *(f"{share:.1%}" for share in (*sides, *false, np.mean(study.naive <= alpha_for(1)))),
         f"{study.found(alpha_for(2))[0, 1]:.2%}",
@@ -159,7 +185,7 @@ def power(study: Study, tail: str, pairs: int) -> list[str]:
     """
     found = study.found(alpha_for(1))[: len(GAINS), 1]
     inside = (found > 0.0) & (found < 1.0)
-    slope, base = np.polyfit(-study.true.mean(0)[: len(GAINS)][inside], norm.ppf(found[inside]), 1)
+    slope, base = np.polyfit(np.array(GAINS)[inside], norm.ppf(found[inside]), 1)
     sizes = sizes_of(tail, pairs, np.random.default_rng(0))
     components = sizes.sum() ** 2 / (sizes**2).sum()
     factor = training_factor(components)
@@ -173,15 +199,13 @@ def power(study: Study, tail: str, pairs: int) -> list[str]:
     ]
 
 
-def false_year(
-    population: Population, pairs: int, folds: int, noise: float, grows: bool, rng: np.random.Generator
-) -> np.ndarray:
+def false_year(world: World, pairs: int, folds: int, noise: float, grows: bool, rng: np.random.Generator) -> np.ndarray:
     """Whether a year of weekly decisions against an equal rival sees a promotion: by cross-fitting, by the naive choice.
 
     Every week has four new base models. The pairs stay, or grow to so many from half of them.
     """
-    texts = Texts.draw(population.world, sizes_of("pareto", pairs, rng), rng)
-    theirs = texts.products(noise, texts.noise(rng)) @ population.world.rival
+    texts = Texts.draw(world, sizes_of("pareto", pairs, rng), rng)
+    theirs = texts.products(noise, texts.noise(rng)) @ world.rival
     order = rng.permutation(texts.components.max() + 1)
     when = np.argsort(order)[texts.components] / len(order)
     false = np.zeros(2, bool)
@@ -190,11 +214,9 @@ def false_year(
         ids = np.unique(texts.components[there], return_inverse=True)[1]
         dealt, labels = deal(ids, folds, rng), texts.labels[there]
         seen = [texts.products(NOISE, texts.noise(rng))[there] for _ in range(CANDIDATES)]
-        ours, naive = procedure(seen, labels, dealt, folds, None)
-        rival = untrained(theirs[there], labels, dealt, folds, population, noise)
-        level = alpha_for(week)
-        false[0] |= cross_fitted_test(ours.wrong, rival.wrong, ids, dealt).p_value <= level
-        false[1] |= paired_test(naive, rival.wrong, ids).p_value <= level
+        ours, rival = procedure(seen, labels, dealt, folds), untrained(theirs[there], labels, dealt, folds)[0]
+        false[0] |= cross_fitted_test(ours.wrong, rival, ids, dealt).p_value <= alpha_for(week)
+        false[1] |= paired_test(ours.best_by_itself, rival, ids).p_value <= alpha_for(week)
         if false.all():
             break
     return false
@@ -205,11 +227,11 @@ YEARS = ("pairs", "data", "years", "false promotions: cross-fitted", "best by it
 
 def years(arguments: argparse.Namespace) -> Iterable[tuple[str, ...]]:
     """The cells of YEARS."""
-    population = Population(WORLDS["nothing to learn"], np.random.default_rng(5))
+    population = Population(WORLDS["nothing to learn"])
     for pairs, grows in product(arguments.pairs, (False, True)):
-        noise = rivals(population, "pareto", pairs, arguments.folds)[0]
+        noise = float(Truth.of(population, "pareto", pairs, arguments.folds).noises[0])
         found = np.mean([
-            false_year(population, pairs, arguments.folds, noise, grows, np.random.default_rng([pairs, year, grows]))
+            false_year(population.world, pairs, arguments.folds, noise, grows, np.random.default_rng([pairs, year, grows]))
             for year in range(arguments.years)
         ], axis=0)  # fmt: skip
         data = f"grow from {pairs // 2:,}" if grows else "stay"

@@ -5,19 +5,19 @@ Each component is a question with its neighbours. A base model sees texts with n
 cosine by ridge regression; how far it goes is chosen out of fold, and so is one of four base models that are equally good.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from interval_coverage import component_sizes
 
+from flywheel.evaluation.statistics import MAX_COMPONENT_SHARE
 from flywheel.scoring.thresholds import fit_scores, thresholds_by_source
 
 WIDTH, INFORMED = 48, np.arange(48) < 12
 CANDIDATES, NOISE, RIDGE = 4, 0.5, 30.0
 SHRINKS = np.array([0.0, 0.25, 0.5, 0.75, 1.0, 1.25])
-POPULATION = 30_000
+POPULATION = 200_000
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class World:
     rival: np.ndarray
 
 
-ONES = np.ones(WIDTH)
+ONES = np.ones(WIDTH, np.float32)
 WORLDS = {
     "nothing to learn": World(ONES, ONES, ONES),
-    "much to learn": World(np.where(INFORMED, 1.6, 0.15), np.where(INFORMED, 0.5, 1.2), np.where(INFORMED, 1.0, 0.4)),
+    "much to learn": World(*(np.where(INFORMED, *each).astype(np.float32) for each in ((1.6, 0.15), (0.5, 1.2), (1.0, 0.4)))),
 }
 
 
@@ -52,9 +52,9 @@ class Texts:
         shape, whole = (len(ids), WIDTH), (len(sizes), WIDTH)
         labels = (rng.random(len(ids)) < rng.beta(1.2, 1.8, len(sizes))[ids]).astype(np.int64)
         draw = partial(rng.standard_normal, dtype=np.float32)
-        topics = draw(whole) * 0.8 * np.exp(rng.normal(0, 0.25, len(sizes)))[:, None]
+        topics = draw(whole) * 0.8 * np.exp(0.25 * draw(len(sizes)))[:, None]
         meanings = draw(whole)
-        near = np.where(labels == 1, 0.95, 0.4)[:, None]
+        near = np.where(labels == 1, 0.95, 0.4).astype(np.float32)[:, None]
         other = near * meanings[ids] + np.sqrt(1 - near**2) * draw(shape)
         hubs = topics + meanings * world.meaning + draw(whole) * world.style
         return cls(ids, labels, hubs, topics[ids] + other * world.meaning + draw(shape) * world.style)
@@ -71,8 +71,13 @@ class Texts:
 
 
 def sizes_of(tail: str, pairs: int, rng: np.random.Generator) -> np.ndarray:
-    """Component sizes: all 2, or a tail whose largest is just below 5 % of the pairs."""
-    return np.full(pairs // 2, 2) if tail == "even" else component_sizes(rng, tail, int(0.6 * pairs), pairs)
+    """Component sizes that carry a verdict: all 2, or a tail whose largest is just below 5 % of the pairs."""
+    sizes = np.full(pairs // 2, 2)
+    while tail != "even":
+        sizes = component_sizes(rng, tail, int(0.6 * pairs), pairs)
+        if sizes.max() <= MAX_COMPONENT_SHARE * sizes.sum():
+            break
+    return sizes
 
 
 def deal(components: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
@@ -131,87 +136,68 @@ def logistic(scores: np.ndarray, labels: np.ndarray, used: np.ndarray) -> tuple[
 
 
 @dataclass(frozen=True)
-class Side:
-    """One side's cross-fitted decisions, right or `wrong` (n,), and the `true` error of what made them, over a population."""
+class Fitted:
+    """A procedure's cross-fitted decisions, right or `wrong` (n,), and for each fold the base model, weights and threshold.
+
+    `best_by_itself` (n,) are the decisions of the base model that has the fewest errors by these decisions themselves.
+    """
 
     wrong: np.ndarray
-    true: float
+    models: list[tuple[int, np.ndarray, float]]
+    best_by_itself: np.ndarray
 
 
-def procedure(
-    seen: list[np.ndarray], labels: np.ndarray, folds: np.ndarray, count: int, population: "Population | None"
-) -> tuple[Side, np.ndarray]:
-    """Train, shrink, choose threshold and base model out of fold; and the decisions (n,) of the best by these themselves."""
+def procedure(seen: list[np.ndarray], labels: np.ndarray, folds: np.ndarray, count: int) -> Fitted:
+    """Train each base model on what it has `seen`; choose how far to go, the threshold and the base model out of fold."""
     rest = np.stack([folds != k for k in range(count)])
     every, n = np.arange(count), len(labels)
-    weights, scores, thresholds, inner, wrong = [], [], [], [], []
+    weights, scores, inner, wrong = [], [], [], []
     for products in seen:
         added, trained = train(products, labels, folds, count)
         options = products.sum(1) + SHRINKS[:, None, None] * added.T
-        found, loss = (each.reshape(len(SHRINKS), count) for each in logistic(
-            options.reshape(-1, n), labels, np.tile(rest, (len(SHRINKS), 1)))
-        )  # fmt: skip
-        best = loss.argmin(0)
-        score, threshold = options[best, every], found[best, every]
-        mistaken = (score >= threshold[:, None]) != labels
+        fits = logistic(options.reshape(-1, n), labels, np.tile(rest, (len(SHRINKS), 1)))
+        thresholds, losses = (each.reshape(len(SHRINKS), count) for each in fits)
+        best = losses.argmin(0)
+        score = options[best, every]
+        mistaken = (score >= thresholds[best, every][:, None]) != labels
         weights.append(1 + SHRINKS[best][:, None] * trained)
         scores.append(score)
-        thresholds.append(threshold)
         inner.append((mistaken & rest).sum(1) / rest.sum(1))
         wrong.append(mistaken[folds, np.arange(n)])
-    chosen = np.argmin(inner, axis=0)
-    decided, true = np.empty(n, bool), 0.0
-    for k, candidate in enumerate(chosen):
+    decided, models = np.empty(n, bool), []
+    for k, candidate in enumerate(np.argmin(inner, axis=0)):
         score, mine = scores[candidate][k], ~rest[k]
         threshold = fit_scores(score[rest[k]], labels[rest[k]]).threshold
         decided[mine] = (score[mine] >= threshold) != labels[mine]
-        true += mine.mean() * population.error(candidate, weights[candidate][k], threshold) if population else np.nan
-    return Side(decided, true), wrong[np.mean(wrong, axis=1).argmin()]
+        models.append((int(candidate), weights[candidate][k], threshold))
+    return Fitted(decided, models, wrong[np.mean(wrong, axis=1).argmin()])
 
 
-def untrained(
-    scores: np.ndarray, labels: np.ndarray, folds: np.ndarray, count: int, population: "Population", noise: float
-) -> Side:
-    """A side that takes its threshold alone from the other folds; `noise` is its own, NaN for the untrained first model."""
+def untrained(scores: np.ndarray, labels: np.ndarray, folds: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Wrong decisions (n,) of a side that takes its threshold alone from the other folds; the thresholds (count,)."""
     rest = np.stack([folds != k for k in range(count)]).astype(np.int64)
     cuts = thresholds_by_source(scores, labels, np.full(len(labels), "seed"), rest, None)["seed"]
-    true = np.average(population.rival_errors(noise, cuts), weights=len(labels) - rest.sum(1))
-    return Side((scores >= cuts[folds]) != labels, float(true))
+    return (scores >= cuts[folds]) != labels, cuts
 
 
 class Population:
     """So many pairs, each a component, that errors on them count as true."""
 
-    def __init__(self, world: World, rng: np.random.Generator) -> None:
+    def __init__(self, world: World) -> None:
+        rng = np.random.default_rng(5)
         self.world = world
         self._texts = Texts.draw(world, np.ones(POPULATION, int), rng)
-        self._seen = [self._texts.products(NOISE, self._texts.noise(rng)).astype(np.float32) for _ in range(CANDIDATES)]
+        self._seen = [self._texts.products(NOISE, self._texts.noise(rng)) for _ in range(CANDIDATES)]
         self._noise = self._texts.noise(rng)
-        self._rivals: dict[float, list[np.ndarray]] = {}
 
-    def error(self, candidate: int, weights: np.ndarray, threshold: float) -> float:
-        """True error rate of a base model with weights (WIDTH,) at a threshold."""
-        return float(((self._seen[candidate] @ weights.astype(np.float32) >= threshold) != self._texts.labels).mean())
+    def error(self, fitted: Fitted) -> float:
+        """True error rate of the models of a procedure, the mean over folds."""
+        said = [self._seen[base] @ weights.astype(np.float32) >= threshold for base, weights, threshold in fitted.models]
+        return float(np.mean([each != self._texts.labels for each in said]))
 
-    def rival_errors(self, noise: float, thresholds: np.ndarray) -> np.ndarray:
-        """True error rates, at thresholds (k,), of a rival with so much noise; of the untrained first model for NaN."""
-        if noise not in self._rivals:
-            scores = self._seen[0].sum(1) if np.isnan(noise) else self._texts.products(noise, self._noise) @ self.world.rival
-            self._rivals[noise] = [np.sort(scores[self._texts.labels == label]) for label in (0, 1)]
-        different, same = self._rivals[noise]
-        return (np.searchsorted(same, thresholds) + len(different) - np.searchsorted(different, thresholds)) / POPULATION
-
-
-def draw(population: Population, tail: str, pairs: int, folds: int, rng: np.random.Generator) -> tuple:
-    """Pairs, their folds, and what the base models see of them."""
-    texts = Texts.draw(population.world, sizes_of(tail, pairs, rng), rng)
-    return texts, deal(texts.components, folds, rng), [texts.products(NOISE, texts.noise(rng)) for _ in range(CANDIDATES)]
-
-
-def others(
-    population: Population, texts: Texts, dealt: np.ndarray, folds: int, noises: Sequence[float], rng: np.random.Generator
-) -> list[Side]:
-    """Rivals with so much noise on these pairs."""
-    blur = texts.noise(rng)
-    scores = [texts.products(noise, blur) @ population.world.rival for noise in noises]
-    return [untrained(each, texts.labels, dealt, folds, population, noise) for each, noise in zip(scores, noises, strict=True)]
+    def errors(self, noise: float | None, thresholds: np.ndarray) -> float:
+        """True error rate, the mean over thresholds (k,), of a rival with so much noise; None for the untrained first model."""
+        seen = self._seen[0] if noise is None else self._texts.products(noise, self._noise) * self.world.rival
+        different, same = (np.sort(seen.sum(1)[self._texts.labels == label]) for label in (0, 1))
+        wrong = np.searchsorted(same, thresholds) + len(different) - np.searchsorted(different, thresholds)
+        return float(wrong.mean() / POPULATION)

@@ -100,14 +100,13 @@ def test_folds_hold_whole_components() -> None:
         cross_fitted_interval(ours[:100], IDS, FOLDS, trained=True)
 
 
-def test_the_simulated_procedure_decides_no_pair_by_its_own_fold(world: ModuleType) -> None:
+def test_the_simulated_procedure_decides_no_pair_by_its_own_fold(study: ModuleType) -> None:
     rng = np.random.default_rng(4)
-    population = world.Population(world.WORLDS["much to learn"], rng)
-    texts, dealt, seen = world.draw(population, "pareto", 200, 5, rng)
-    assert len({(c, f) for c, f in zip(texts.components, dealt, strict=True)}) == len(np.unique(texts.components))
+    texts, dealt, seen = study.draw(study.WORLDS["much to learn"], "pareto", 200, 5, rng)
+    assert len(set(zip(texts.components, dealt, strict=True))) == len(np.unique(texts.components))
     told = texts.labels.copy()
     told[dealt == 2] = 1 - told[dealt == 2]  # another truth in one fold changes what is wrong there, and no decision
-    before, after = (world.procedure(seen, labels, dealt, 5, None)[0].wrong for labels in (texts.labels, told))
+    before, after = (study.procedure(seen, labels, dealt, 5).wrong for labels in (texts.labels, told))
     np.testing.assert_array_equal(before[dealt == 2], ~after[dealt == 2])
     assert (before[dealt != 2] != after[dealt != 2]).any(), "the other folds have learned from it"
 
