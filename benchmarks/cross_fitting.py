@@ -29,7 +29,7 @@ from cross_fitting_world import (
 )
 from scipy.stats import norm, t
 
-from flywheel.evaluation.cross_fitted import cross_fitted_interval, cross_fitted_test, training_factor
+from flywheel.evaluation.cross_fitted import SHARED_TRAINING, cross_fitted_interval, cross_fitted_test
 from flywheel.evaluation.paired import alpha_for, paired_test
 from flywheel.scoring.power import expected_detectable
 
@@ -188,8 +188,7 @@ def power(study: Study, tail: str, pairs: int) -> list[str]:
     slope, base = np.polyfit(np.array(GAINS)[inside], norm.ppf(found[inside]), 1)
     sizes = sizes_of(tail, pairs, np.random.default_rng(0))
     components = sizes.sum() ** 2 / (sizes**2).sum()
-    factor = training_factor(components)
-    expected = expected_detectable(pairs / factor, components / factor)
+    expected = expected_detectable(pairs / SHARED_TRAINING, components / SHARED_TRAINING)
     equal, start = study.differing.mean(0)[[0, -1]]
     return [
         *(", ".join(f"{share:.0%}" for share in each) for each in study.found(alpha_for(1))[1 : len(GAINS)].T),

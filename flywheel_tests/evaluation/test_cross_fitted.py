@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.cross_fitted import cross_fitted_interval, cross_fitted_test, training_factor
+from flywheel.evaluation.cross_fitted import SHARED_TRAINING, cross_fitted_interval, cross_fitted_test
 from flywheel.evaluation.intervals import Clusters, wilson
 from flywheel.evaluation.paired import alpha_for, detectable_difference, paired_test
 
@@ -36,25 +36,17 @@ def decisions(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_shared_training_widens_everything_by_one_factor() -> None:
     ours, theirs = decisions(1)
     plain, fitted = paired_test(ours, theirs, IDS), cross_fitted_test(ours, theirs, IDS, FOLDS)
-    assert training_factor(100.0) == pytest.approx(4 / 3)
     assert fitted.difference == plain.difference
-    assert fitted.standard_error == pytest.approx(plain.standard_error * np.sqrt(4 / 3))
-    assert norm.isf(fitted.p_value) == pytest.approx(norm.isf(plain.p_value) / np.sqrt(4 / 3))
+    assert fitted.standard_error == pytest.approx(plain.standard_error * np.sqrt(SHARED_TRAINING))
+    assert norm.isf(fitted.p_value) == pytest.approx(norm.isf(plain.p_value) / np.sqrt(SHARED_TRAINING))
     wider = (fitted.interval.high - fitted.interval.low) / (plain.interval.high - plain.interval.low)
-    assert wider == pytest.approx(np.sqrt(4 / 3), rel=0.03)
-    assert fitted.effective_pairs == pytest.approx(plain.effective_pairs * 0.75)
+    assert wider == pytest.approx(np.sqrt(SHARED_TRAINING), rel=0.03)
+    assert fitted.effective_pairs == pytest.approx(plain.effective_pairs / SHARED_TRAINING)
     level = alpha_for(1)
     more, less = (detectable_difference(test, level) for test in (fitted, plain))
     assert more is not None
     assert less is not None
-    assert more == pytest.approx(less * np.sqrt(4 / 3), rel=0.01)
-
-
-def test_with_many_components_what_is_left_is_the_variance_over_all_pairs() -> None:
-    factors = [training_factor(count) for count in (40, 180, 400, 2_000, 100_000)]
-    assert factors == sorted(factors, reverse=True)
-    assert factors[0] == factors[1] == pytest.approx(4 / 3)
-    assert factors[-1] == pytest.approx(1.0, abs=0.02)
+    assert more == pytest.approx(less * np.sqrt(SHARED_TRAINING), rel=0.01)
 
 
 def test_decisions_that_never_differ_are_no_proof_and_leave_a_wide_interval() -> None:
@@ -66,7 +58,7 @@ def test_decisions_that_never_differ_are_no_proof_and_leave_a_wide_interval() ->
     moved = IDS < 6
     assert paired_test(~moved & False, moved, IDS).p_value == pytest.approx(2.0**-6)
     fitted = cross_fitted_test(~moved & False, moved, IDS, FOLDS).p_value
-    assert fitted == pytest.approx(norm.sf(norm.isf(2.0**-6) / np.sqrt(4 / 3)))
+    assert fitted == pytest.approx(norm.sf(norm.isf(2.0**-6) / np.sqrt(SHARED_TRAINING)))
 
 
 def test_interval_of_one_side_is_wilsons_with_the_factor_only_where_something_was_trained() -> None:
@@ -77,9 +69,7 @@ def test_interval_of_one_side_is_wilsons_with_the_factor_only_where_something_wa
     assert plain is not None
     assert trained is not None
     assert (plain.low, plain.high) == pytest.approx(wilson(0.2, 399, clusters.quantile()))
-    assert (trained.low, trained.high) == pytest.approx(
-        wilson(0.2, 399 / training_factor(clusters.effective), clusters.quantile())
-    )
+    assert (trained.low, trained.high) == pytest.approx(wilson(0.2, 399 / SHARED_TRAINING, clusters.quantile()))
     none = cross_fitted_interval(wrong & False, ids, ids % 5, trained=True)
     assert none is not None
     assert none.low == 0.0 < none.high
