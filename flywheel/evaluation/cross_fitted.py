@@ -11,11 +11,11 @@ from flywheel.evaluation.intervals import Clusters, Interval, paired_score, wils
 from flywheel.evaluation.paired import PairedTest, paired_test
 from flywheel.evaluation.statistics import MIN_COMPONENTS, check_components, reason_no_verdict
 
-# How many times as large the variance of cross-fitted decisions is as that of as many decisions by one model, where a model is
-# trained. Right for large data and a stable procedure is 1 (Bayle, Bayle, Janson and Mackey, "Cross-validation Confidence
-# Intervals for Test Error", 2020). But a pair that is decided also trains the models that decide the others, and near ties
-# between candidates are not stable at any size: in simulations (`benchmarks/cross_fitting.py`) it was 1.0 to 1.6. Nadeau and
-# Bengio ("Inference for the Generalization Error", 2003) would take 1 + K / (K - 1) for K folds, at half the power.
+# The variance of cross-fitted decisions over that of as many decisions by one model, where a model is trained. For large data and
+# a stable procedure it is 1 (Bayle, Bayle, Janson and Mackey, "Cross-validation Confidence Intervals for Test Error", 2020). But a
+# pair that is decided also trains the models that decide the others, and a choice between near equals is never stable: in
+# simulations of the whole procedure (`benchmarks/cross_fitting.py`) it is 1.0 to 1.6. The correction of Nadeau and Bengio
+# ("Inference for the Generalization Error", 2003), 1 + K / (K - 1) for K folds, costs up to half of the true verdicts.
 SHARED_TRAINING = 4.0 / 3.0
 
 
