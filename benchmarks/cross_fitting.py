@@ -1,7 +1,8 @@
 """How often verdicts from cross-fitted decisions hold what they claim, by simulation of the whole procedure.
 
     python benchmarks/cross_fitting.py [--pairs 100 200 400 800 1600] [--simulations 1000] [--folds 10]
-    python benchmarks/cross_fitting.py --years 200 --pairs 100
+    python benchmarks/cross_fitting.py --trained [--pairs 100 400 1600]
+    python benchmarks/cross_fitting.py --years 150 --pairs 100
 
 The procedure and the texts are those of `cross_fitting_world.py`. Its rivals are the untrained first model and models whose
 true error is that of the procedure plus 0, 2, 4 or 8 points. What a verdict is about is the mean of the true errors, in a large
@@ -23,27 +24,20 @@ from cross_fitting_world import (
     Texts,
     World,
     deal,
+    draw,
     procedure,
     sizes_of,
     untrained,
 )
 from scipy.stats import norm, t
 
-from flywheel.evaluation.cross_fitted import SHARED_TRAINING, cross_fitted_interval, cross_fitted_test
+from flywheel.evaluation.cross_fitted import TRAINED_SIDE, cross_fitted_interval, cross_fitted_test
 from flywheel.evaluation.paired import alpha_for, paired_test
 from flywheel.scoring.power import expected_detectable
 
 METHODS = ("all pairs", "flywheel", "corrected t")
 GAINS = (0.0, 0.02, 0.04, 0.08)
 PILOT, WEEKS = 60, 52
-
-
-def draw(
-    world: World, tail: str, pairs: int, folds: int, rng: np.random.Generator
-) -> tuple[Texts, np.ndarray, list[np.ndarray]]:
-    """Pairs, their folds, and what the base models see of them."""
-    texts = Texts.draw(world, sizes_of(tail, pairs, rng), rng)
-    return texts, deal(texts.components, folds, rng), [texts.products(NOISE, texts.noise(rng)) for _ in range(CANDIDATES)]
 
 
 @dataclass(frozen=True)
@@ -77,9 +71,14 @@ class Truth:
         return np.append(-np.array(GAINS), self.procedure - self.start)
 
 
-def verdicts(ours: np.ndarray, theirs: np.ndarray, components: np.ndarray, dealt: np.ndarray) -> list[tuple[float, ...]]:
-    """Interval of the difference and one-sided p-value by each of METHODS, from wrong decisions (n,)."""
-    tests = [paired_test(ours, theirs, components), cross_fitted_test(ours, theirs, components, dealt)]
+def verdicts(
+    ours: np.ndarray, theirs: np.ndarray, components: np.ndarray, dealt: np.ndarray, trained: bool = False
+) -> list[tuple[float, ...]]:
+    """Interval of the difference and one-sided p-value by each of METHODS, from wrong decisions (n,); is the rival `trained`?"""
+    tests = [
+        paired_test(ours, theirs, components),
+        cross_fitted_test(ours, theirs, components, dealt, champion_trained=trained),
+    ]
     means = np.array([np.mean(ours[dealt == k]) - np.mean(theirs[dealt == k]) for k in np.unique(dealt)])
     count = len(means)
     error = max(np.sqrt(means.var(ddof=1) * (1 / count + 1 / (count - 1))), 1e-9)
@@ -140,6 +139,33 @@ def simulate(name: str, tail: str, pairs: int, folds: int, simulations: int, see
     return Study(truth, *map(np.array, zip(*found, strict=True)))
 
 
+def simulate_trained(name: str, tail: str, pairs: int, folds: int, simulations: int) -> np.ndarray:
+    """Verdicts (simulations, METHODS, 3) of a procedure against itself with other base models: the true difference is 0."""
+    world, found = WORLDS[name], []
+    for number in range(simulations):
+        rng = np.random.default_rng([1, pairs, number])
+        texts, dealt, seen = draw(world, tail, pairs, folds, rng)
+        rivals = [texts.products(NOISE, texts.noise(rng)) for _ in range(CANDIDATES)]
+        ours, theirs = (procedure(each, texts.labels, dealt, folds).wrong for each in (seen, rivals))
+        found.append(verdicts(ours, theirs, texts.components, dealt, trained=True))
+    return np.array(found)
+
+
+TRAINED = (
+    "world", "components", "pairs", "simulations", *(f"difference held: {method}" for method in METHODS),
+    *(f"false at {alpha_for(1):.2%}: {method}" for method in METHODS),
+)  # fmt: skip
+
+
+def trained(arguments: argparse.Namespace) -> Iterable[tuple[str, ...]]:
+    """The cells of TRAINED."""
+    for pairs, name, tail in product(arguments.pairs, arguments.world, arguments.tail):
+        simulations = max(200, int(arguments.simulations * min(1.0, 400 / pairs)))
+        low, high, p_values = np.moveaxis(simulate_trained(name, tail, pairs, arguments.folds, simulations), -1, 0)
+        shares = [*np.mean((low <= 0.0) & (high >= 0.0), axis=0), *np.mean(p_values <= alpha_for(1), axis=0)]
+        yield name, tail, f"{pairs:,}", f"{simulations:,}", *(f"{share:.1%}" for share in shares)
+
+
 HOLDS = (
     "world", "components", "pairs", "simulations", *(f"difference held: {method}" for method in METHODS), "error held",
     "start's error held", *(f"false at {alpha_for(1):.2%}: {method}" for method in METHODS), "best by itself",
@@ -188,7 +214,7 @@ def power(study: Study, tail: str, pairs: int) -> list[str]:
     slope, base = np.polyfit(np.array(GAINS)[inside], norm.ppf(found[inside]), 1)
     sizes = sizes_of(tail, pairs, np.random.default_rng(0))
     components = sizes.sum() ** 2 / (sizes**2).sum()
-    expected = expected_detectable(pairs / SHARED_TRAINING, components / SHARED_TRAINING)
+    expected = expected_detectable(pairs / (1 + TRAINED_SIDE), components / (1 + TRAINED_SIDE))
     equal, start = study.differing.mean(0)[[0, -1]]
     return [
         *(", ".join(f"{share:.0%}" for share in each) for each in study.found(alpha_for(1))[1 : len(GAINS)].T),
@@ -214,7 +240,7 @@ def false_year(world: World, pairs: int, folds: int, noise: float, grows: bool, 
         dealt, labels = deal(ids, folds, rng), texts.labels[there]
         seen = [texts.products(NOISE, texts.noise(rng))[there] for _ in range(CANDIDATES)]
         ours, rival = procedure(seen, labels, dealt, folds), untrained(theirs[there], labels, dealt, folds)[0]
-        false[0] |= cross_fitted_test(ours.wrong, rival, ids, dealt).p_value <= alpha_for(week)
+        false[0] |= cross_fitted_test(ours.wrong, rival, ids, dealt, champion_trained=False).p_value <= alpha_for(week)
         false[1] |= paired_test(ours.best_by_itself, rival, ids).p_value <= alpha_for(week)
         if false.all():
             break
@@ -257,10 +283,11 @@ def main() -> None:
     parser.add_argument("--tail", nargs="+", choices=("even", "pareto"), default=["even", "pareto"])
     parser.add_argument("--folds", type=int, default=10)
     parser.add_argument("--years", type=int, help="null years of weekly decisions instead")
+    parser.add_argument("--trained", action="store_true", help="a rival that is trained as well, instead")
     arguments = parser.parse_args()
-    if arguments.years:
-        header(YEARS)
-        for cells in years(arguments):
+    if arguments.years or arguments.trained:
+        header(YEARS if arguments.years else TRAINED)
+        for cells in years(arguments) if arguments.years else trained(arguments):
             line(*cells)
         return
     later = []

@@ -90,6 +90,14 @@ def deal(components: np.ndarray, folds: int, rng: np.random.Generator) -> np.nda
     return fold_of[components]
 
 
+def draw(
+    world: World, tail: str, pairs: int, folds: int, rng: np.random.Generator
+) -> tuple[Texts, np.ndarray, list[np.ndarray]]:
+    """Pairs, their folds, and what the base models see of them."""
+    texts = Texts.draw(world, sizes_of(tail, pairs, rng), rng)
+    return texts, deal(texts.components, folds, rng), [texts.products(NOISE, texts.noise(rng)) for _ in range(CANDIDATES)]
+
+
 def train(products: np.ndarray, labels: np.ndarray, folds: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """What training adds to the cosine (n, count), of pair i by a model without its fold and fold k; weights (count, WIDTH).
 
