@@ -74,7 +74,7 @@ class Truth:
 def verdicts(
     ours: np.ndarray, theirs: np.ndarray, components: np.ndarray, dealt: np.ndarray, trained: bool = False
 ) -> list[tuple[float, ...]]:
-    """Interval of the difference and one-sided p-value by each of METHODS, from wrong decisions (n,); is the rival `trained`?"""
+    """Interval of the difference and p-value by each of METHODS, from wrong decisions (n,); is the rival `trained`?"""
     tests = [
         paired_test(ours, theirs, components),
         cross_fitted_test(ours, theirs, components, dealt, champion_trained=trained),
