@@ -31,7 +31,7 @@ from cross_fitting_world import (
 )
 from scipy.stats import norm, t
 
-from flywheel.evaluation.cross_fitted import TRAINED_SIDE, cross_fitted_interval, cross_fitted_test
+from flywheel.evaluation.cross_fitted import SHARED_TRAINING, cross_fitted_interval, cross_fitted_test
 from flywheel.evaluation.paired import alpha_for, paired_test
 from flywheel.scoring.power import expected_detectable
 
@@ -71,13 +71,11 @@ class Truth:
         return np.append(-np.array(GAINS), self.procedure - self.start)
 
 
-def verdicts(
-    ours: np.ndarray, theirs: np.ndarray, components: np.ndarray, dealt: np.ndarray, trained: bool = False
-) -> list[tuple[float, ...]]:
-    """Interval of the difference and p-value by each of METHODS, from wrong decisions (n,); is the rival `trained`?"""
+def verdicts(ours: np.ndarray, theirs: np.ndarray, components: np.ndarray, dealt: np.ndarray) -> list[tuple[float, ...]]:
+    """Interval of the difference and p-value by each of METHODS, from wrong decisions (n,)."""
     tests = [
         paired_test(ours, theirs, components),
-        cross_fitted_test(ours, theirs, components, dealt, champion_trained=trained),
+        cross_fitted_test(ours, theirs, components, dealt),
     ]
     means = np.array([np.mean(ours[dealt == k]) - np.mean(theirs[dealt == k]) for k in np.unique(dealt)])
     count = len(means)
@@ -147,7 +145,7 @@ def simulate_trained(name: str, tail: str, pairs: int, folds: int, simulations: 
         texts, dealt, seen = draw(world, tail, pairs, folds, rng)
         rivals = [texts.products(NOISE, texts.noise(rng)) for _ in range(CANDIDATES)]
         ours, theirs = (procedure(each, texts.labels, dealt, folds).wrong for each in (seen, rivals))
-        found.append(verdicts(ours, theirs, texts.components, dealt, trained=True))
+        found.append(verdicts(ours, theirs, texts.components, dealt))
     return np.array(found)
 
 
@@ -214,7 +212,7 @@ def power(study: Study, tail: str, pairs: int) -> list[str]:
     slope, base = np.polyfit(np.array(GAINS)[inside], norm.ppf(found[inside]), 1)
     sizes = sizes_of(tail, pairs, np.random.default_rng(0))
     components = sizes.sum() ** 2 / (sizes**2).sum()
-    expected = expected_detectable(pairs / (1 + TRAINED_SIDE), components / (1 + TRAINED_SIDE))
+    expected = expected_detectable(pairs / SHARED_TRAINING, components / SHARED_TRAINING)
     equal, start = study.differing.mean(0)[[0, -1]]
     return [
         *(", ".join(f"{share:.0%}" for share in each) for each in study.found(alpha_for(1))[1 : len(GAINS)].T),
@@ -240,7 +238,7 @@ def false_year(world: World, pairs: int, folds: int, noise: float, grows: bool, 
         dealt, labels = deal(ids, folds, rng), texts.labels[there]
         seen = [texts.products(NOISE, texts.noise(rng))[there] for _ in range(CANDIDATES)]
         ours, rival = procedure(seen, labels, dealt, folds), untrained(theirs[there], labels, dealt, folds)[0]
-        false[0] |= cross_fitted_test(ours.wrong, rival, ids, dealt, champion_trained=False).p_value <= alpha_for(week)
+        false[0] |= cross_fitted_test(ours.wrong, rival, ids, dealt).p_value <= alpha_for(week)
         false[1] |= paired_test(ours.best_by_itself, rival, ids).p_value <= alpha_for(week)
         if false.all():
             break

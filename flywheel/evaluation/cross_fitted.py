@@ -11,12 +11,12 @@ from flywheel.evaluation.intervals import Clusters, Interval, paired_score, wils
 from flywheel.evaluation.paired import PairedTest, paired_test
 from flywheel.evaluation.statistics import MIN_COMPONENTS, check_components, reason_no_verdict
 
-# What each trained side adds to the variance of cross-fitted decisions, as a share of that of as many decisions by one model.
-# For large data and a stable procedure it is 0 (Bayle, Bayle, Janson, Mackey, "Cross-validation Confidence Intervals for Test
-# Error", 2020). But a pair that is decided also trains the models that decide the others, and a choice between near equals is
-# never stable. The correction of Nadeau and Bengio ("Inference for the Generalization Error", 2003), K / (K - 1) for K folds,
-# is too large. This is what keeps coverage and level in `benchmarks/cross_fitting.py`, which simulates the whole procedure.
-TRAINED_SIDE = 1.0 / 3.0
+# The variance of cross-fitted decisions over that of as many decisions by one model, where a model is trained. For large data
+# and a stable procedure it is 1 (Bayle, Bayle, Janson, Mackey, "Cross-validation Confidence Intervals for Test Error", 2020).
+# But a pair that is decided also trains the models that decide the others, and a choice between near equals is never stable.
+# The correction of Nadeau and Bengio ("Inference for the Generalization Error", 2003), 1 + K / (K - 1) for K folds, is too
+# large. This is what keeps coverage and level in `benchmarks/cross_fitting.py`, which simulates the whole procedure.
+SHARED_TRAINING = 4.0 / 3.0
 
 
 def cross_fitted_test(
@@ -24,30 +24,26 @@ def cross_fitted_test(
     champion_wrong: NDArray[np.bool_],
     components: NDArray[np.generic],
     folds: NDArray[np.integer],
-    *,
-    champion_trained: bool,
 ) -> PairedTest:
     """One-sided test, by component, that the challenger's procedure makes fewer errors than the champion's.
 
     Each pair (n,) is decided once by either side, by what its side has learned from the other folds. What is tested is the
-    mean difference over training sets of the size of n less a fold. The variance is that of `paired_test` and `TRAINED_SIDE`
-    of it, twice where the champion is trained too and not only given its threshold. Both effective numbers are divided by this
-    factor, and so is the square of the normal deviate that gives the p-value. Raises FlywheelError as `paired_test` does, and
-    where a component stands in two folds or there is one fold only.
+    mean difference over training sets of the size of n less a fold. The variance is that of `paired_test` times
+    `SHARED_TRAINING`; both effective numbers are divided by it, and so is the square of the normal deviate that gives the
+    p-value. Raises FlywheelError as `paired_test` does, and where a component stands in two folds or there is one fold only.
     """
     from scipy.stats import norm
 
     check_folds(components, folds)
     test = paired_test(challenger_wrong, champion_wrong, components)
     up, down = float((challenger_wrong & ~champion_wrong).mean()), float((champion_wrong & ~challenger_wrong).mean())
-    factor = 1.0 + (2.0 if champion_trained else 1.0) * TRAINED_SIDE
-    size = test.effective_pairs / factor
+    size = test.effective_pairs / SHARED_TRAINING
     return replace(
         test,
-        p_value=float(norm.sf(norm.isf(test.p_value) / sqrt(factor))),
+        p_value=float(norm.sf(norm.isf(test.p_value) / sqrt(SHARED_TRAINING))),
         interval=Interval(*paired_score(up, down, size, Clusters.of(components).quantile())),
-        standard_error=test.standard_error * sqrt(factor),
-        effective_components=test.effective_components / factor,
+        standard_error=test.standard_error * sqrt(SHARED_TRAINING),
+        effective_components=test.effective_components / SHARED_TRAINING,
         effective_pairs=size,
     )
 
@@ -63,7 +59,7 @@ def cross_fitted_interval(
     """95 % interval of a procedure's error rate from its cross-fitted decisions, right or `wrong` (n,); None without a verdict.
 
     Wilson's, its sample size that which gives the variance of `cross_fitted_test`. A side that is not `trained`, whose
-    threshold alone comes from the other folds, has the variance of one model. Raises FlywheelError when lengths differ,
+    threshold alone comes from the other folds, has the variance without the factor. Raises FlywheelError when lengths differ,
     where a component stands in two folds or there is one fold only.
     """
     check_components(components, len(wrong))
@@ -74,7 +70,7 @@ def cross_fitted_interval(
     variance = clusters.variance(wrong)
     # Where every decision was right, or every one wrong, nothing shows that the pairs of a component do not go together.
     size = min(float(len(wrong)), rate * (1.0 - rate) / variance) if variance > 0.0 else clusters.effective
-    return Interval(*wilson(rate, size / (1.0 + TRAINED_SIDE) if trained else size, clusters.quantile()))
+    return Interval(*wilson(rate, size / SHARED_TRAINING if trained else size, clusters.quantile()))
 
 
 def check_folds(components: NDArray[np.generic], folds: NDArray[np.integer]) -> None:

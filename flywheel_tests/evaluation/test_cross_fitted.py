@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.cross_fitted import TRAINED_SIDE, cross_fitted_interval, cross_fitted_test
+from flywheel.evaluation.cross_fitted import SHARED_TRAINING, cross_fitted_interval, cross_fitted_test
 from flywheel.evaluation.intervals import Clusters, wilson
 from flywheel.evaluation.paired import alpha_for, detectable_difference, paired_test
 
@@ -33,34 +33,32 @@ def decisions(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.random(200) < 0.2, rng.random(200) < 0.3
 
 
-@pytest.mark.parametrize("champion_trained", [False, True])
-def test_each_trained_side_widens_everything_by_one_factor(champion_trained: bool) -> None:
-    factor = 1 + TRAINED_SIDE * (2 if champion_trained else 1)
+def test_shared_training_widens_everything_by_one_factor() -> None:
     ours, theirs = decisions(1)
     plain = paired_test(ours, theirs, IDS)
-    fitted = cross_fitted_test(ours, theirs, IDS, FOLDS, champion_trained=champion_trained)
+    fitted = cross_fitted_test(ours, theirs, IDS, FOLDS)
     assert fitted.difference == plain.difference
-    assert fitted.standard_error == pytest.approx(plain.standard_error * np.sqrt(factor))
-    assert norm.isf(fitted.p_value) == pytest.approx(norm.isf(plain.p_value) / np.sqrt(factor))
+    assert fitted.standard_error == pytest.approx(plain.standard_error * np.sqrt(SHARED_TRAINING))
+    assert norm.isf(fitted.p_value) == pytest.approx(norm.isf(plain.p_value) / np.sqrt(SHARED_TRAINING))
     wider = (fitted.interval.high - fitted.interval.low) / (plain.interval.high - plain.interval.low)
-    assert wider == pytest.approx(np.sqrt(factor), rel=0.03)
-    assert fitted.effective_pairs == pytest.approx(plain.effective_pairs / factor)
+    assert wider == pytest.approx(np.sqrt(SHARED_TRAINING), rel=0.03)
+    assert fitted.effective_pairs == pytest.approx(plain.effective_pairs / SHARED_TRAINING)
     more, less = (detectable_difference(test, alpha_for(1)) for test in (fitted, plain))
     assert more is not None
     assert less is not None
-    assert more == pytest.approx(less * np.sqrt(factor), rel=0.01)
+    assert more == pytest.approx(less * np.sqrt(SHARED_TRAINING), rel=0.01)
 
 
 def test_decisions_that_never_differ_are_no_proof_and_leave_a_wide_interval() -> None:
     ours, _ = decisions(2)
-    same = cross_fitted_test(ours, ours, IDS, FOLDS, champion_trained=False)
+    same = cross_fitted_test(ours, ours, IDS, FOLDS)
     assert same.p_value == 1.0
     assert same.interval.low < -0.02 < 0.02 < same.interval.high
     # Of components that all point one way, 2^-n is the exact p-value, which the factor brings nearer to one half.
     moved = IDS < 6
     assert paired_test(~moved & False, moved, IDS).p_value == pytest.approx(2.0**-6)
-    fitted = cross_fitted_test(~moved & False, moved, IDS, FOLDS, champion_trained=False).p_value
-    assert fitted == pytest.approx(norm.sf(norm.isf(2.0**-6) / np.sqrt(1 + TRAINED_SIDE)))
+    fitted = cross_fitted_test(~moved & False, moved, IDS, FOLDS).p_value
+    assert fitted == pytest.approx(norm.sf(norm.isf(2.0**-6) / np.sqrtSHARED_TRAINING))
 
 
 def test_interval_of_one_side_is_wilsons_with_the_factor_only_where_something_was_trained() -> None:
@@ -71,7 +69,7 @@ def test_interval_of_one_side_is_wilsons_with_the_factor_only_where_something_wa
     assert plain is not None
     assert trained is not None
     assert (plain.low, plain.high) == pytest.approx(wilson(0.2, 399, clusters.quantile()))
-    assert (trained.low, trained.high) == pytest.approx(wilson(0.2, 399 / (1 + TRAINED_SIDE), clusters.quantile()))
+    assert (trained.low, trained.high) == pytest.approx(wilson(0.2, 399 / SHARED_TRAINING, clusters.quantile()))
     none = cross_fitted_interval(wrong & False, ids, ids % 5, trained=True)
     assert none is not None
     assert none.low == 0.0 < none.high
@@ -81,13 +79,13 @@ def test_interval_of_one_side_is_wilsons_with_the_factor_only_where_something_wa
 def test_folds_hold_whole_components() -> None:
     ours, theirs = decisions(3)
     with pytest.raises(FlywheelError, match="100 components stand in more than one fold: deal out whole components"):
-        cross_fitted_test(ours, theirs, IDS, np.arange(200) % 10, champion_trained=False)
+        cross_fitted_test(ours, theirs, IDS, np.arange(200) % 10)
     with pytest.raises(FlywheelError, match="All pairs are in one fold"):
         cross_fitted_interval(ours, IDS, FOLDS * 0, trained=True)
     with pytest.raises(FlywheelError, match="199 folds for 200 pairs"):
-        cross_fitted_test(ours, theirs, IDS, FOLDS[1:], champion_trained=False)
+        cross_fitted_test(ours, theirs, IDS, FOLDS[1:])
     with pytest.raises(FlywheelError, match="100 decisions and the champion 200"):
-        cross_fitted_test(ours[:100], theirs, IDS, FOLDS, champion_trained=False)
+        cross_fitted_test(ours[:100], theirs, IDS, FOLDS)
     with pytest.raises(FlywheelError, match="200 component ids for 100 pairs"):
         cross_fitted_interval(ours[:100], IDS, FOLDS, trained=True)
 
