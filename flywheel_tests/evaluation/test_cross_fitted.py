@@ -58,7 +58,7 @@ def test_decisions_that_never_differ_are_no_proof_and_leave_a_wide_interval() ->
     moved = IDS < 6
     assert paired_test(~moved & False, moved, IDS).p_value == pytest.approx(2.0**-6)
     fitted = cross_fitted_test(~moved & False, moved, IDS, FOLDS).p_value
-    assert fitted == pytest.approx(norm.sf(norm.isf(2.0**-6) / np.sqrtSHARED_TRAINING))
+    assert fitted == pytest.approx(norm.sf(norm.isf(2.0**-6) / np.sqrt(SHARED_TRAINING)))
 
 
 def test_interval_of_one_side_is_wilsons_with_the_factor_only_where_something_was_trained() -> None:
