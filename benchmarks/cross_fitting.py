@@ -184,7 +184,7 @@ def studies(arguments: argparse.Namespace) -> Iterable[tuple[str, str, int, Stud
     """What each row is about, and its simulations: as many as asked for up to 400 pairs, fewer beyond, 200 at least."""
     for pairs, name, tail in product(arguments.pairs, arguments.world, arguments.tail):
         simulations = max(200, int(arguments.simulations * min(1.0, 400 / pairs)))
-        yield name, tail, pairs, simulate(name, tail, pairs, arguments.folds, simulations)
+        yield name, tail, pairs, simulate(name, tail, pairs, arguments.folds, simulations, arguments.seed)
 
 
 def holds(study: Study) -> list[str]:
@@ -281,6 +281,7 @@ def main() -> None:
     parser.add_argument("--tail", nargs="+", choices=("even", "pareto"), default=["even", "pareto"])
     parser.add_argument("--folds", type=int, default=10)
     parser.add_argument("--years", type=int, help="null years of weekly decisions instead")
+    parser.add_argument("--seed", type=int, default=0, help="other draws, for a check of what was chosen on these")
     parser.add_argument("--trained", action="store_true", help="a rival that is trained as well, instead")
     arguments = parser.parse_args()
     if arguments.years or arguments.trained:
