@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flywheel.models.catalogue import CATALOGUE
+from flywheel.models.catalogue import CATALOGUE, Variant
 from flywheel.models.weights import locate_weights
+from flywheel.training.job import TUNING
+from flywheel_tests.helpers.clumps import clump_world
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -86,3 +88,18 @@ def test_the_interval_of_the_difference_knows_components_and_redraws(original: M
 
     wrong = np.random.default_rng(0).random(403) < 0.3
     assert (tables.unpacked(tables.packed(wrong), 403) == wrong).all()
+
+
+def test_a_row_of_the_tuning_study_trains_what_it_says_once(original: ModuleType, tmp_path: Path) -> None:
+    study = importlib.import_module("tuning_study")
+    world = clump_world(tmp_path, 40, splits={"max_component_pairs": 100}, evaluation={"min_components": 2})
+    variant = Variant("all-MiniLM-L6-v2", 16)
+
+    job = study.job_of_row(world.workspace, world.snapshot, variant, "all", 'top {"layers": 3}')
+    assert (job.recipe, job.tuning.layers, job.tuning.epochs, job.dims) == ("top", 3, TUNING["top"].epochs, (16,))
+    job = study.job_of_row(world.workspace, world.snapshot, variant, "all", 'head {"epochs": 2}')
+    first, again = (study.measured(world.workspace, world.snapshot, job, tested=True) for _ in range(2))
+    assert first == again
+    assert first.cpu > 0
+    assert len(study.judging_pairs(world.snapshot)) < world.snapshot.calibration.pairs
+    assert study.line("head", [first]).startswith("| `head` | 0.")

@@ -114,7 +114,12 @@ class Cell:
 
 
 HEAD = HeadRecipe()
-TUNING: dict[RecipeName, TuningRecipe | None] = {"head": None, "top": TuningRecipe(layers=2), "full": TuningRecipe(layers=None)}
+# The fields of `top` are from `benchmarks/tuning_study.py`.
+TUNING: dict[RecipeName, TuningRecipe | None] = {
+    "head": None,
+    "top": TuningRecipe(layers=3, learning_rate=1e-4, epochs=2, batch_size=64),
+    "full": TuningRecipe(layers=None),
+}
 
 
 @dataclass(frozen=True)

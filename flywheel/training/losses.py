@@ -26,8 +26,8 @@ class PairLoss(torch.nn.Module):
         """
         super().__init__()
         starts = torch.tensor(np.asarray(fits), dtype=torch.float32)
-        self.scales = torch.nn.Parameter(starts[..., 0].contiguous())
-        self.offsets = torch.nn.Parameter(starts[..., 1].contiguous())
+        self.scales = torch.nn.Parameter(starts[..., 0].clone())
+        self.offsets = torch.nn.Parameter(starts[..., 1].clone())
         self.dims = tuple(dims)
         self.ranking_weight, self.ranking_scale = weight, scale
 

@@ -87,7 +87,7 @@ def top(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, H
 def test_only_the_uppermost_layers_move(world: World, top: tuple[Path, Head, list[Progress]]) -> None:
     moved = changed(world, top[0])
     assert moved
-    assert {name.split(".")[2] for name in moved} == {"4", "5"}
+    assert {name.split(".")[2] for name in moved} == {"3", "4", "5"}
     assert all(name.startswith("encoder.layer.") for name in moved)
     trained = [event for event in top[2] if isinstance(event, Trained)]
     assert trained[-1].done == trained[-1].of == 6
@@ -168,6 +168,11 @@ def test_one_training_serves_every_dimension_and_each_is_evaluated_as_it_is_serv
         np.testing.assert_allclose(tensor, (trained[name] + base[name]) / 2, atol=1e-7)
 
 
+def test_a_training_at_one_dimension_alone_writes_checkpoints_too(world: World, tmp_path: Path) -> None:
+    head = tuned(world, replace(job_of(world, "top"), dims=(max(DIMS),)), tmp_path)
+    assert len(head.bias) == max(DIMS)
+
+
 def test_the_best_checkpoint_comes_back_whole(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loader that drops the head, or keeps the last state, would leave the head where training ended."""
     import torch
@@ -186,7 +191,7 @@ def test_the_best_checkpoint_comes_back_whole(world: World, tmp_path: Path, monk
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "_load_best_model", spy)
-        head = tuned(world, job_of(world, "top", learning_rate=5e-3, head_learning_rate=0.5, min_steps=12), tmp_path)
+        head = tuned(world, job_of(world, "top", layers=2, learning_rate=5e-3, head_learning_rate=0.5, min_steps=12), tmp_path)
     assert not torch.equal(kept["ended"], kept["best"])
     np.testing.assert_array_equal(head.weight, kept["best"].numpy())
 
