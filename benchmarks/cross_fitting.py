@@ -31,9 +31,9 @@ from cross_fitting_world import (
 )
 from scipy.stats import norm, t
 
-from flywheel.evaluation.cross_fitted import SHARED_TRAINING, cross_fitted_interval, cross_fitted_test
+from flywheel.evaluation.cross_fitted import cross_fitted_interval, cross_fitted_test
 from flywheel.evaluation.paired import alpha_for, paired_test
-from flywheel.scoring.power import expected_detectable
+from flywheel.scoring.power import SHARED_TRAINING, expected_detectable
 
 METHODS = ("all pairs", "flywheel", "corrected t")
 GAINS = (0.0, 0.02, 0.04, 0.08)

@@ -11,8 +11,8 @@ from functools import partial
 import numpy as np
 from interval_coverage import component_sizes
 
-from flywheel.evaluation.statistics import MAX_COMPONENT_SHARE
 from flywheel.scoring.thresholds import fit_scores, thresholds_by_source
+from flywheel.scoring.verdicts import MAX_COMPONENT_SHARE
 
 WIDTH, INFORMED = 48, np.arange(48) < 12
 CANDIDATES, NOISE, RIDGE = 4, 0.5, 30.0

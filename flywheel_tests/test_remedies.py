@@ -273,7 +273,7 @@ class Row:
 NAMED = r"Ingest about .*? then run `flywheel snapshot`"
 ANEW = r"Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test`"
 DRAWN = r"snapshot \w+: \d+ train, \d\d+ calibration, \d\d+ test With .* would show\. Next: flywheel grid"
-FOLDED = r"All pairs train\. 1\d\d labelled pairs in .* \(10 folds\).* would show\. .*Next: flywheel grid"
+FOLDED = r"All pairs train\. 1\d\d labelled pairs in .* in 10 folds: .* would show\. .*Next: flywheel grid"
 
 ROWS = {
     "no baseline": Row(drawn, "evidence", r"has not been measured on snapshot \w+\. Run `flywheel grid`", "Next:", slow=True),

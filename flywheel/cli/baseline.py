@@ -69,7 +69,7 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
         console(as_json).print(f"{expected.missing:,} texts to embed, {expected.cached:,} are cached: {cost}")
     with bars(as_json) as shown:
         paid = work.embed(workspace, texts, partial(shown.report, "embedding questions"))
-    measured = measure_baseline(workspace, snapshot, pay=False) if snapshot.test.pairs and snapshot.calibration.pairs else None
+    measured = measure_baseline(workspace, snapshot, pay=False) if snapshot.can_judge else None
     money = paid.money(workspace.settings.baseline.price)
     record = measured.evaluation if measured and measured.is_api else None
     failed = work.failed_texts(workspace, texts)
@@ -82,7 +82,7 @@ def embed(train: Annotated[bool, typer.Option("--train", help="Pay for the quest
     print(f"Paid: {_paid_text(paid, money)}." if paid.texts else f"All {len(texts):,} texts were cached; nothing was paid.")
     _print_failed(failed)
     if record:
-        print(f"{workspace.api.model}: error {percent(record.error)} on {snapshot.test.pairs:,} test pairs")
+        print(f"{workspace.api.model}: error {percent(record.error)} on {record.metrics.n:,} test pairs")
     if record and record.failures:
         print(record.failures.sentence(percent(record.failures.error_without)))
     if record and record.alarm:

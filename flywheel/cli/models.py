@@ -64,7 +64,10 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
         print(f"Training did not help, so {start_in_words(model.start)} is used: {model.kept_start}.")
     elif model.place != 1:
         print(f"The model lies {model.ships}, a place chosen on pairs that it had not seen.")
-    print(f"{cell}: error {percent(record.error)} on {record.metrics.n:,} test pairs, model in {model.folder}")
+    judged = "test pairs"
+    if record.is_cross_fitted:
+        judged = "labelled pairs, each judged by a model trained without it"
+    print(f"{cell}: error {percent(record.error)} on {record.metrics.n:,} {judged}; model in {model.folder}")
     if snapshot.on_quora and record.contamination:
         print(record.contamination)
     print("Next: flywheel leaderboard")

@@ -127,8 +127,9 @@ def _print_judging(taken: "Snapshot", frozen_from: int) -> None:
     if taken.is_cross_fitted:
         begin = f"from {frozen_from:,} labelled pairs on" if frozen_from else "as soon as they can judge"
         print(
-            f"All pairs train. {judging.pairs:,} labelled pairs in {judging.components:,} components judge too, each a model "
-            f"that has not seen its component ({taken.folds} folds). Test pairs are set aside {begin} (splits.frozen_from)."
+            f"All pairs train. {judging.pairs:,} labelled pairs in {judging.components:,} components judge too, in "
+            f"{taken.folds} folds: each judges only models that have not seen its component. "
+            f"Test pairs are set aside {begin} (splits.frozen_from)."
         )
     if taken.can_judge and judging.detectable:
         print(f"With {judging.pairs:,} pairs only a difference of about {_in_points(judging.detectable)} would show.")

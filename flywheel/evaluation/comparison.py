@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.paired import PairedTest, paired_test
+from flywheel.evaluation.cross_fitted import paired
+from flywheel.evaluation.paired import PairedTest
 from flywheel.evaluation.records import Evaluation, Terms
 from flywheel.evaluation.scores import decisions
 from flywheel.evaluation.slices import slices_of
@@ -110,10 +111,10 @@ def compare(ours: Evaluation, theirs: Evaluation, snapshot: Snapshot, evaluation
     minimum = ours.terms.min_components
     judged = not (ours.no_verdict or theirs.no_verdict or unsound(ours, theirs))
     left, right = decisions(evaluations, ours), decisions(evaluations, theirs)
-    pairs = snapshot.pairs("test").set_index("pair_id").loc[left.index]
+    pairs = snapshot.judging_pairs().set_index("pair_id").loc[left.index]
     table = pairs.assign(
         ours=left["probability"], theirs=right["probability"], ours_wrong=left["wrong"], theirs_wrong=right["wrong"],
-        failed=left["failed"] | right["failed"],
+        failed=left["failed"] | right["failed"], fold=left["fold"],
     )  # fmt: skip
     broken = table[table["ours_wrong"] & ~table["theirs_wrong"]]
     fixed = table[~table["ours_wrong"] & table["theirs_wrong"]]
@@ -136,7 +137,7 @@ def _test(table: pd.DataFrame, minimum: int) -> PairedTest | None:
     table = table[~table["failed"]]  # nobody wins by what the other could not embed
     if reason_no_verdict(table["component"].to_numpy(), minimum):
         return None
-    return paired_test(*(table[name].to_numpy() for name in ("ours_wrong", "theirs_wrong", "component")))
+    return paired(*(table[name].to_numpy() for name in ("ours_wrong", "theirs_wrong", "component", "fold")))
 
 
 def _slice(name: str, rows: pd.DataFrame, minimum: int, judged: bool) -> SliceDifference:

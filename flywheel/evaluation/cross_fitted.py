@@ -9,14 +9,9 @@ from numpy.typing import NDArray
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.intervals import Clusters, Interval, paired_score, wilson
 from flywheel.evaluation.paired import PairedTest, paired_test
-from flywheel.evaluation.statistics import MIN_COMPONENTS, check_components, reason_no_verdict
-
-# The variance of cross-fitted decisions over that of as many decisions by one model, where a model is trained. For large data
-# and a stable procedure it is 1 (Bayle, Bayle, Janson, Mackey, "Cross-validation Confidence Intervals for Test Error", 2020).
-# But a pair that is decided also trains the models that decide the others, and a choice between near equals is never stable.
-# The correction of Nadeau and Bengio ("Inference for the Generalization Error", 2003), 1 + K / (K - 1) for K folds, is too
-# large. This is what keeps coverage and level in `benchmarks/cross_fitting.py`, which simulates the whole procedure.
-SHARED_TRAINING = 4.0 / 3.0
+from flywheel.evaluation.statistics import check_components, reason_no_verdict
+from flywheel.scoring.power import SHARED_TRAINING
+from flywheel.scoring.verdicts import MIN_COMPONENTS
 
 
 def cross_fitted_test(
@@ -48,6 +43,18 @@ def cross_fitted_test(
     )
 
 
+def paired(
+    challenger_wrong: NDArray[np.bool_],
+    champion_wrong: NDArray[np.bool_],
+    components: NDArray[np.generic],
+    folds: NDArray[np.integer],
+) -> PairedTest:
+    """The test of decisions on pairs (n,): `cross_fitted_test` where they were made in several folds, else `paired_test`."""
+    if not folds.any():
+        return paired_test(challenger_wrong, champion_wrong, components)
+    return cross_fitted_test(challenger_wrong, champion_wrong, components, folds)
+
+
 def cross_fitted_interval(
     wrong: NDArray[np.bool_],
     components: NDArray[np.generic],
@@ -63,9 +70,9 @@ def cross_fitted_interval(
     where a component stands in two folds or there is one fold only.
     """
     check_components(components, len(wrong))
-    check_folds(components, folds)
     if reason_no_verdict(components, minimum):
         return None
+    check_folds(components, folds)
     clusters, rate = Clusters.of(components), float(wrong.mean())
     variance = clusters.variance(wrong)
     # Where every decision was right, or every one wrong, nothing shows that the pairs of a component do not go together.

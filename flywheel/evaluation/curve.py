@@ -18,6 +18,7 @@ from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.scores import decisions
 from flywheel.evaluation.statistics import component_weights
+from flywheel.pairs.snapshots.snapshot import ALL
 
 MIN_SIZES = 4
 _REPLICATES = 300
@@ -109,9 +110,14 @@ def learning_curve_of(evaluations: Path, records: Sequence[Evaluation]) -> Learn
 
 
 def trained_pairs(record: Evaluation) -> int:
-    """How many pairs the model of a record was trained on. Raises FlywheelError when the record does not say."""
+    """How many pairs the model that was judged was trained on: of all pairs, that of a fold lacks the fold's.
+
+    Raises FlywheelError when the record does not say.
+    """
     if not record.train_pairs:
         raise FlywheelError(f"The record of {record.name} names no number of training pairs: evaluate it again.")
+    if record.is_cross_fitted and record.size == ALL:
+        return round(record.train_pairs * (1 - 1 / len(record.fold_errors)))
     return record.train_pairs
 
 

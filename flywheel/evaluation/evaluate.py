@@ -1,23 +1,28 @@
 """Scoring a model on a snapshot's `test` pairs, with a threshold that `test` has not seen."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from flywheel.errors import FlywheelError, explain_disk_errors
+from flywheel.errors import explain_disk_errors
 from flywheel.evaluation import failures
-from flywheel.evaluation.failures import Failures, as_errors, holds_any
+from flywheel.evaluation.cross_fitted import cross_fitted_interval
+from flywheel.evaluation.deciding import Decided, decide, search_judging
+from flywheel.evaluation.failures import Failures, holds_any
+from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import pair_metrics
 from flywheel.evaluation.records import Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
 from flywheel.evaluation.retention import Domain, Retention, retention
-from flywheel.evaluation.retrieval import Retrieval, Search, search
+from flywheel.evaluation.retrieval import Retrieval, Search
 from flywheel.evaluation.sanity import Finding, Origin, Side, find_faults
 from flywheel.evaluation.scores import SCORES, STORED
 from flywheel.evaluation.slices import slices_of
 from flywheel.evaluation.statistics import (
+    ErrorParts,
     LabelledScores,
     error_interval,
     error_intervals,
@@ -28,9 +33,8 @@ from flywheel.evaluation.statistics import (
 )
 from flywheel.evaluation.subjects import Embed, Subject
 from flywheel.files import locked, replace_folder, scratch_folder, write_json
-from flywheel.pairs.snapshots.snapshot import DRAW_AGAIN, Snapshot, unique_texts
-from flywheel.scoring.decision_rule import DecisionRule
-from flywheel.scoring.thresholds import check_both_labels
+from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.scoring.thresholds import INTERACTION, SEED
 from flywheel.training.model import OutOfFold
 
 
@@ -53,34 +57,22 @@ def evaluate(
 
 
 def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms, domains: Sequence[Domain]) -> Evaluation:
-    snapshot.check_drawn()
-    calibration, test = (_both_labels(snapshot.pairs(split), split) for split in ("calibration", "test"))
-    lost = frozenset(subject.failed(unique_texts(calibration, test)))
-    lost_calibration, lost_test = holds_any(calibration, lost), holds_any(test, lost)
-    if lost_test.all():
-        raise FlywheelError(
-            f"{subject.variant} could not embed one text or both of every test pair. Run `flywheel baseline embed --retry`, or "
-            "choose another baseline.model."
-        )
-    calibration = _both_labels(calibration[~lost_calibration], f"the pairs of calibration that {subject.variant} can embed")
-    calibration, without = _score(subject.embed, calibration), _score(subject.embed, test[~lost_test])
-    scores, labels, sources = (calibration[name].to_numpy() for name in ("score", "label", "source"))
-    rule = subject.rule or DecisionRule.fit(scores, labels, sources, terms.target_prior)
-    calibration, without = _decided(calibration, rule), _decided(without, rule)
-    test = pd.concat([without, as_errors(test[lost_test])]).loc[test.index]
-    searched = _search(subject.embed, test, lost)
-    record = _record(subject, snapshot, calibration, test, rule, terms, lost, searched)
-    if lost_test.any() or lost_calibration.any():
+    decided = decide(subject, snapshot, terms.target_prior)
+    judging, calibration, lost = decided.judging, decided.calibration, decided.lost
+    searched = search_judging(subject, snapshot, judging, lost)
+    record = _record(subject, snapshot, decided, terms, searched)
+    lost_test = holds_any(judging, lost)
+    if lost_test.any() or decided.lost_calibration:
+        without = judging[~lost_test]
         error = float((without["same"] != without["label"]).mean())
-        retrieval = _retrieval_without(searched, test, without)
-        found = Failures(int(lost_test.sum()), int(lost_calibration.sum()), error, retrieval)
+        found = Failures(int(lost_test.sum()), decided.lost_calibration, error, _retrieval_without(searched, judging, without))
         record = replace(
             record, failures=found, no_verdict=record.no_verdict or _failed_too_often(found, calibration, without, terms)
         )
     if subject.untuned and domains:
         record = replace(record, retention=_retention(subject.embed, subject.untuned(snapshot), snapshot, domains, terms))
     with scratch_folder(target.parent) as folder:
-        both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")])
+        both = pd.concat([calibration.assign(split="calibration"), judging.assign(split="test")])
         both[STORED].to_parquet(folder / SCORES)
         write_json(folder / "evaluation.json", record.to_json())
         replace_folder(folder, target)
@@ -95,27 +87,11 @@ def _retention(
     return tuple(retention(each, tuned, untuned, trains, terms.min_components) for each in domains)
 
 
-def _both_labels(pairs: pd.DataFrame, split: str) -> pd.DataFrame:
-    check_both_labels(pairs["label"].to_numpy(), f" in {split}", DRAW_AGAIN)
-    return pairs
-
-
-def _score(embed: Embed, pairs: pd.DataFrame) -> pd.DataFrame:
-    scores = (embed(list(pairs["text_a"])) * embed(list(pairs["text_b"]))).sum(1)
-    return pairs.assign(score=scores.astype(np.float64))
-
-
-def _decided(pairs: pd.DataFrame, rule: DecisionRule) -> pd.DataFrame:
-    """The pairs with the probability that they mean the same, and the decision, by the rule."""
-    scores, sources = pairs["score"].to_numpy(), pairs["source"].to_numpy()
-    return pairs.assign(probability=rule.probability(scores, sources), same=rule.decide(scores, sources))
-
-
 def is_current(found: Evaluation, failed: Callable[[list[str]], Collection[str]], snapshot: Snapshot) -> bool:
     """Whether a record needs not be made again: it has no alarm, and what it has no vectors for still `failed`."""
     if found.alarm or not found.failures:
         return not found.alarm
-    calibration, test = snapshot.pairs("calibration"), snapshot.pairs("test")
+    calibration, test = snapshot.pairs("calibration"), snapshot.judging_pairs()
     lost = frozenset(failed(unique_texts(calibration, test)))
     counts = int(holds_any(test, lost).sum()), int(holds_any(calibration, lost).sum())
     return (found.failures.test, found.failures.calibration) == counts
@@ -123,7 +99,9 @@ def is_current(found: Evaluation, failed: Callable[[list[str]], Collection[str]]
 
 def _failed_too_often(found: Failures, calibration: pd.DataFrame, test: pd.DataFrame, terms: Terms) -> str | None:
     """Why the pairs without a failure carry no verdict, or None."""
-    splits = {"test": (found.test, test), "calibration": (found.calibration, calibration)}
+    splits = {"test": (found.test, test)}
+    if len(calibration):
+        splits["calibration"] = (found.calibration, calibration)
     reasons = (
         failures.reason_no_verdict(
             failed, len(others) + failed, split, reason_no_verdict(others["component"].to_numpy(), terms.min_components)
@@ -133,35 +111,22 @@ def _failed_too_often(found: Failures, calibration: pd.DataFrame, test: pd.DataF
     return next(filter(None, reasons), None)
 
 
-def _labelled(pairs: pd.DataFrame) -> LabelledScores:
+def _labelled(pairs: pd.DataFrame, score: str = "score") -> LabelledScores:
     sources = pairs["source"].to_numpy() if "source" in pairs else None
-    return LabelledScores(pairs["score"].to_numpy(), pairs["label"].to_numpy(), pairs["component"].to_numpy(), sources)
+    return LabelledScores(pairs[score].to_numpy(), pairs["label"].to_numpy(), pairs["component"].to_numpy(), sources)
 
 
-def _record(
-    subject: Subject,
-    snapshot: Snapshot,
-    calibration: pd.DataFrame,
-    test: pd.DataFrame,
-    rule: DecisionRule,
-    terms: Terms,
-    lost: frozenset[str],
-    searched: Search,
-) -> Evaluation:
-    minimum, target_prior = terms.min_components, rule.moved_to  # a trained model's may be older than the terms
-    shared, tested = _labelled(calibration), _labelled(test)
+def _record(subject: Subject, snapshot: Snapshot, decided: Decided, terms: Terms, searched: Search) -> Evaluation:
+    test, rule = decided.judging, decided.rule
     wrong = (test["same"] != test["label"]).to_numpy()
     kinds = {name: mask for name, mask in slices_of(test).items() if mask.any()}
-    everything = np.ones(len(test), dtype=bool)
-    thresholds = {source: fit.threshold for source, fit in rule.by_source.items()}
-    groups = {"": everything, **kinds}
-    intervals = error_intervals(shared, tested, groups, thresholds=thresholds, target_prior=target_prior, minimum=minimum)
-    reasons = (
-        ("test", reason_no_verdict(tested.components, minimum)),
-        ("calibration", reason_no_verdict(shared.components, minimum)),
+    # Scores of several folds are of several models: what they have in common is how far they are from the threshold.
+    tested = _labelled(test, "margin" if snapshot.is_cross_fitted else "score")
+    intervals, parts, no_verdict = _uncertain(
+        snapshot, decided, tested, wrong, kinds, terms.min_components, subject.training is not None
     )
-    no_verdict = next((f"in {split}, {reason}" for split, reason in reasons if reason), None)
     training = subject.training
+    own = training.own if training else None
     return Evaluation(
         record_id=subject.record_id,
         kind=subject.kind,
@@ -175,26 +140,54 @@ def _record(
         interval=intervals[""],
         rule=rule,
         terms=terms,
-        own_labels=_own_labels(training.own, tested, minimum) if training and training.own else None,
-        calibration_set_error=float((calibration["same"] != calibration["label"]).mean()),
+        own_labels=_own_labels(own, tested, terms.min_components) if own else None,
+        calibration_set_error=float(np.mean(decided.choice_errors)),
         metrics=pair_metrics(tested.scores, tested.labels, test["same"].to_numpy(), test["probability"].to_numpy()),
         retrieval=searched.retrieval,
         slices=tuple(
             Slice(name, float(wrong[mask].mean()), intervals[name], int(mask.sum()), test["component"][mask].nunique())
             for name, mask in kinds.items()
         ),
-        parts=error_parts(shared, tested, target_prior, thresholds),
+        parts=parts,
         components=test["component"].nunique(),
         rough=is_rough(tested.components),
         no_verdict=no_verdict,
-        findings=() if subject.guess else _findings(subject, calibration, test, lost, rule, searched, no_verdict is None),
+        findings=() if subject.guess else _findings(subject, decided, searched, no_verdict is None),
         contamination=subject.contamination,
         train_pairs=training.pairs if training else None,
         train_seconds=training.seconds if training else None,
         start=training.start if training else None,
         place=training.place if training else None,
         kept_start=training.kept_start if training else None,
+        fold_errors=decided.choice_errors if snapshot.is_cross_fitted else (),
     )
+
+
+def _uncertain(
+    snapshot: Snapshot,
+    decided: Decided,
+    tested: LabelledScores,
+    wrong: NDArray[np.bool_],
+    kinds: Mapping[str, NDArray[np.bool_]],
+    minimum: int,
+    trained: bool,
+) -> tuple[Mapping[str, Interval | None], ErrorParts, str | None]:
+    """The intervals of all pairs ("") and of each kind, the parts of the error rate, and why there is no verdict, if so."""
+    groups = {"": np.ones(len(wrong), dtype=bool), **kinds}
+    reason = reason_no_verdict(tested.components, minimum)
+    if snapshot.is_cross_fitted:
+        folds = decided.judging["fold"].to_numpy()
+        intervals = {
+            name: cross_fitted_interval(wrong[mask], tested.components[mask], folds[mask], trained=trained, minimum=minimum)
+            for name, mask in groups.items()
+        }
+        return intervals, error_parts(tested, tested, thresholds=dict.fromkeys((SEED, INTERACTION), 0.0)), reason
+    shared, prior = _labelled(decided.calibration), decided.rule.moved_to  # a trained model's may be older than the terms
+    thresholds = {source: fit.threshold for source, fit in decided.rule.by_source.items()}
+    found = error_intervals(shared, tested, groups, thresholds=thresholds, target_prior=prior, minimum=minimum)
+    reasons = (("test", reason), ("calibration", reason_no_verdict(shared.components, minimum)))
+    no_verdict = next((f"in {split}, {reason}" for split, reason in reasons if reason), None)
+    return found, error_parts(shared, tested, prior, thresholds), no_verdict
 
 
 def _own_labels(own: OutOfFold, test: LabelledScores, minimum: int) -> OwnLabels:
@@ -208,17 +201,6 @@ def _own_labels(own: OutOfFold, test: LabelledScores, minimum: int) -> OwnLabels
     )
 
 
-def _search(embed: Embed, test: pd.DataFrame, lost: frozenset[str]) -> Search:
-    questions = unique_texts(test)
-    missing = np.array([question in lost for question in questions])
-    vectors = embed(questions)
-    if missing.any():
-        vectors = np.where(missing[:, None], np.eye(1, vectors.shape[1], dtype=vectors.dtype), vectors)  # which nothing finds
-    number = {question: i for i, question in enumerate(questions)}
-    same = test[test["label"] == 1]
-    return search(vectors, [(number[a], number[b]) for a, b in zip(same["text_a"], same["text_b"], strict=True)], missing)
-
-
 def _retrieval_without(searched: Search, test: pd.DataFrame, others: pd.DataFrame) -> Retrieval | None:
     """What the search finds for questions of the `others` among the test pairs that have a duplicate there."""
     questions, same = unique_texts(test), others[others["label"] == 1]
@@ -227,19 +209,11 @@ def _retrieval_without(searched: Search, test: pd.DataFrame, others: pd.DataFram
     return searched.only(kept).retrieval if kept.any() else None
 
 
-def _findings(
-    subject: Subject,
-    calibration: pd.DataFrame,
-    test: pd.DataFrame,
-    lost: frozenset[str],
-    rule: DecisionRule,
-    searched: Search,
-    judges: bool,
-) -> tuple[Finding, ...]:
+def _findings(subject: Subject, decided: Decided, searched: Search, judges: bool) -> tuple[Finding, ...]:
     """What is odd about the subject, by the pairs that it has vectors for."""
-    questions = unique_texts(test)
-    test = test[~holds_any(test, lost)]
-    both = pd.concat([calibration.assign(split="calibration"), test.assign(split="test")], ignore_index=True)
+    questions = unique_texts(decided.judging)
+    test = decided.judging[~holds_any(decided.judging, decided.lost)]
+    both = pd.concat([decided.calibration.assign(split="calibration"), test.assign(split="test")], ignore_index=True)
     texts = unique_texts(both)
     component = {text: each for name in ("text_a", "text_b") for text, each in zip(test[name], test["component"], strict=True)}
     searched = searched.only(np.array([questions[row] in component for row in searched.queries], dtype=bool))
@@ -251,7 +225,7 @@ def _findings(
         pairs=both,
         search=searched,
         searched_components=np.array([component[questions[row]] for row in searched.queries]),
-        moved=rule.moved_to is not None,
+        moved=decided.rule.moved_to is not None,
         reader=subject.reader,
     )
     return find_faults(side, judges)

@@ -58,7 +58,8 @@ def holds_any(pairs: pd.DataFrame, texts: Collection[str]) -> NDArray[np.bool_]:
 def as_errors(pairs: pd.DataFrame) -> pd.DataFrame:
     """Pairs as a model decides them that has no vector for them: wrong at every threshold, and sure of nothing."""
     wrong = pairs["label"] == 0
-    return pairs.assign(score=np.where(wrong, _FAR, -_FAR), probability=0.5, same=wrong.to_numpy())
+    far = np.where(wrong, _FAR, -_FAR)
+    return pairs.assign(score=far, margin=far, probability=0.5, same=wrong.to_numpy())
 
 
 def is_failure(scores: pd.Series) -> "pd.Series[bool]":

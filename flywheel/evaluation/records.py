@@ -71,6 +71,10 @@ class Evaluation:
     trained on. `start` names where training started, `place` how far from there to the trained weights the model lies, and
     `kept_start` why it is the start itself, where training did not help. `failures` are the pairs with a text that it could not
     embed, if there are any. `retention` says of a trained model what is left elsewhere.
+
+    Where the pairs are cross-fitted, each was decided by a model of its fold, which has not seen it, and `error` is that of the
+    procedure: `rule` is that of the model trained on everything, which ships. `fold_errors` (folds,) are the error rates out of
+    fold on the pairs that each fold's choices were made on, and `calibration_set_error` is their mean.
     """
 
     record_id: str
@@ -103,6 +107,7 @@ class Evaluation:
     kept_start: str | None
     failures: Failures | None = None
     retention: tuple[Retention, ...] = ()
+    fold_errors: tuple[float, ...] = ()
 
     @property
     def name(self) -> str:
@@ -110,6 +115,11 @@ class Evaluation:
         if self.kind == "tuned":
             return f"{self.variant} | {self.size}"
         return f"{self.variant} {self.kind}" + (f" + head | {self.size}" if self.size else "")
+
+    @property
+    def is_cross_fitted(self) -> bool:
+        """Whether the figures are those of a procedure, each pair judged by a model of its fold."""
+        return bool(self.fold_errors)
 
     @property
     def alarm(self) -> Finding | None:

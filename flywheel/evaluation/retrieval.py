@@ -1,7 +1,7 @@
 """How well vectors find a question's duplicates among all questions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,11 @@ class Search:
     def only(self, kept: NDArray[np.bool_]) -> "Search":
         """The queries (k,) that are kept."""
         return Search(self.queries[kept], self.reciprocal[kept], self.recall[kept], self.chance[kept])
+
+    @classmethod
+    def joined(cls, parts: Sequence["Search"]) -> "Search":
+        """The queries of several searches of the same questions."""
+        return cls(*(np.concatenate([getattr(part, each.name) for part in parts]) for each in fields(cls)))
 
     @property
     def retrieval(self) -> Retrieval:

@@ -1,7 +1,9 @@
 """The scores stored beside an evaluation's record, read: which pairs it was made on, and what was decided on each."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from flywheel.errors import FlywheelError, one_line
@@ -10,7 +12,7 @@ from flywheel.evaluation.records import EVALUATE_AGAIN, Evaluation, evaluation_f
 from flywheel.scoring.thresholds import check_pairs
 
 SCORES = "scores.parquet"
-STORED = ["pair_id", "label", "component", "score", "probability", "same", "split"]
+STORED = ["pair_id", "label", "component", "score", "probability", "same", "split", "fold"]
 
 
 def tested_pairs(evaluations: Path, test_id: str) -> frozenset[str] | None:
@@ -25,8 +27,8 @@ def tested_pairs(evaluations: Path, test_id: str) -> frozenset[str] | None:
 
 
 def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
-    """Per test pair, indexed by pair id and ordered by it: `component`, `label`, `probability` of being the same, `wrong`
-    (at the thresholds from calibration), and `failed`, where it could not embed a text. Raises FlywheelError when the scores
+    """Per test pair, indexed by pair id and ordered by it: `component`, `fold`, `label`, `probability` of being the same,
+    `wrong` (by its decision rule), and `failed`, where it could not embed a text. Raises FlywheelError when the scores
     cannot be read or one is not finite.
     """
     file = evaluation_folder(evaluations, record.test_id, record.record_id) / SCORES
@@ -40,4 +42,14 @@ def decisions(evaluations: Path, record: Evaluation) -> pd.DataFrame:
         raise FlywheelError(f"{file} is damaged ({error.args[0].partition(':')[0]}). {EVALUATE_AGAIN}") from error
     test = scores[scores["split"] == "test"].sort_values("pair_id").set_index("pair_id")
     test = test.assign(wrong=test["same"] != test["label"], failed=is_failure(test["score"]))
-    return test[["component", "label", "probability", "wrong", "failed"]]
+    return test[["component", "fold", "label", "probability", "wrong", "failed"]]
+
+
+def chosen_in_folds(evaluations: Path, candidates: Sequence[Evaluation]) -> pd.DataFrame:
+    """The decisions of a choice among cross-fitted candidates, as `decisions` gives them: in each fold those of the candidate
+    with the lowest error on the pairs of the other folds. So the choice has not seen the pairs that judge it.
+    """
+    best = np.argmin([candidate.fold_errors for candidate in candidates], axis=0)
+    frames = {number: decisions(evaluations, candidates[number]) for number in sorted(set(best))}
+    parts = [frame[np.isin(frame["fold"], np.flatnonzero(best == number))] for number, frame in frames.items()]
+    return pd.concat(parts).sort_index()

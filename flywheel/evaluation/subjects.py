@@ -44,11 +44,23 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """A subject as it is without the pairs of one fold: vectors for texts, its decision rule (None: made where it is
+    evaluated, from the pairs of the other folds) and its error rate, out of fold, on the pairs that chose that.
+    """
+
+    embed: Embed
+    rule: DecisionRule | None = None
+    error: float = 0.0
+
+
+@dataclass(frozen=True)
 class Subject:
-    """What is evaluated: unit vectors for texts, its decision rule (None: made here, from calibration pairs), how it was
-    trained if it was, and the tokenizer of a local model. `failed` gives those of some texts that it could not embed. A
-    `guess` reads nothing, and nobody takes it for more. `untuned` is what a trained local model was before: its base model at
-    the same dimension, from the questions of a snapshot.
+    """What is evaluated: unit vectors for texts, its decision rule (None: made where it is evaluated), how it was trained if
+    it was, and the tokenizer of a local model. `fold` gives it as it is without one fold's pairs, where these make a
+    difference. `failed` gives those of some texts that it could not embed. A `guess` reads nothing, and nobody takes it for
+    more. `untuned` is what a trained local model was before: its base model at the same dimension, from the questions of a
+    snapshot.
     """
 
     record_id: str
@@ -62,6 +74,11 @@ class Subject:
     reader: Reader | None = None
     guess: bool = False
     untuned: Callable[[Snapshot], Embed] | None = None
+    fold: Callable[[int], Fold] | None = None
+
+    def in_fold(self, fold: int) -> Fold:
+        """The subject as it is without the pairs of a fold."""
+        return self.fold(fold) if self.fold else Fold(self.embed)
 
 
 def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
@@ -85,7 +102,13 @@ def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
         training=training,
         reader=Reader(vectors.model, vectors.weights),
         untuned=lambda snapshot: untuned_subject(variant, snapshot, base).embed,
+        fold=lambda fold: _tuned_fold(model, vectors, fold),
     )
+
+
+def _tuned_fold(model: TrainedModel, vectors: Vectors, fold: int) -> Fold:
+    head = model.fold_heads()[fold]
+    return Fold(lambda texts: head.apply(vectors.features(texts)), model.folds[fold].rule, model.folds[fold].error)
 
 
 def untuned_subject(
@@ -95,8 +118,11 @@ def untuned_subject(
     record_id = digest(f"{kind}|{variant}|{vectors.weights_id}|{vectors.dtype}|{snapshot.snapshot_id}|{VERSION}")
 
     @cache
-    def head() -> Head:
-        return untuned_start(snapshot, vectors, variant.dim)
+    def head(*without: int) -> Head:
+        return untuned_start(snapshot, vectors, variant.dim, without)
+
+    def fold(number: int) -> Fold:
+        return Fold(lambda texts: head(number).apply(vectors.get(texts)))
 
     return Subject(
         record_id=record_id,
@@ -105,6 +131,7 @@ def untuned_subject(
         embed=lambda texts: head().apply(vectors.get(texts)),
         contamination=variant.model.contamination,
         reader=Reader(vectors.model, vectors.weights),
+        fold=fold,
     )
 
 

@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 from flywheel.evaluation.comparison import unsound, unsound_text
 from flywheel.evaluation.curve import MIN_SIZES
 from flywheel.evaluation.failures import EMBED_AGAIN, way_on
-from flywheel.evaluation.paired import alpha_for, detectable_difference
+from flywheel.evaluation.paired import PairedTest, alpha_for, detectable_difference
 from flywheel.evaluation.records import Evaluation
 from flywheel.evidence import cost_sections, sections
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Page, Picture, Section, Text, Tone
 from flywheel.evidence.words import baseline_name, difference_text, interval_text, model_name, percent, points
 from flywheel.models.catalogue import Variant
-from flywheel.pairs.snapshots.snapshot import ALL, DRAW_AGAIN, DRAW_ANEW
+from flywheel.pairs.snapshots.snapshot import ALL, COLLECT, DRAW_AGAIN, DRAW_ANEW, SET_ASIDE
 from flywheel.registry.decisions import SPENT_BELOW
 from flywheel.training.job import GRID_DIMENSIONS, SIZES
 
@@ -58,7 +58,18 @@ def _answer(evidence: Evidence) -> tuple[str, Tone]:
         text += f" Whether it beats {evidence.api_model} has not been measured."
     if evidence.champion_id is None and evidence.challenger:
         return text, "not decided"
-    return text, "proven" if is_champion and versus.test.p_value <= evidence.level else "not proven"
+    return text, "proven" if is_champion and _proven(evidence, versus.test) else "not proven"
+
+
+def _proven(evidence: Evidence, test: PairedTest) -> bool:
+    """Whether the champion is better than the baseline at the level that was to spend on it.
+
+    A cross-fitted one was chosen by the very pairs that judge it, so that only the verdict counts, which allows for that.
+    """
+    if not evidence.model.is_cross_fitted:
+        return test.p_value <= evidence.level
+    verdicts = (entry.verdict for entry in evidence.decided if entry.verdict)
+    return any(each.promoted and each.challenger == evidence.champion_id for each in verdicts)
 
 
 def _baseline(evidence: Evidence) -> str:
@@ -76,7 +87,8 @@ def _next_step(evidence: Evidence) -> tuple[str, str | None]:
         assert side.alarm
         return f"{side.alarm.remedy}.", None
     if alpha_for(evidence.decisions + 1) < SPENT_BELOW:
-        return f"Little of this test set's 5 % is left for further decisions. {DRAW_ANEW}", "flywheel ingest FILE"
+        fresh = SET_ASIDE if ours.is_cross_fitted else DRAW_ANEW
+        return f"Little of this test set's 5 % is left for further decisions. {fresh}", "flywheel ingest FILE"
     if challenger:
         return f"Promote: let {model_name(challenger)} | {challenger.size} be judged.", "flywheel champion promote"
     step, command = _advised(evidence)
@@ -104,14 +116,15 @@ def _advised(evidence: Evidence) -> tuple[str, str | None]:
     if evidence.advice.action == "unclear":
         if command := _command_for_more_sizes(evidence):
             return evidence.advice.sentence, command
-        return f"{evidence.advice.sentence} For a larger one: {DRAW_ANEW}", "flywheel ingest FILE"
+        larger = COLLECT if evidence.model.is_cross_fitted else DRAW_ANEW
+        return f"{evidence.advice.sentence} For a larger one: {larger}", "flywheel ingest FILE"
     return evidence.advice.sentence, None
 
 
 def _more_sizes(evidence: Evidence) -> tuple[str, str]:
     """What gives the model's line a learning curve: sizes that have not been measured, or else more pairs to fill some."""
     snapshot, command = evidence.board.snapshot, _command_for_more_sizes(evidence)
-    largest = snapshot.train.seed or snapshot.train.interaction
+    largest = snapshot.largest_size(0.0)
     different = {*_fitting(largest), *(() if snapshot.mixed else (largest,))}
     if command is None or len(different) < MIN_SIZES:
         return f"Bring more pairs: {evidence.curve}, and {largest:,} training pairs fill too few sizes.", "flywheel ingest FILE"
@@ -120,9 +133,9 @@ def _more_sizes(evidence: Evidence) -> tuple[str, str]:
 
 def _command_for_more_sizes(evidence: Evidence) -> str | None:
     """What trains sizes of the model's line that have not been measured; None where the pairs fill no others."""
-    model, train = evidence.model, evidence.board.snapshot.train
+    model, largest = evidence.model, evidence.board.snapshot.largest_size(0.0)
     measured = {row.size for row in evidence.board.tuned if (row.variant, row.recipe) == (model.variant, model.recipe)}
-    missing = [size for size in _fitting(train.seed or train.interaction) if str(size) not in measured]
+    missing = [size for size in _fitting(largest) if str(size) not in measured]
     if not missing:
         return None
     variant, recipe = Variant.parse(model.variant), f" --recipe {model.recipe}" if model.recipe != "head" else ""
@@ -154,6 +167,12 @@ def _glance(evidence: Evidence) -> tuple[Block, ...]:
         notes.append(
             "The difference takes each pair at its source's threshold; the intervals of the error rates also allow for what "
             "other calibration pairs would have chosen."
+        )
+    if ours.is_cross_fitted:
+        notes.append(
+            f"Cross-fitted in {len(ours.fold_errors)} folds: each pair is judged by a model that was trained without its fold. "
+            "What ships is trained on all pairs. Where several models were trained, the one shown was chosen by these pairs; "
+            "the decision allows for that, the figures here do not."
         )
     if ours.rough:
         notes.append(f"Rough: {ours.components} components are fewer than the 100 that make intervals firm.")

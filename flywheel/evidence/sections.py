@@ -11,6 +11,7 @@ from flywheel.evaluation.retention import Retention
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Picture, Section, Table, Text
 from flywheel.evidence.words import difference_text, interval_text, marked_name, pairs_text, percent, points
+from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.registry.champions import Champion, Entry
 from flywheel.registry.decisions import spending
 from flywheel.training.starts import UNTUNED, start_in_words
@@ -44,12 +45,8 @@ def board_section(
         rows.append((*cells, "-") if better else cells)
     strong = frozenset(i for i, row in enumerate(board.rows) if row.record_id == champion_id)
     quiet = frozenset(i for i, row in enumerate(board.rows) if row.record_id in board.stale)
+    about = list(_how_judged(board.snapshot))
     judging, folded = board.snapshot.judging, board.snapshot.is_cross_fitted
-    about = [
-        f"Error rate on {judging.pairs:,} unseen {'' if folded else 'test '}pairs in {judging.components:,} components; "
-        "lower is better.",
-        f"Each model decides by its own rule, chosen {'out of fold' if folded else 'on the calibration pairs'}.",
-    ]
     reasons = dict.fromkeys(row.no_verdict for row in board.rows if row.interval is None and row.no_verdict)
     about += [f"No interval: {reason}." for reason in reasons]
     if board.guess:
@@ -88,6 +85,21 @@ def board_section(
     return Section("Leaderboard", blocks)
 
 
+def _how_judged(snapshot: Snapshot) -> tuple[str, ...]:
+    """On what the error rates are, and how each decision came about."""
+    judging = snapshot.judging
+    if snapshot.is_cross_fitted:
+        return (
+            f"Error rate on all {judging.pairs:,} labelled pairs in {judging.components:,} components; lower is better.",
+            f"Cross-fitted: each pair is judged by a model that was trained without its fold, one of {snapshot.folds}, by a "
+            "rule that was chosen without it. What ships is trained on all pairs.",
+        )
+    return (
+        f"Error rate on {judging.pairs:,} unseen test pairs in {judging.components:,} components; lower is better.",
+        "Each model decides by its own rule, chosen on the calibration pairs.",
+    )
+
+
 def _failures(board: Leaderboard) -> list[Text]:
     """Rows whose model could not embed some texts."""
     found = [(row.name, row.failures) for row in board.rows if row.failures]
@@ -106,8 +118,9 @@ def decision_section(entry: Entry | None, present: Entry | None, on_quora: bool)
     """Who is champion, by the figures of its promotion, and what was decided."""
     text = "No champion yet."
     if present and (champion := present.champion):
+        judged = "cross-fitted" if present.verdict and present.verdict.folds else "test"
         text = (
-            f"Champion: {champion.variant}, size {champion.size}, error {percent(champion.error)} on {champion.n:,} test "
+            f"Champion: {champion.variant}, size {champion.size}, error {percent(champion.error)} on {champion.n:,} {judged} "
             f"pairs, threshold {champion.threshold:.4f}{_of_seed_pairs(champion)}."
         )
     return Section("The decision", (Text(text), *decision(entry, on_quora)))
@@ -133,6 +146,11 @@ def decision(entry: Entry | None, on_quora: bool) -> tuple[Block, ...]:
         text.append(
             f"A true difference of {100 * verdict.detectable:.1f} points would have been found in four of five such tests."
         )
+    if verdict.folds:
+        text.append(
+            f"Cross-fitted: each of the {verdict.pairs:,} pairs was judged by a model that was trained without its fold, one "
+            f"of {verdict.folds}. The verdict is on the procedure; the model that ships was trained on all pairs."
+        )
     return tuple(Text(each) for each in [*text, *([SEEN] if on_quora else [])])
 
 
@@ -156,9 +174,9 @@ def kinds(evidence: Evidence) -> tuple[Block, ...]:
         "Error rates. A pair may be of several kinds, and each interval is for that kind alone; where components are too few "
         "or one is too large, there is none. The smallest difference to be seen is found in four of five tests, one-sided at "
         "2.5 %. "
-        "No question of the test pairs, nor any question linked to one, is in the training pairs: all are unseen. Kinds "
-        "are found by simple rules: at most 8 words in both texts, more than 16 in one; a digit, a word such as not, or a "
-        "capitalised word inside a sentence in either."
+        "No question of a pair, nor any question linked to one, was in the training pairs of the model that judges it: all are "
+        "unseen. Kinds are found by simple rules: at most 8 words in both texts, more than 16 in one; a digit, a word such as "
+        "not, or a capitalised word inside a sentence in either."
     )
     return Table(columns, tuple(rows), frozenset({"kind"})), Text(about)
 

@@ -49,6 +49,8 @@ def plan_cells(session: Session, snapshot: Snapshot, cells: Sequence[Cell], reci
             return PlannedCell(cell, "impossible", reason)
         if cell.size != ALL and int(cell.size) > largest:
             held = f"`train` holds {snapshot.train.seed:,} seed and {snapshot.train.interaction:,} interaction pairs"
+            if snapshot.is_cross_fitted:
+                held += ", and each model is also trained without one fold and without two"
             return PlannedCell(cell, "impossible", f"sizes above {largest:,} cannot be filled, since {held}")
         done = cell_key(cell) in recorded and _is_done(workspace, snapshot, cell, recipe)
         return PlannedCell(cell, "done" if done else "to do")
@@ -84,10 +86,10 @@ def ensure_snapshot(session: Session) -> Snapshot:
     Raises FlywheelError when there are too few pairs for that, before anything is encoded.
     """
     snapshot = session.workspace.snapshots.latest()
-    if snapshot is None or not snapshot.is_drawn:
+    if snapshot is None or not snapshot.can_judge:
         made = materialise(session, ["seed_pairs", "interaction_pairs", "pairs", "snapshot"])["snapshot"]
         snapshot = session.workspace.snapshots.load(made["snapshot_id"])
-    snapshot.check_drawn()
+    snapshot.check_judges()
     return snapshot
 
 

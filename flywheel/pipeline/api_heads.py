@@ -38,6 +38,9 @@ def evaluate_api_heads(workspace: Workspace, snapshot: Snapshot) -> list[Evaluat
     wrong with one is logged, and the others are made all the same.
     """
     board = leaderboard(workspace, snapshot)
+    if snapshot.is_cross_fitted:
+        log.info("No heads on the API's vectors: they choose on calibration pairs, and there are none yet.")
+        return []
     if workspace.settings.baseline.source in ("local", "guess") or not board.tuned:
         return []
     variant = min((Variant.parse(row.variant) for row in board.tuned), key=lambda variant: variant.dim)
@@ -67,7 +70,7 @@ def evaluate_head_on_api(workspace: Workspace, api: ApiVectors, job: TrainingJob
     if record and is_current(record, api.failed, snapshot):
         return record
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
-    frames = pairs, direction_pairs(snapshot), snapshot.pairs("calibration"), snapshot.pairs("test")
+    frames = pairs, direction_pairs(snapshot), snapshot.pairs("calibration"), snapshot.judging_pairs()
     texts = unique_texts(*frames)
     if len(pairs) < MIN_LABELS or api.missing(texts):
         return None

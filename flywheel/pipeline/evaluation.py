@@ -32,13 +32,13 @@ def evaluate_cell(workspace: Workspace, model: TrainedModel, snapshot: Snapshot)
     vectors = workspace.vectors(variant.model)
     workspace.evaluate(untuned_subject(variant, snapshot, vectors), snapshot)
     record = workspace.evaluate(tuned_subject(model, vectors), snapshot)
-    measure_speed(workspace.home.speeds, vectors, unique_texts(snapshot.pairs("test")))
+    measure_speed(workspace.home.speeds, vectors, unique_texts(snapshot.judging_pairs()))
     return record
 
 
 def served_vectors_difference(workspace: Workspace, model: TrainedModel, snapshot: Snapshot) -> float:
     """Largest difference between the vectors the saved folder gives and the ones evaluation uses, on a few questions."""
-    texts = unique_texts(snapshot.pairs("calibration"))[:_SERVED_TEXTS]
+    texts = unique_texts(snapshot.judging_pairs())[:_SERVED_TEXTS]
     subject = tuned_subject(model, workspace.vectors(Variant.parse(model.job.variant).model))
     return served_difference(model.folder, texts, subject.embed(texts))
 
@@ -50,7 +50,7 @@ def measure_baseline(workspace: Workspace, snapshot: Snapshot, pay: bool) -> Bas
     vectors are missing.
     """
     options, api = workspace.settings.baseline, workspace.api
-    texts = unique_texts(snapshot.pairs("calibration"), snapshot.pairs("test"))
+    texts = unique_texts(snapshot.pairs("calibration"), snapshot.judging_pairs())
     missing = 0 if options.source in _WITHOUT_API else api.missing(texts)
     if options.source == "openai" or (options.source == "auto" and (not missing or (pay and api.api_key))):
         if missing and not pay:
@@ -81,8 +81,8 @@ def read_baseline(workspace: Workspace, snapshot: Snapshot) -> Baseline:
 
 
 def measure_champion(workspace: Workspace, snapshot: Snapshot) -> Evaluation | None:
-    """The champion on a snapshot's test pairs; None while there is none, or when its folder cannot be read."""
-    if (champion := _load_champion(workspace)) is None:
+    """The champion on the pairs that judge; None while there is none, it cannot be read, or it has trained on those pairs."""
+    if (champion := _load_champion(workspace, snapshot)) is None:
         return None
     vectors = workspace.vectors(Variant.parse(champion.job.variant).model)
     return workspace.evaluate(tuned_subject(champion, vectors), snapshot)
@@ -90,7 +90,7 @@ def measure_champion(workspace: Workspace, snapshot: Snapshot) -> Evaluation | N
 
 def read_champion(workspace: Workspace, snapshot: Snapshot) -> Evaluation | None:
     """The same from its record; raises FlywheelError when the champion has not been evaluated on this snapshot."""
-    if (champion := _load_champion(workspace)) is None:
+    if (champion := _load_champion(workspace, snapshot)) is None:
         return None
     if record := _read(workspace, snapshot, champion.name):
         return record
@@ -106,15 +106,23 @@ def leaderboard(workspace: Workspace, snapshot: Snapshot) -> Leaderboard:
     return build_leaderboard(snapshot, workspace.home.evaluations, workspace.terms, champion.model if champion else None)
 
 
-def _load_champion(workspace: Workspace) -> TrainedModel | None:
+def _load_champion(workspace: Workspace, snapshot: Snapshot) -> TrainedModel | None:
+    """The champion's model, where the snapshot's pairs can judge it."""
     champion = workspace.registry.champion()
     if champion is None:
         return None
     try:
-        return TrainedModel.load(workspace.home.models / champion.model)
+        model = TrainedModel.load(workspace.home.models / champion.model)
     except FlywheelError as error:
         log.warning("The champion cannot be read, so the next candidate is judged against the baseline: %s", error)
         return None
+    if model.folds and champion.test_id != snapshot.test_id:
+        log.warning(
+            "The champion has trained on pairs that now judge, so the next candidate is judged against the model that the same "
+            "training gives now, or against the baseline."
+        )
+        return None
+    return model
 
 
 def _local_baseline(workspace: Workspace, snapshot: Snapshot) -> Subject:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from flywheel.errors import FlywheelError
 from flywheel.pairs.forget import Selection, finish, remove_deliveries
 from flywheel.pairs.forget import forget as forget_pairs
-from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.pairs.snapshots.snapshot import ALL, Snapshot
 from flywheel.pipeline.cleanup import forget_texts, remove_layers, texts_of_pairs
 from flywheel.pipeline.workspace import Workspace
 from flywheel.training.model import TrainedModel, finished_models
@@ -66,7 +66,8 @@ def models_trained_on(
         snapshot = snapshots.get(job.snapshot_id)
         if snapshot is not None:
             used = [
-                snapshot.training_pairs(job.size, job.random_seed, job.interaction_share),
+                # Of several folds' heads, each was trained on other pairs of a numbered size.
+                snapshot.training_pairs(ALL if snapshot.is_cross_fitted else job.size, job.random_seed, job.interaction_share),
                 direction_pairs(snapshot),
                 snapshot.pairs("calibration"),
             ]

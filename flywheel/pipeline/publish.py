@@ -46,7 +46,7 @@ def save_page(workspace: Workspace, snapshot: Snapshot) -> tuple[Page, Path]:
 
 def find_evidence(workspace: Workspace, snapshot: Snapshot) -> Evidence:
     """Read what the page needs. Raises FlywheelError when the baseline or the champion is not measured on this snapshot."""
-    snapshot.check_drawn()
+    snapshot.check_judges()
     baseline, champion = read_baseline(workspace, snapshot), read_champion(workspace, snapshot)
     board = leaderboard(workspace, snapshot)
     match = next_match(workspace, board, baseline.evaluation, champion) if board.tuned else None
@@ -56,7 +56,7 @@ def find_evidence(workspace: Workspace, snapshot: Snapshot) -> Evidence:
             f"No model has been evaluated on snapshot {snapshot.snapshot_id[:12]} under the present settings. Run "
             "`flywheel grid`, which trains and evaluates what is missing."
         )
-    judged = match is not None and find_decision(workspace.registry, *match) is not None
+    judged = match is not None and find_decision(workspace.registry, *match[:2]) is not None
     prices = _prices(workspace, snapshot)
     return gather(
         registry=workspace.registry,
@@ -75,7 +75,7 @@ def find_evidence(workspace: Workspace, snapshot: Snapshot) -> Evidence:
 
 def _prices(workspace: Workspace, snapshot: Snapshot) -> Prices:
     settings, tokens = workspace.settings, workspace.api.tokens
-    texts = unique_texts(snapshot.pairs("test"))
+    texts = unique_texts(snapshot.judging_pairs())
     return Prices(
         machine_hour=settings.compute.price_per_hour,
         api_million=settings.baseline.price,

@@ -59,7 +59,7 @@ def next_retraining(workspace: Workspace) -> tuple[Cell, str]:
 
 def texts_of_cells(workspace: Workspace, snapshot: Snapshot, sizes: Iterable[str]) -> list[str]:
     """Every text that cells of these sizes and their evaluation need, whatever their variant."""
-    options, asked = workspace.settings.training, set(sizes)
+    options, asked = workspace.settings.training, {ALL} if snapshot.is_cross_fitted else set(sizes)
     # Sizes nest, so that the largest holds the others; only `all` has pairs of another kind.
     needed = {max((size for size in asked if size != ALL), key=int, default=ALL), *({ALL} & asked)}
     frames = [snapshot.training_pairs(size, options.random_seed, options.interaction_share) for size in sorted(needed)]
@@ -68,7 +68,7 @@ def texts_of_cells(workspace: Workspace, snapshot: Snapshot, sizes: Iterable[str
 
 def evaluated_pairs(workspace: Workspace, snapshot: Snapshot) -> list[pd.DataFrame]:
     """The pairs whose texts an evaluation of a trained model reads."""
-    return [snapshot.pairs("calibration"), snapshot.pairs("test"), *(domain.read() for domain in workspace.domains)]
+    return [snapshot.pairs("calibration"), snapshot.judging_pairs(), *(domain.read() for domain in workspace.domains)]
 
 
 def encode_ahead(

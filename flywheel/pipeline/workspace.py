@@ -8,6 +8,7 @@ from flywheel.compute.places import Places
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.records import Evaluation, Terms
+from flywheel.evaluation.retention import Domain, file_domain, general_domain
 from flywheel.evaluation.subjects import Subject
 from flywheel.home import Home
 from flywheel.models.api.vectors import ApiVectors

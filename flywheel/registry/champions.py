@@ -44,7 +44,8 @@ class Verdict:
     """A challenger against a reference (the champion, or the baseline while there is none) on one `test_id`.
 
     `detectable` is the smallest true difference in error that this decision had an 80 % chance to find, from `components` and
-    `pairs` of the test split; None where none can be found.
+    `pairs` of the test split; None where none can be found. With `folds`, the pairs were cross-fitted: the verdict is on the
+    procedure that gave the challenger, each pair judged by a model that was trained without its fold.
     """
 
     challenger: str
@@ -67,6 +68,7 @@ class Verdict:
     components: int
     pairs: int
     target_prior: float | None
+    folds: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ import numpy as np
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.comparison import check_same_test, unsound, unsound_text
+from flywheel.evaluation.cross_fitted import paired
 from flywheel.evaluation.failures import both_decided, way_on
-from flywheel.evaluation.paired import FALSE_PROMOTIONS, alpha_for, detectable_difference, paired_test
+from flywheel.evaluation.paired import FALSE_PROMOTIONS, alpha_for, detectable_difference
 from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.retrieval import Retrieval
-from flywheel.evaluation.scores import decisions, tested_pairs
-from flywheel.pairs.snapshots.snapshot import DRAW_AGAIN, DRAW_ANEW
+from flywheel.evaluation.scores import chosen_in_folds, decisions, tested_pairs
+from flywheel.pairs.snapshots.snapshot import DRAW_AGAIN, DRAW_ANEW, SET_ASIDE
 from flywheel.registry.champions import Champion, Entry, Registry, Verdict
 from flywheel.registry.options import PromotionOptions
 
@@ -68,12 +69,14 @@ def decide(
     evaluations: Path,
     rules: PromotionOptions,
     reigning: str | None,
+    candidates: Sequence[Evaluation] = (),
 ) -> tuple[Entry, bool]:
     """Judge the challenger, add the verdict to the history, and swap the pointer if it won.
 
     Returns the entry and whether it is new: the same two are judged once a `test_id`, so asking again spends nothing and
     promotes nobody twice; it ends a promotion that was killed before the swap. `reigning` is the champion's model when the
-    reference was chosen. Raises FlywheelError when there is no verdict (see `judge`), or another one reigns by now.
+    reference was chosen. `candidates` are those among which a cross-fitted challenger was chosen. Raises FlywheelError when
+    there is no verdict (see `judge`), or another one reigns by now.
     """
     with registry.locked():
         history = registry.history()
@@ -89,7 +92,8 @@ def decide(
                 "Run `flywheel champion promote` again."
             )
         number = 1 + count_decisions(registry, challenger.test_id, evaluations)
-        verdict = judge(challenger, reference, evaluations, rules, number, against_champion=reference.kind == "tuned")
+        against_champion = reference.kind == "tuned"
+        verdict = judge(challenger, reference, evaluations, rules, number, against_champion, candidates)
         previous = present.number if present else None
         if not verdict.promoted:
             return registry.append("kept", None, verdict, previous), True
@@ -103,20 +107,28 @@ def judge(
     rules: PromotionOptions,
     decision: int,
     against_champion: bool,
+    candidates: Sequence[Evaluation] = (),
 ) -> Verdict:
     """Compare the two on the same test pairs, each by its own decision rule; changes nothing.
 
-    Raises FlywheelError when they were scored on different pairs, the split carries no verdict, or one of them is not sane.
+    Where the pairs are cross-fitted, the verdict is on the procedure that gave the challenger, its choice among `candidates`
+    included: each fold is decided by the candidate that the other folds chose. Raises FlywheelError when they were scored on
+    different pairs, the split carries no verdict, or one of them is not sane.
     """
     check_same_test(challenger, reference)
     if reason := challenger.no_verdict or reference.no_verdict:
         raise FlywheelError(f"No verdict is possible: {reason}. {way_on(reason, DRAW_AGAIN)}")
     if side := unsound(challenger, reference):
         raise FlywheelError(f"No verdict is possible: {unsound_text(side)}")
-    ours, theirs = decisions(evaluations, challenger), decisions(evaluations, reference)
+    chosen = chosen_in_folds(evaluations, candidates) if challenger.is_cross_fitted and candidates else None
+    ours = decisions(evaluations, challenger) if chosen is None else chosen
+    theirs = decisions(evaluations, reference)
     if challenger.failures or reference.failures:
         ours, theirs = both_decided(ours, theirs)
-    test = paired_test(ours["wrong"].to_numpy(), theirs["wrong"].to_numpy(), ours["component"].to_numpy())
+    test = paired(
+        *(side["wrong"].to_numpy() for side in (ours, theirs)),
+        *(ours[name].to_numpy() for name in ("component", "fold")),
+    )
     right = ~theirs["wrong"]
     broken = float((ours["wrong"] & right).sum() / max(1, right.sum())) if against_champion else None
     found, found_before = _retrieval(challenger), _retrieval(reference)
@@ -158,6 +170,7 @@ def judge(
         components=test.components,
         pairs=test.pairs,
         target_prior=challenger.terms.target_prior,
+        folds=len(challenger.fold_errors),
     )
 
 
@@ -180,7 +193,7 @@ def spending(verdict: Verdict) -> str:
         f"ones; the next one may spend {_percent(following)}."
     )
     if following < SPENT_BELOW:
-        words += f" For a fresh test set: {DRAW_ANEW}"
+        words += f" For a fresh test set: {SET_ASIDE if verdict.folds else DRAW_ANEW}"
     return words
 
 

@@ -50,10 +50,14 @@ class DecisionRule:
         """The share of duplicates that the shared fit was moved to for interaction pairs; None where it was not moved."""
         return self.interaction.prior if self.is_shared and self.interaction != self.seed else None
 
+    def thresholds(self, sources: NDArray[np.generic]) -> Floats:
+        """The threshold for each pair (n,)."""
+        return np.where(sources == INTERACTION, self.interaction.threshold, self.seed.threshold)
+
     def decide(self, scores: Floats, sources: NDArray[np.generic]) -> NDArray[np.bool_]:
         """Whether each pair (n,) means the same."""
         check_sources(sources, len(scores))
-        return np.asarray(scores >= np.where(sources == INTERACTION, self.interaction.threshold, self.seed.threshold))
+        return np.asarray(scores >= self.thresholds(sources))
 
     def probability(self, scores: Floats, sources: NDArray[np.generic]) -> Floats:
         """The probability (n,) that each pair means the same."""

@@ -1,13 +1,17 @@
 """A finished model folder. The only file that writes or reads `flywheel.json`, the model's own scores and its card."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from flywheel.errors import FlywheelError
 from flywheel.files import publish, scratch_folder, write_json
@@ -22,6 +26,7 @@ from flywheel.training.starts import UNTUNED, start_in_words
 
 RECORD = "flywheel.json"
 _OWN_SCORES = "own_scores.parquet"
+_FOLD_HEADS = "folds.safetensors"
 _LIBRARIES = ("torch", "sentence-transformers", "transformers", "numpy")
 
 
@@ -37,6 +42,16 @@ class OutOfFold:
 
 
 @dataclass(frozen=True)
+class FoldChoice:
+    """The decision rule of the head that was trained without one fold, and its error rate, out of fold, on the pairs of the
+    others, which chose it.
+    """
+
+    rule: DecisionRule
+    error: float
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """A finished model folder and the figures in its `flywheel.json`.
 
@@ -44,6 +59,9 @@ class TrainedModel:
     `out_of_fold_fit` comes from the job's own pairs, where there are few of them. `start` names where training started,
     `place` how far from there to the trained weights the model lies (see `shrink`); `kept_start` says why it is the start,
     where training did not help. `losses` are (step, loss). `reused` says that nothing was trained this time.
+
+    A cross-fitted model has `folds`: beside the head that ships there is one for each fold, which judges its pairs.
+    `calibration_set_error` is out of fold then.
     """
 
     folder: Path
@@ -58,6 +76,7 @@ class TrainedModel:
     place: float
     kept_start: str | None = None
     losses: tuple[tuple[int, float], ...] = ()
+    folds: tuple[FoldChoice, ...] = ()
     reused: bool = False
 
     @classmethod
@@ -89,6 +108,7 @@ class TrainedModel:
                 place=record["place"],
                 kept_start=record["kept_start"],
                 losses=tuple((step, loss) for step, loss in record["losses"]),
+                folds=tuple(FoldChoice(DecisionRule.from_json(each["rule"]), each["error"]) for each in record["folds"]),
             )
         except (ValueError, KeyError, TypeError, FlywheelError) as error:
             raise FlywheelError(
@@ -125,6 +145,17 @@ class TrainedModel:
                 f"{file} is damaged ({error}). Delete its folder and train the model again with `flywheel train`."
             ) from error
 
+    def fold_heads(self) -> list[Head]:
+        """The head of each fold, on raw features. Raises FlywheelError when their file is damaged."""
+        file = self.folder / _FOLD_HEADS
+        try:
+            saved = load_file(file)
+            return [Head(weight, bias) for weight, bias in zip(saved["weight"], saved["bias"], strict=True)]
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise FlywheelError(
+                f"{file} is damaged ({error}). Delete its folder and train the model again with `flywheel train`."
+            ) from error
+
     def as_reused(self) -> "TrainedModel":
         """The same model, marked as found instead of made."""
         return replace(self, reused=True)
@@ -142,7 +173,13 @@ def finished_models(models: Path) -> list[Path]:
 
 
 def write_trained_model(
-    model: TrainedModel, head: Head, base: Vectors, encoder: Path | None, own: pd.DataFrame | None, more: dict[str, Any]
+    model: TrainedModel,
+    head: Head,
+    base: Vectors,
+    encoder: Path | None,
+    own: pd.DataFrame | None,
+    more: dict[str, Any],
+    fold_heads: Sequence[Head] = (),
 ) -> TrainedModel:
     """Write the folder of `model`, whole or not at all.
 
@@ -155,6 +192,9 @@ def write_trained_model(
         write_model(folder, base.weights, weights, head.weight, head.bias)
         if own is not None:
             own.to_parquet(folder / _OWN_SCORES)
+        if fold_heads:
+            stacked = {name: np.stack([getattr(each, name) for each in fold_heads]) for name in ("weight", "bias")}
+            save_file(stacked, folder / _FOLD_HEADS)
         record = {
             **more,
             "job": asdict(model.job),
@@ -168,6 +208,7 @@ def write_trained_model(
             "place": model.place,
             "kept_start": model.kept_start,
             "losses": model.losses,
+            "folds": [{"rule": each.rule.to_json(), "error": each.error} for each in model.folds],
             "computed_in": base.dtype,
             "versions": {name: version(name) for name in _LIBRARIES},
         }

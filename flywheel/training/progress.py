@@ -101,3 +101,15 @@ def to_text(event: Progress) -> str:
         return f"encoded {event.done:,} of {event.of:,} texts"
     left = "" if event.seconds_left is None else f", about {event.seconds_left:.0f} s left"
     return f"step {event.done:,} of {event.of:,}, loss {event.loss:.4f}{left}"
+
+
+def recording(listener: Listener) -> tuple[list[tuple[int, float]], Listener]:
+    """A list that fills with (step, loss) of one training, and the listener that fills it and passes everything on."""
+    losses: list[tuple[int, float]] = []
+
+    def on_event(event: Progress) -> None:
+        if isinstance(event, Trained):
+            losses.append((event.done, event.loss))
+        listener(event)
+
+    return losses, on_event

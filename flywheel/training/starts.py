@@ -11,19 +11,21 @@ from flywheel.models.head import Head, untuned_head
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.scoring.thresholds import MIN_LABELS, log_losses
+from flywheel.training.head import PairFeatures, pair_arrays
 from flywheel.training.shrink import mean_fall
 
+LeftOut = tuple[int, ...]
 UNTUNED, ALL_POOLINGS = "untuned", "mean, max and CLS"
 DIRECTION_PAIRS = 4_000
 _SURE, _WORTHWHILE = 2.0, 0.01
 _RECENT_STARTS = 4  # of many cells in a row, those of a base model and dimension share theirs
 
 
-def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Head:
+def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int, without: LeftOut = ()) -> Head:
     """The untuned model at `dim`, a head on its unit vectors, from the questions of the first training pairs (their labels
-    are not looked at).
+    are not looked at) that are in none of the folds `without`.
     """
-    return untuned_head(vectors.get(unique_texts(direction_pairs(snapshot))), dim)
+    return untuned_head(vectors.get(unique_texts(direction_pairs(snapshot, without))), dim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +87,19 @@ def _chosen_start(of: _StartOf) -> Start:
 
 def start_from_pooling(snapshot: Snapshot, vectors: Vectors, dim: int) -> Start:
     """The untuned model; its scale takes the other poolings away."""
-    head = untuned_start(snapshot, vectors, dim)
     width, part = vectors.model.width, PARTS.index(vectors.model.pooling)
     features = vectors.features(unique_texts(direction_pairs(snapshot)))[:, part * width : (part + 1) * width]
-    weight, scale = np.zeros((dim, len(PARTS) * width), np.float32), np.zeros(len(PARTS) * width, np.float32)
-    weight[:, part * width : (part + 1) * width] = head.weight
+    scale = np.zeros(len(PARTS) * width, np.float32)
     scale[part * width : (part + 1) * width] = 1 / np.linalg.norm(features.astype(np.float32), axis=1).mean()
-    return Start(UNTUNED, Head(weight, head.bias), scale)
+    return Start(UNTUNED, on_features(untuned_start(snapshot, vectors, dim), vectors), scale)
+
+
+def on_features(head: Head, vectors: Vectors) -> Head:
+    """A head on a model's own vectors as one on its features, of which it reads the model's own pooling."""
+    width, part = vectors.model.width, PARTS.index(vectors.model.pooling)
+    weight = np.zeros((len(head.bias), len(PARTS) * width), np.float32)
+    weight[:, part * width : (part + 1) * width] = head.weight
+    return Head(weight, head.bias)
 
 
 def start_from_features(snapshot: Snapshot, vectors: Vectors, dim: int) -> Start:
@@ -105,9 +113,15 @@ def start_from_features(snapshot: Snapshot, vectors: Vectors, dim: int) -> Start
     return Start(ALL_POOLINGS, untuned_head(features * scale, dim), scale)
 
 
-def direction_pairs(snapshot: Snapshot) -> pd.DataFrame:
-    """The pairs whose questions give the directions that heads start from."""
-    return snapshot.pairs("train").head(DIRECTION_PAIRS)
+def direction_pairs(snapshot: Snapshot, without: LeftOut = ()) -> pd.DataFrame:
+    """The pairs whose questions give the directions that heads start from, in none of the folds `without`."""
+    pairs = snapshot.pairs("train")
+    return (pairs[~pairs["fold"].isin(without)] if without else pairs).head(DIRECTION_PAIRS)
+
+
+def pair_features(pairs: pd.DataFrame, vectors: Vectors, scale: np.ndarray) -> PairFeatures:
+    """The pairs of a frame as arrays, features scaled."""
+    return pair_arrays(pairs, lambda texts: (vectors.features(texts) * scale).astype(np.float16))
 
 
 def pair_scores(head: Head, vectors: Vectors, pairs: pd.DataFrame) -> np.ndarray:

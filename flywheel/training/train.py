@@ -23,15 +23,16 @@ from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots.snapshot import DRAW_ANEW, Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import MIN_LABELS, ScoreFit, check_both_labels, fit_scores
+from flywheel.training.cross_fit import train_in_folds
 from flywheel.training.environment import only_what_training_needs
-from flywheel.training.head import PairFeatures, pair_arrays, train_head, train_with_folds
+from flywheel.training.head import PairFeatures, train_head, train_with_folds
 from flywheel.training.job import TrainingJob
 from flywheel.training.layers import Layers
 from flywheel.training.model import TrainedModel, finished, write_trained_model
-from flywheel.training.progress import Encoded, Listener, Progress, Trained
+from flywheel.training.progress import Encoded, Listener, recording
 from flywheel.training.readable import check_readable
 from flywheel.training.shrink import Choice, choose_place, too_few
-from flywheel.training.starts import Start, choose_start, direction_pairs, pair_scores
+from flywheel.training.starts import Start, choose_start, direction_pairs, pair_features, pair_scores
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, 
     """
     one_at_a_time = locked(models, job.job_id if job.tuning is None else job.tuning_id)
     with explain_disk_errors(models), one_at_a_time, only_what_training_needs():
-        return finished(models, job) or _train(job, snapshot, vectors, models, listener)
+        make = train_in_folds if snapshot.is_cross_fitted else _train
+        return finished(models, job) or make(job, snapshot, vectors, models, listener)
 
 
 def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener) -> TrainedModel:
@@ -65,7 +67,7 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
 
 
 def _calibration_pairs(snapshot: Snapshot) -> pd.DataFrame:
-    snapshot.check_drawn()
+    snapshot.check_judges()
     calibration = snapshot.pairs("calibration")
     check_both_labels(calibration["label"].to_numpy(), " in calibration", DRAW_ANEW)
     return calibration
@@ -111,7 +113,7 @@ def _fit(job: TrainingJob, prepared: _Prepared, models: Path, listener: Listener
     """Train the head, or head and layers, and choose how far to go from the start."""
     if job.tuning is not None:
         return _fit_layers(job, prepared, models, listener)
-    losses, on_event = _recording(listener)
+    losses, on_event = recording(listener)
     start = prepared.start
     judging = pair_features(prepared.calibration, prepared.vectors, start.scale)
     fitted = fit_head(job, start.head, prepared.training, judging, on_event)
@@ -128,7 +130,7 @@ def _fit_layers(job: TrainingJob, prepared: _Prepared, models: Path, listener: L
 
     start, training, vectors = prepared.start, prepared.training, prepared.vectors
     head = train_head(start.head, training, job.head, job.random_seed, listener, job.dims)
-    losses, on_event = _recording(listener)
+    losses, on_event = recording(listener)
     stopping, judging = stopping_pairs(prepared.calibration)
     target = models / _TRAINED_LAYERS / job.tuning_id
     task = TuningTask(job, head, start.scale, prepared.pairs, training, stopping, vectors)
@@ -136,18 +138,6 @@ def _fit_layers(job: TrainingJob, prepared: _Prepared, models: Path, listener: L
     choice = layers.choose(judging, job.dims, listener)
     placed, placed_vectors = layers.at(choice.place)
     return _Fitted(placed.truncated(Variant.parse(job.variant).dim), placed_vectors, choice, None, losses)
-
-
-def _recording(listener: Listener) -> tuple[list[tuple[int, float]], Listener]:
-    """A list that fills with (step, loss) of one training, and the listener that fills it and passes everything on."""
-    losses: list[tuple[int, float]] = []
-
-    def on_event(event: Progress) -> None:
-        if isinstance(event, Trained):
-            losses.append((event.done, event.loss))
-        listener(event)
-
-    return losses, on_event
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,8 +211,3 @@ def stopping_pairs(calibration: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
     chosen = sizes.index[sizes <= min(_STOPPING_PAIRS, len(calibration) // 2)]
     choosing = calibration["component"].isin(chosen)
     return calibration[choosing], calibration[~choosing]
-
-
-def pair_features(pairs: pd.DataFrame, vectors: Vectors, scale: np.ndarray) -> PairFeatures:
-    """The pairs of a frame as arrays, features scaled."""
-    return pair_arrays(pairs, lambda texts: (vectors.features(texts) * scale).astype(np.float16))

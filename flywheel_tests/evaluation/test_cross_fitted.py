@@ -9,9 +9,10 @@ import pytest
 from scipy.stats import norm
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.cross_fitted import SHARED_TRAINING, cross_fitted_interval, cross_fitted_test
+from flywheel.evaluation.cross_fitted import cross_fitted_interval, cross_fitted_test
 from flywheel.evaluation.intervals import Clusters, wilson
 from flywheel.evaluation.paired import alpha_for, detectable_difference, paired_test
+from flywheel.scoring.power import SHARED_TRAINING
 
 IDS = np.repeat(np.arange(100), 2)
 FOLDS = IDS % 10

@@ -156,7 +156,7 @@ def store(evaluations: Path, records: list[Evaluation], random_seed: int = 0) ->
         scores = scores.assign(same=score >= 0.8, probability=score)
         folder = evaluation_folder(evaluations, record.test_id, record.record_id)
         folder.mkdir(parents=True)
-        rows = pd.concat([scores.assign(split="test"), scores[:50].assign(split="calibration")])
+        rows = pd.concat([scores.assign(split="test"), scores[:50].assign(split="calibration")]).assign(fold=0)
         rows.sample(frac=1, random_state=random_seed + number).to_parquet(folder / SCORES)
 
 

@@ -119,7 +119,7 @@ def test_the_commoner_label_is_a_row_that_is_neither_candidate_nor_baseline(worl
     assert guess.error == (test["label"] != commoner).mean()
     assert (guess.n, guess.components) == (len(test), test["component"].nunique())
     assert guess.interval is None, "twelve components or less carry no interval"
-    rough = build_leaderboard(world.snapshot, world.workspace.home.evaluations, world.workspace.terms).guess
+    rough = build_leaderboard(world.snapshot, world.workspace.home.evaluations, Terms(5)).guess
     assert rough is not None
     assert rough.interval is not None
     assert rough.interval.low < rough.error < rough.interval.high

@@ -17,6 +17,7 @@ import pytest
 from scipy.stats import norm
 
 from flywheel.evaluation.comparison import compare, unsound_text
+from flywheel.evaluation.deciding import decide, search_judging
 from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.records import Evaluation, Terms, list_evaluations
 from flywheel.evaluation.retrieval import search
@@ -122,14 +123,11 @@ SANE: dict[str, Made] = {
 
 def faults(snapshot: Snapshot, embed: Embed, reader: Reader | None = None) -> tuple[Finding, ...]:
     """What an evaluation says of a side, without its intervals."""
-    from flywheel.evaluation.evaluate import _decided, _findings, _score, _search
+    from flywheel.evaluation.evaluate import _findings
 
-    calibration, test = (_score(embed, snapshot.pairs(split)) for split in ("calibration", "test"))
-    rule = DecisionRule.fit(*(calibration[name].to_numpy() for name in ("score", "label", "source")), None)
-    decided = _decided(calibration, rule), _decided(test, rule)
     subject = Subject("made up", "baseline", "made up", embed, reader=reader)
-    lost: frozenset[str] = frozenset()
-    return _findings(subject, *decided, lost, rule, _search(embed, test, lost), judges=True)
+    decided = decide(subject, snapshot, None)
+    return _findings(subject, decided, search_judging(subject, snapshot, decided.judging, decided.lost), judges=True)
 
 
 @pytest.mark.parametrize("kind", INSANE)

@@ -65,7 +65,7 @@ def model(home: Path, name: str, wrong: np.ndarray, at: float = 0.5, first_pair:
     record = Evaluation(**{**NAMES, **FIGURES, **given, **fields})
     folder = evaluation_folder(home / "evaluations", record.test_id, name)
     folder.mkdir(parents=True)
-    both = (rows.assign(score=scores, split=split) for scores, split in ((test, "test"), (calibration, "calibration")))
+    both = (rows.assign(score=scores, split=split, fold=0) for scores, split in ((test, "test"), (calibration, "calibration")))
     table = pd.concat([each.assign(same=each["score"] >= at, probability=0.5) for each in both])
     # Whatever order the rows lie in, the pairs must find each other.
     table.sample(frac=1.0, random_state=sum(name.encode())).to_parquet(folder / SCORES)
@@ -365,7 +365,9 @@ def test_at_most_5_lives_in_100_see_a_false_promotion(tmp_path: Path, monkeypatc
     rng, lives = np.random.default_rng(0), 300
 
     def draw(model: Evaluation) -> None:
-        outcomes[model.record_id] = pd.DataFrame({"component": ids, "wrong": rng.random(len(ids)) < rng.beta(0.2, 1, 60)[ids]})
+        outcomes[model.record_id] = pd.DataFrame(
+            {"component": ids, "fold": 0, "wrong": rng.random(len(ids)) < rng.beta(0.2, 1, 60)[ids]}
+        )
 
     def promotes_falsely() -> bool:
         draw(champion)

@@ -69,7 +69,7 @@ def test_a_gain_that_is_hardly_more_than_noise_is_followed_for_a_part_of_the_way
 def test_a_gain_in_a_few_components_is_less_certain() -> None:
     labels = np.random.default_rng(0).integers(0, 2, 400)
     topics = np.arange(400) // 40
-    gaining = np.where(topics < 7, 2.6, 1.0)
+    gaining = np.where(topics < 7, 2.0, 1.0)
     noise = np.random.default_rng(1).normal(0, 1, 400)
     scores = np.stack([(1.5 + place * (gaining - 1.5)) * (labels - 0.5) + noise for place in PLACES])
     assert choose_place(scores, labels, topics).place < choose_place(scores, labels, np.arange(400)).place
@@ -78,7 +78,7 @@ def test_a_gain_in_a_few_components_is_less_certain() -> None:
 def test_one_place_serves_dimensions_together(labels: np.ndarray) -> None:
     """The dimension whose scores change more has its way, whichever stands first."""
     components = np.arange(len(labels))
-    firm, mild = scores_best_at(0.0, labels), 0.2 * scores_best_at(1.25, labels, 2)
+    firm, mild = scores_best_at(0.0, labels), 0.2 * scores_best_at(1.0, labels, 2)
     mild += np.random.default_rng(2).normal(0, 1, mild.shape[1])
     together = choose_place(np.stack([firm, mild], axis=1), labels, components)
     assert together == choose_place(np.stack([mild, firm], axis=1), labels, components)

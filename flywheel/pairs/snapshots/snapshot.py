@@ -25,6 +25,12 @@ SPLITS = ("train", *FROZEN)
 DRAW_AGAIN = "Ingest labelled pairs of new questions, then run `flywheel snapshot --new-test`; it says how many are missing."
 # The same where they do: another snapshot would let the new pairs train, and they could not be drawn.
 DRAW_ANEW = DRAW_AGAIN.replace("--new-test`", "--new-test` before any other snapshot")
+# The same where every labelled pair judges, because they are too few to set test pairs aside.
+COLLECT = "Ingest labelled pairs of new questions: as long as test pairs are not set aside, all of them judge."
+SET_ASIDE = (
+    "Collect labelled pairs until test pairs are set aside (splits.frozen_from); after that, those of new questions and "
+    "`flywheel snapshot --new-test` give one."
+)
 
 
 @dataclass(frozen=True)
@@ -112,9 +118,9 @@ class Snapshot:
         """Whether models can be judged: on test pairs, or out of fold."""
         return self.is_drawn or self.is_cross_fitted
 
-    def check_drawn(self) -> None:
-        """Raise FlywheelError, which says what is missing, unless there are calibration and test pairs."""
-        if not self.is_drawn:
+    def check_judges(self) -> None:
+        """Raise FlywheelError, which says what is missing, unless there are pairs that judge."""
+        if not self.can_judge:
             raise FlywheelError(f"There are no calibration and test pairs, so no model can be trained. {self.way_to_a_draw}")
 
     @property
@@ -139,13 +145,11 @@ class Snapshot:
             raise damaged(file, error) from error
 
     def judging_pairs(self) -> pd.DataFrame:
-        """The pairs that judge, with their `component`: those of `test` or, where the snapshot is cross-fitted, the explicit
-        ones of `train` with a `fold`.
-        """
+        """The pairs that judge, ordered by pair id: `test`, or the labelled pairs of every fold, with their `fold`."""
         if not self.is_cross_fitted:
             return self.pairs("test")
         pairs = self.pairs("train")
-        return pairs[(pairs["kind"] == "explicit") & (pairs["fold"] >= 0)].reset_index(drop=True)
+        return pairs[(pairs["fold"] >= 0) & (pairs["kind"] == "explicit")].reset_index(drop=True)
 
     def shared_questions(self) -> int:
         """How many questions are in more than one split or fold: 0, or the snapshot leaks."""
@@ -182,7 +186,10 @@ class Snapshot:
         return pairs.iloc[_interleaved(pairs["source"], int(size), self._share(interaction_share))].reset_index(drop=True)
 
     def largest_size(self, interaction_share: float) -> int:
-        """How many pairs a numbered size can have at most."""
+        """How many pairs a numbered size can have at most; cross-fitted, what is left without the two largest folds."""
+        if self.is_cross_fitted:
+            folds = self.pairs("train")["fold"].value_counts()
+            return self.train.pairs - int(folds[folds.index >= 0].head(2).sum())
         share = self._share(interaction_share)
         if share in (0, 1):
             return self.train.interaction if share else self.train.seed

@@ -112,4 +112,4 @@ def sum_up_judging(db: duckdb.DuckDBPyConnection, folder: Path, cross_fitted: bo
         f"SELECT count(*) AS pairs FROM read_parquet(?) WHERE {which} GROUP BY component", [str(folder / f"{file}.parquet")]
     ).fetchnumpy()
     sizes = np.asarray(found["pairs"])
-    return Judging(int(sizes.sum()), len(sizes), detectable_in(sizes))
+    return Judging(int(sizes.sum()), len(sizes), detectable_in(sizes, cross_fitted))
