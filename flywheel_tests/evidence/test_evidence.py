@@ -42,7 +42,7 @@ SIZES = ("50", "100", "200", "400")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A home with a snapshot and nothing trained; its local baseline is untuned."""
     home = tmp_path_factory.mktemp("empty")
-    return clump_world(home, clumps=200, baseline={"local_variant": str(V32)}, compute={"run_in": "inline"})
+    return clump_world(home, clumps=240, baseline={"local_variant": str(V32)}, compute={"run_in": "inline"})
 
 
 @pytest.fixture(scope="module")

@@ -216,7 +216,7 @@ def _settle_in() -> None:
 
 
 def _start(act: Act, home: Path) -> BaseProcess:
-    workspace = make_workspace(home, evaluation={"min_components": 5}, pairs={"redact": ("email",)})
+    workspace = make_workspace(home, evaluation={"min_components": 5}, splits={"frozen_from": 0}, pairs={"redact": ("email",)})
     process = FORK.Process(target=act, args=(workspace,))
     process.start()
     return process
