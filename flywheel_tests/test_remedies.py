@@ -338,7 +338,8 @@ ROWS = {
     ),
     "no champion after a decision": Row(lost, "champion", r"no champion yet\. Run `flywheel evidence`", "Next:", "evidence"),
     "one size only": Row(
-        lost, "evidence", rf"flywheel grid --variant {VARIANT}(?= At a glance)", "Next: (Twice the pairs|Promote)", slow=True
+        after(with_labels(500, 500), "snapshot", TRAIN, "champion promote"), "evidence",
+        rf"flywheel grid --variant {VARIANT}(?= At a glance)", "Next: (Twice the pairs|Promote)", slow=True,
     ),
     "an older snapshot is damaged": Row(
         damaged("manifest.json"), "cache prune",
