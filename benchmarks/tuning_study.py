@@ -4,7 +4,7 @@
         head top 'top {"learning_rate": 1e-4, "batch_size": 64}' ...
 
 Every argument is a row: a recipe and the fields that it changes, as in `flywheel.toml`. A redraw draws the nested training
-order anew; at size `all` it only shuffles. `loss` and `error` are those of what ships, on calibration pairs that have chosen
+order; at size `all` it only shuffles. `loss` and `error` are those of what ships, on calibration pairs that have chosen
 neither its weights nor its place, and they choose the winner. With `--test` a row also has its error and MRR@10 on test
 pairs, as they are evaluated, which choose nothing. `CPU s` are processor seconds of training, places and calibration. Token
 states of `top` are counted where they are made. Model folders stay under HOME: the same command goes on where it was.

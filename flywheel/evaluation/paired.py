@@ -70,9 +70,13 @@ def paired_test(
 
 
 def quick_p_value(
-    challenger_wrong: NDArray[np.bool_], champion_wrong: NDArray[np.bool_], components: NDArray[np.generic]
+    challenger_wrong: NDArray[np.bool_],
+    champion_wrong: NDArray[np.bool_],
+    components: NDArray[np.generic],
+    factor: float = 1.0,
 ) -> float:
-    """The p-value of `paired_test` by its normal approximation: for labels beside many rows, never for a decision.
+    """The p-value of `paired_test` by its normal approximation, its variance times `factor`: for labels beside many rows, never
+    for a decision.
 
     Raises FlywheelError as `paired_test` does.
     """
@@ -80,7 +84,7 @@ def quick_p_value(
 
     difference, clusters = _paired(challenger_wrong, champion_wrong, components)
     moved = clusters.sums(difference)
-    spread = float(np.sqrt((moved**2).sum()))
+    spread = float(np.sqrt(factor * (moved**2).sum()))
     return float(norm.cdf(moved.sum() / spread)) if spread else 1.0
 
 

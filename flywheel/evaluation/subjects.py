@@ -102,13 +102,18 @@ def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
         training=training,
         reader=Reader(vectors.model, vectors.weights),
         untuned=lambda snapshot: untuned_subject(variant, snapshot, base).embed,
-        fold=lambda fold: _tuned_fold(model, vectors, fold),
+        fold=_tuned_folds(model, vectors),
     )
 
 
-def _tuned_fold(model: TrainedModel, vectors: Vectors, fold: int) -> Fold:
-    head = model.fold_heads()[fold]
-    return Fold(lambda texts: head.apply(vectors.features(texts)), model.folds[fold].rule, model.folds[fold].error)
+def _tuned_folds(model: TrainedModel, vectors: Vectors) -> Callable[[int], Fold]:
+    heads = cache(model.fold_heads)  # read once, and only where folds are asked for
+
+    def fold(number: int) -> Fold:
+        head, chosen = heads()[number], model.folds[number]
+        return Fold(lambda texts: head.apply(vectors.features(texts)), chosen.rule, chosen.error)
+
+    return fold
 
 
 def untuned_subject(

@@ -19,6 +19,7 @@ from flywheel.pairs.snapshots.snapshot import ALL
 from flywheel.registry.champions import Entry, Registry
 from flywheel.registry.decisions import count_decisions
 from flywheel.registry.options import PromotionOptions
+from flywheel.scoring.power import SHARED_TRAINING
 
 
 @dataclass(frozen=True)
@@ -157,5 +158,6 @@ def _better(evaluations: Path, board: Leaderboard, baseline: Evaluation) -> dict
     rows = [row for row in board.tuned if not row.alarm]
     ids = [row.record_id for row in rows]
     wrong = (decisions(evaluations, row).loc[theirs.index, "wrong"].to_numpy() for row in rows)
-    p_values = [quick_p_value(each, np.asarray(theirs["wrong"]), components) for each in wrong]
+    factor = SHARED_TRAINING if baseline.is_cross_fitted else 1.0
+    p_values = [quick_p_value(each, np.asarray(theirs["wrong"]), components, factor) for each in wrong]
     return dict(zip(ids, holm(p_values), strict=True))

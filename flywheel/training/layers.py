@@ -18,7 +18,7 @@ from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.training.progress import Encoded, Listener
 from flywheel.training.shrink import PLACES, Choice, choose_place
 
-JUDGING_PAIRS = 1_000  # each place encodes their texts anew
+JUDGING_PAIRS = 1_000  # each place encodes their texts once more
 
 
 @dataclass(frozen=True)

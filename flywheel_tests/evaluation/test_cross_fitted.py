@@ -11,7 +11,7 @@ from scipy.stats import norm
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.cross_fitted import cross_fitted_interval, cross_fitted_test
 from flywheel.evaluation.intervals import Clusters, wilson
-from flywheel.evaluation.paired import alpha_for, detectable_difference, paired_test
+from flywheel.evaluation.paired import alpha_for, detectable_difference, paired_test, quick_p_value
 from flywheel.scoring.power import SHARED_TRAINING
 
 IDS = np.repeat(np.arange(100), 2)
@@ -32,6 +32,13 @@ def study(world: ModuleType) -> ModuleType:
 def decisions(seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     return rng.random(200) < 0.2, rng.random(200) < 0.3
+
+
+def test_the_quick_p_value_counts_shared_training_too() -> None:
+    ours, theirs = decisions(1)
+    fitted = cross_fitted_test(ours, theirs, IDS, FOLDS).p_value
+    assert quick_p_value(ours, theirs, IDS, SHARED_TRAINING) == pytest.approx(fitted, abs=0.01)
+    assert quick_p_value(ours, theirs, IDS) < 0.8 * fitted
 
 
 def test_shared_training_widens_everything_by_one_factor() -> None:
