@@ -6,18 +6,31 @@ readers need no lock and see whole shards only, and what a killed writer leaves 
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from flywheel.errors import FlywheelError, explain_disk_errors
+from flywheel.models.shards import (
+    KEY,
+    VECTORS,
+    Keep,
+    Ragged,
+    read_shard,
+    remove_leftovers,
+    remove_shard,
+    shard_names,
+    thin_out,
+    way_out,
+    write_shard,
+)
+from flywheel.models.shared import SharedShards
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +39,6 @@ _CHUNK = 2048
 # A shard holds a file open in every reader, of which a process may have about a thousand: small ones are joined.
 _MANY_SHARDS = 128
 _FULL_SHARD_BYTES = 2**26
-KEY = np.dtype("S16")
-_KEYS, _VECTORS, _LENGTHS, _ASIDE = ".keys.npy", ".vectors.npy", ".lengths.npy", ".tmp"
-
-
-@dataclass(frozen=True)
-class Ragged:
-    """Some rows for each of k texts: `rows` (total, width), the first `lengths[0]` of them for the first text, and so on."""
-
-    rows: np.ndarray
-    lengths: np.ndarray
-
-
 Encode = Callable[[list[str]], np.ndarray | Ragged]
 
 
@@ -71,12 +72,15 @@ class EmbeddingCache:
     """What one encoder gives for texts, rows of `width` numbers, in `folder`; any number of processes may share the folder.
 
     A text has one row, its vector, or as many as it has tokens. It is known by the 16-byte BLAKE2b hash of its UTF-8
-    bytes, so texts that differ in one space are two texts. Shards are memory-mapped: a reader holds what it reads.
+    bytes, so texts that differ in one space are two texts. Shards are memory-mapped: a reader holds what it reads. Where
+    several machines share a cache, it is at `uri` as well: what is missing here comes from there before it is encoded.
     """
 
-    def __init__(self, folder: Path, width: int, dtype: type[np.floating] = np.float32) -> None:
+    def __init__(self, folder: Path, width: int, dtype: type[np.floating] = np.float32, uri: str | None = None) -> None:
         """Touch nothing: the first write makes the folder. `dtype` is what numbers are stored as."""
         self.folder = folder
+        self.uri = uri
+        self._shared = None if uri is None else SharedShards(folder, uri)
         self.width = width
         self.dtype = np.dtype(dtype)
         self._index = _EMPTY
@@ -84,25 +88,27 @@ class EmbeddingCache:
     @classmethod
     def open(cls, folder: Path) -> "EmbeddingCache | None":
         """The cache in `folder`, whatever its width; None when there is none. Raises FlywheelError if damaged."""
-        for shard in folder.glob(f"*{_KEYS}"):
-            vectors = shard.with_name(shard.name.removesuffix(_KEYS) + _VECTORS)
+        for name in shard_names(folder):
             try:
-                stored = np.load(vectors, mmap_mode="r", allow_pickle=False)
+                stored = np.load(folder / f"{name}{VECTORS}", mmap_mode="r", allow_pickle=False)
                 return cls(folder, stored.shape[1], stored.dtype.type)
             except (OSError, ValueError, EOFError, IndexError) as error:
-                name = shard.name.removesuffix(_KEYS)
-                raise FlywheelError(f"Shard {name} of {folder} is damaged ({error}). {_way_out(folder, name)}") from error
+                raise FlywheelError(f"Shard {name} of {folder} is damaged ({error}). {way_out(folder, name)}") from error
         return None
 
     def missing(self, texts: Iterable[str]) -> int:
         """Count the different texts that have no vector yet. Raises FlywheelError as `get` does for bad shards."""
-        _, known = self._refresh().find(np.unique(_hash_texts(texts)))
-        return int(np.count_nonzero(~known))
+        return int(np.count_nonzero(~self._known(np.unique(_hash_texts(texts)))))
 
     def unknown(self, texts: Sequence[str]) -> list[str]:
         """Those of `texts` that have no vector yet."""
-        _, known = self._refresh().find(_hash_texts(texts))
+        known = self._known(_hash_texts(texts))
         return [text for text, there in zip(texts, known, strict=True) if not there]
+
+    def share(self) -> None:
+        """Send to the root what was made here and is not there, as other programs or an unreachable root may have left it."""
+        if self.uri is not None:
+            share(self.folder, self.uri)
 
     def get(self, texts: Sequence[str], encode: Encode) -> np.ndarray:
         """Give the vectors of `texts`, (n, width), in their order; a text may appear more than once.
@@ -140,7 +146,7 @@ class EmbeddingCache:
         """What to do about a broken vector, that of the text known by `key` (1,)."""
         index = self._refresh()
         [position], _ = index.find(key)
-        return _way_out(self.folder, index.names[index.shards[position]])
+        return way_out(self.folder, index.names[index.shards[position]])
 
     def add(self, keys: np.ndarray, vectors: np.ndarray) -> int:
         """Store the vectors (k, width) of texts known by their keys (k,) alone; returns how many of them were missing."""
@@ -149,8 +155,7 @@ class EmbeddingCache:
             unknown = np.flatnonzero(~known)
             new, first = np.unique(keys[unknown], return_index=True)
             if len(new):
-                self._write_shard(new, self._checked(vectors[unknown[first]], len(new)))
-                self._compact()
+                self._store(new, self._checked(vectors[unknown[first]], len(new)))
         return len(new)
 
     @contextmanager
@@ -161,8 +166,7 @@ class EmbeddingCache:
         with self._locked():
 
             def store(some: list[str], vectors: np.ndarray) -> None:
-                self._write_shard(_hash_texts(some), self._checked(vectors, len(some)))
-                self._compact()
+                self._store(_hash_texts(some), self._checked(vectors, len(some)))
 
             yield self.unknown(list(dict.fromkeys(texts))), store
 
@@ -176,35 +180,31 @@ class EmbeddingCache:
 
     def prune(self, keep: Iterable[str]) -> int:
         """Forget every text but those to `keep`; returns how many went. Readers go on with what they have open."""
-        wanted = np.unique(_hash_texts(keep))
-        return self._rewrite(lambda keys: np.isin(keys, wanted))
+        return keep_only(self.folder, keep, self.uri)
 
     def drop(self, texts: Iterable[str]) -> int:
         """Forget these texts; returns how many were known. Readers go on with what they have open."""
-        unwanted = np.unique(_hash_texts(texts))
-        return self._rewrite(lambda keys: ~np.isin(keys, unwanted))
+        return drop(self.folder, texts, self.uri)
 
-    def _rewrite(self, keep: Callable[[np.ndarray], np.ndarray]) -> int:
-        """Rewrite the shards with those texts that `keep` says, by their keys; returns how many went."""
-        removed = 0
-        with self._locked():
-            for name in self._refresh().names:
-                shard = self._read_shard(name)
-                if shard is None:
-                    continue
-                keys, lengths, rows = shard
-                kept = keep(keys)
-                if kept.all():
-                    continue
-                removed += int(np.count_nonzero(~kept))
-                if kept.any():
-                    self._write_shard(keys[kept], Ragged(np.asarray(rows[np.repeat(kept, lengths)]), lengths[kept]))
-                self._remove_shard(name)
-        return removed
+    def _known(self, keys: np.ndarray) -> np.ndarray:
+        """Whether each of these keys has a vector, here or at the root: what only the root has is fetched."""
+        _, known = self._refresh().find(keys)
+        if self._shared and not known.all():
+            with suppress(Timeout), self._locked(timeout=0):  # who holds the lock has just fetched it
+                pass
+            _, known = self._refresh().find(keys)
+        return known
+
+    def _store(self, keys: np.ndarray, ragged: Ragged) -> None:
+        """Write a shard and send it to the root. Needs the lock."""
+        write_shard(self.folder, uuid4().hex, keys, ragged)
+        if self._shared:
+            self._shared.push()
+        self._compact()
 
     def _compact(self) -> None:
         """Join small shards once they are many. Needs the lock. Readers go on with what they have open."""
-        sizes = {name: (self.folder / f"{name}{_VECTORS}").stat().st_size for name in self._refresh().names}
+        sizes = {name: (self.folder / f"{name}{VECTORS}").stat().st_size for name in self._refresh().names}
         small = [name for name, size in sizes.items() if size < _FULL_SHARD_BYTES // 2]
         if len(small) < _MANY_SHARDS:
             return
@@ -221,13 +221,12 @@ class EmbeddingCache:
         shards = [shard for name in names if (shard := self._read_shard(name)) is not None]
         if len(shards) > 1:
             keys, lengths, rows = (np.concatenate(parts) for parts in zip(*shards, strict=True))
-            self._write_shard(keys, Ragged(rows, lengths))
+            joined = uuid4().hex
+            write_shard(self.folder, joined, keys, Ragged(rows, lengths))
+            if self._shared:
+                self._shared.note_joined(names, joined)
             for name in names:
-                self._remove_shard(name)
-
-    def _remove_shard(self, name: str) -> None:
-        for suffix in (_KEYS, _LENGTHS, _VECTORS):  # keys first: what remains of a kill is then a leftover
-            (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+                remove_shard(self.folder, name)
 
     def _gather(self, index: _Index, positions: np.ndarray) -> np.ndarray:
         shards, rows = index.shards[positions], index.rows[positions]
@@ -250,17 +249,12 @@ class EmbeddingCache:
         return index, positions
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the folder's lock, with what killed writers left cleared away."""
-        lock = FileLock(self.folder / "lock")
-        with explain_disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        try:
-            self._remove_leftovers()
+    def _locked(self, timeout: float = -1) -> Iterator[None]:
+        """Hold the folder's lock, with what is new at the root fetched. Raises as the lock does."""
+        with _locked(self.folder, timeout):
+            if self._shared:
+                self._shared.pull()
             yield
-        finally:
-            lock.release()
 
     def _fill(self, texts: Sequence[str], keys: np.ndarray, encode: Encode) -> None:
         """Encode and store what is still missing once the lock is held."""
@@ -272,8 +266,7 @@ class EmbeddingCache:
             logger.info("Encoding %d texts for %s.", len(todo), self.folder)
             for start in range(0, len(todo), _CHUNK):
                 chunk = todo[start : start + _CHUNK]
-                self._write_shard(keys[chunk], self._checked(encode([texts[place] for place in chunk]), len(chunk)))
-                self._compact()
+                self._store(keys[chunk], self._checked(encode([texts[place] for place in chunk]), len(chunk)))
 
     def _checked(self, encoded: np.ndarray | Ragged, count: int) -> Ragged:
         ragged = encoded if isinstance(encoded, Ragged) else Ragged(np.asarray(encoded), np.ones(count, np.int32))
@@ -289,37 +282,13 @@ class EmbeddingCache:
         if broken:
             raise FlywheelError(
                 f"The encoder gave NaN or infinity for {broken} of {count} texts; they were not stored. "
-                "Set models.device to cpu, or replace the model's weights."
+                "Set encoding.device to cpu, or replace the model's weights."
             )
         return Ragged(rows, lengths)
 
-    def _write_shard(self, keys: np.ndarray, ragged: Ragged) -> None:
-        name = uuid4().hex
-        arrays = {_VECTORS: ragged.rows, _KEYS: keys}
-        if (ragged.lengths != 1).any():
-            arrays = {_LENGTHS: ragged.lengths, **arrays}
-        with explain_disk_errors(self.folder):
-            for suffix, array in arrays.items():
-                aside = self.folder / f"{name}{suffix}{_ASIDE}"
-                with aside.open("wb") as file:
-                    np.save(file, array, allow_pickle=False)
-                    file.flush()
-                    os.fsync(file.fileno())  # else a power cut could keep the rename and lose the bytes
-                aside.replace(self.folder / f"{name}{suffix}")
-
-    def _remove_leftovers(self) -> None:
-        """Delete what killed writers left: files never renamed, and vectors without keys. Needs the lock."""
-        with explain_disk_errors(self.folder):
-            for path in self.folder.glob(f"*{_ASIDE}"):
-                path.unlink()
-            for suffix in (_VECTORS, _LENGTHS):
-                for path in self.folder.glob(f"*{suffix}"):
-                    if not path.with_name(path.name.removesuffix(suffix) + _KEYS).exists():
-                        path.unlink()
-
     def _refresh(self) -> _Index:
         """Bring the index up to date with the folder and give it."""
-        present = sorted(path.name.removesuffix(_KEYS) for path in self.folder.glob(f"*{_KEYS}"))
+        present = shard_names(self.folder)
         # Shards are never changed; when some are missing, the cache was deleted and its index starts again.
         index = self._index if set(self._index.names) <= set(present) else _EMPTY
         known = set(index.names)
@@ -330,29 +299,66 @@ class EmbeddingCache:
         return index
 
     def _read_shard(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Give a shard's keys (k,), their lengths (k,) and the memory-mapped rows (total, width); None if it was deleted."""
-        try:
-            keys = np.load(self.folder / f"{name}{_KEYS}", allow_pickle=False)
-            vectors = np.load(self.folder / f"{name}{_VECTORS}", mmap_mode="r", allow_pickle=False)
-            lengths = np.ones(len(keys), np.int32)
-            if (ragged := self.folder / f"{name}{_LENGTHS}").exists():
-                lengths = np.load(ragged, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            if not (self.folder / f"{name}{_KEYS}").exists():  # pruned meanwhile
-                return None
-            raise FlywheelError(f"Shard {name} of {self.folder} is damaged ({error}). {_way_out(self.folder, name)}") from error
+        """A shard as `read_shard` gives it. Raises FlywheelError when it holds vectors of another kind."""
+        shard = read_shard(self.folder, name)
+        if shard is None:
+            return None
+        keys, lengths, vectors = shard
         if keys.dtype != KEY or vectors.dtype != self.dtype or vectors.shape != (lengths.sum(), self.width):
             raise FlywheelError(
                 f"Shard {name} of {self.folder} holds {len(keys)} keys and {vectors.dtype} vectors of shape "
-                f"{vectors.shape}, not of width {self.width}. {_way_out(self.folder, name)}"
+                f"{vectors.shape}, not of width {self.width}. {way_out(self.folder, name)}"
             )
-        return keys, lengths, vectors
+        return shard
 
 
-def _way_out(folder: Path, name: str) -> str:
-    """What to do about the damaged shard `name`. The rest of the folder stays: it may have been paid for."""
-    files = [f"{name}{suffix}" for suffix in (_KEYS, _VECTORS, _LENGTHS) if (folder / f"{name}{suffix}").exists()]
-    return f"Delete {' and '.join(files)} in {folder}: only their vectors are made again."
+def share(folder: Path, uri: str) -> None:
+    """Send the shards in a folder that are not at `uri` there, and fetch those that are not here."""
+    if shard_names(folder):
+        with _locked(folder):
+            shared = SharedShards(folder, uri)
+            shared.pull()
+            shared.push()
+
+
+def keep_only(folder: Path, texts: Iterable[str], uri: str | None = None) -> int:
+    """Forget every text but these in the cache of a folder, and at `uri` too; returns how many went here."""
+    wanted = np.unique(_hash_texts(texts))
+    return _thin_out(folder, uri, lambda keys: np.isin(keys, wanted))
+
+
+def drop(folder: Path, texts: Iterable[str], uri: str | None = None) -> int:
+    """Forget these texts in the cache of a folder, and at `uri` too; returns how many were known here."""
+    unwanted = np.unique(_hash_texts(texts))
+    return _thin_out(folder, uri, lambda keys: ~np.isin(keys, unwanted))
+
+
+def _thin_out(folder: Path, uri: str | None, keep: Keep) -> int:
+    if uri is None and not shard_names(folder):
+        return 0
+    with _locked(folder):
+        if uri is None:
+            return sum(thin_out(folder, name, keep)[1] for name in shard_names(folder))
+        shared = SharedShards(folder, uri)
+        shared.thin_out(keep)
+        return shared.thin_out_here(keep)
+
+
+@contextmanager
+def _locked(folder: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a folder's lock, with what killed writers left cleared away.
+
+    Raises filelock's Timeout when another process holds it for longer than `timeout` seconds; without it, waits.
+    """
+    lock = FileLock(folder / "lock", timeout=timeout)
+    with explain_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        remove_leftovers(folder)
+        yield
+    finally:
+        lock.release()
 
 
 def _hash_texts(texts: Iterable[str]) -> np.ndarray:

@@ -1,21 +1,24 @@
 """A base model as a frozen encoder: loading it, the device it runs on, and the identity of its vectors.
 
-An encoder is a Sentence Transformers pipeline of exactly Transformer, Pooling and Normalize, so that a model folder that
-holds these modules gives the same vectors.
+An encoder is a Sentence Transformers pipeline of Transformer, Pooling, the model's own Dense modules and Normalize, so that a
+model folder that holds these modules gives the same vectors.
 """
 
 import logging
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flywheel.errors import FlywheelError, one_line
+from flywheel.files import digest, scratch_folder
 from flywheel.models.catalogue import BaseModel
-from flywheel.models.weights import hash_weights, locate_weights
+from flywheel.models.facts import Facts, read_facts
+from flywheel.models.weights import WEIGHTS_FILE, hash_file, hash_weights, locate_weights
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,53 +29,76 @@ _MIN_COSINE = 0.999
 _MAX_DISTANCE = 0.002
 
 
-def load_encoder(model: BaseModel, model_paths: Mapping[str, Path], device: str) -> "SentenceTransformer":
-    """Load `model` as Transformer, Pooling, Normalize on `device` (as `resolve_device` takes it), without any network.
+def load_encoder(model: BaseModel, device: str) -> "SentenceTransformer":
+    """Load `model` in float32 on `device` (as `resolve_device` takes it), without any network.
 
     Only `locate_weights` may reach the hub; no code of a repository runs. Raises FlywheelError when the model's weights
-    cannot be had, when they do not load, when modules, pooling or width are not the catalogue's, and when the text with a
+    cannot be had, when they do not load, when its files contradict each other (see `read_facts`), and when the text with a
     published vector gets another one.
     """
     place = resolve_device(device)
-    folder = locate_weights(model, model_paths)
-    open_pipeline = {"transformers": _open_transformers, "jina": _open_jina}[model.architecture]
+    folder = locate_weights(model)
+    facts = read_facts(model, folder)
     with quiet_transformers():
         try:
-            encoder = open_pipeline(folder, place)
+            encoder = _open(folder, facts, place)
         # Damaged files make the library raise nearly anything.
         except Exception as error:
             raise FlywheelError(
                 f"{model.name} does not load from {folder} on {place} ({type(error).__name__}: {one_line(error)}). "
-                "Replace the folder with the hub's files, or choose another device if this one lacks memory."
+                f"Point {model.setting('path')} at a folder with the hub's files, or set encoding.device to another device if "
+                "this one lacks memory."
             ) from error
-    _check_modules(encoder, model, folder)
+    first: Any = encoder[0]
+    found = first.get_embedding_dimension()
+    if found != facts.states_width:
+        raise FlywheelError(
+            f"{model.name} in {folder} has token states of {found} numbers, where its pooling is for {facts.states_width}. "
+            f"Point {model.setting('path')} at a folder with the hub's files."
+        )
     _check_published(encoder.eval(), model, folder)
     logger.info("Loaded %s from %s on %s.", model.name, folder, place)
     return encoder
 
 
-def _open_transformers(folder: Path, place: str) -> "SentenceTransformer":
+def _open(folder: Path, facts: Facts, place: str) -> "SentenceTransformer":
+    """Put the pipeline together from the folder's modules, so that what `facts` says is what runs."""
+    import torch
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, StaticEmbedding, Transformer
 
+    here: dict[str, Any] = {"model_name_or_path": str(folder), "local_files_only": True}
+    first: Any
+    # Weights that a file lacks, such as a pooler's, are drawn at random: always the same ones.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if facts.kind == "static":
+            first = StaticEmbedding.load(subfolder=facts.root, **here)
+        else:
+            kind: Any = Transformer
+            if facts.kind == "jina":  # transformers would take it for plain BERT
+                from flywheel.models.jina import JinaTransformer
+
+                kind = JinaTransformer
+            weights = {"use_safetensors": True, "dtype": torch.float32}
+            first = kind.load(subfolder=facts.root, trust_remote_code=False, model_kwargs=weights, **here)
+            first.tokenizer.padding_side = "right"  # the token states of a text are then those of its row's beginning
+            if facts.reads is not None:
+                first.max_seq_length = facts.reads
+    pooling = [] if facts.kind == "static" else [Pooling(facts.states_width, facts.poolings, facts.include_prompt)]
+    dense = [Dense.load(subfolder=path, **here) for path in facts.dense]
+    prompts = {facts.prompt_name: facts.prompt} if facts.prompt_name else None
     return SentenceTransformer(
-        str(folder),
-        device=place,
-        local_files_only=True,
-        trust_remote_code=False,
-        model_kwargs={"use_safetensors": True},
+        modules=[first, *pooling, *dense, Normalize()], device=place, prompts=prompts, default_prompt_name=facts.prompt_name
     )
 
 
-def _open_jina(folder: Path, place: str) -> "SentenceTransformer":
-    """Put the pipeline together by hand: the hub's modules.json names a Transformer that would take it for plain BERT."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
-
-    from flywheel.models.jina import JinaTransformer
-
-    first = JinaTransformer.load(str(folder), local_files_only=True)
-    pooling = Pooling.load(str(folder), subfolder="1_Pooling", local_files_only=True)
-    return SentenceTransformer(modules=[first, pooling, Normalize()], device=place)
+def save_encoder(encoder: "SentenceTransformer", file: Path) -> None:
+    """Write an encoder's weights to `file` in float32, under the names that its own class gives them."""
+    with quiet_transformers(), scratch_folder(file.parent) as scratch:
+        model: Any = encoder[0]
+        model.auto_model.float().save_pretrained(scratch, max_shard_size="10TB")
+        os.replace(scratch / WEIGHTS_FILE, file)
 
 
 def resolve_device(device: str) -> str:
@@ -86,39 +112,23 @@ def resolve_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     match = re.fullmatch(r"cpu|mps|cuda(?::(\d{1,4}))?", device)
     if match is None:
-        raise FlywheelError(f"There is no device {device!r}. Set models.device to auto, cpu, cuda, cuda:N or mps.")
+        raise FlywheelError(f"There is no device {device!r}. Set encoding.device to auto, cpu, cuda, cuda:N or mps.")
     cards = torch.cuda.device_count()
     if device.startswith("cuda") and int(match[1] or 0) >= cards:
-        raise FlywheelError(f"Device {device} is not here: torch finds {cards} CUDA devices. Set models.device to auto.")
+        raise FlywheelError(f"Device {device} is not here: torch finds {cards} CUDA devices. Set encoding.device to auto.")
     if device == "mps" and not torch.backends.mps.is_available():
-        raise FlywheelError("Device mps is not here: torch finds no Apple GPU. Set models.device to auto.")
+        raise FlywheelError("Device mps is not here: torch finds no Apple GPU. Set encoding.device to auto.")
     return device
 
 
-def encoder_id(model: BaseModel, weights: Path) -> str:
-    """Name the vectors that `model` with the weights in folder `weights` gives; fit for a folder's name.
+def encoder_id(model: BaseModel, facts: Facts, weights: Path) -> str:
+    """Name the vectors that `model` gives from the folder `weights`; fit for a folder's name.
 
-    It is the model's name and the first 12 hex digits of its weights' sha256: other weights never share a cache.
+    It is the model's name and 12 hex digits of a hash of its weights, its Dense modules' weights, its pooling, its prompt and
+    how much it reads: other vectors never share a cache.
     """
-    return f"{model.name}-{hash_weights(weights)[:12]}"
-
-
-def _check_modules(encoder: "SentenceTransformer", model: BaseModel, folder: Path) -> None:
-    """Refuse an encoder that is not Transformer, Pooling, Normalize with the catalogue's pooling and width."""
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-
-    match list(encoder):
-        case [Transformer() as transformer, Pooling() as pooling, Normalize()]:
-            found = (pooling.pooling_mode, transformer.get_embedding_dimension(), pooling.embedding_dimension)
-            if found == (model.pooling, model.width, model.width):
-                return
-            what = f"pools by {found[0]} over {found[2]} numbers and its encoder has {found[1]}"
-        case modules:
-            what = f"holds the modules {', '.join(type(module).__name__ for module in modules)}"
-    raise FlywheelError(
-        f"The folder {folder} of {model.name} {what}, where Transformer, Pooling by {model.pooling} over {model.width} "
-        "numbers and Normalize belong. Replace it with the hub's files."
-    )
+    hashes = [hash_weights(weights), *(hash_file(weights / path / WEIGHTS_FILE) for path in facts.dense)]
+    return f"{model.name}-{digest(repr((hashes, facts.poolings, facts.include_prompt, facts.prompt, facts.reads)))[:12]}"
 
 
 def _check_published(encoder: "SentenceTransformer", model: BaseModel, folder: Path) -> None:
@@ -130,7 +140,7 @@ def _check_published(encoder: "SentenceTransformer", model: BaseModel, folder: P
     if model.published is None:
         return
     text, expected = model.published.text, np.array(model.published.numbers)
-    vector = encoder.encode([text], show_progress_bar=False, convert_to_numpy=True)[0].astype(np.float64)
+    vector = encoder.encode([text], prompt="", show_progress_bar=False, convert_to_numpy=True)[0].astype(np.float64)
     if len(expected) == len(vector):
         agreement = float(expected @ vector / np.linalg.norm(expected) / np.linalg.norm(vector))
         right, found = agreement >= _MIN_COSINE, f"a cosine of {agreement:.4f} with it, where at least {_MIN_COSINE} belongs"
@@ -140,21 +150,26 @@ def _check_published(encoder: "SentenceTransformer", model: BaseModel, folder: P
     if not right:
         raise FlywheelError(
             f"{model.name} from {folder} is not loaded right: its vector of {text!r} is not the published one ({found}). "
-            "Replace the folder with the hub's files and install the library versions of constraints.txt."
+            f"Point {model.setting('path')} at a folder with the hub's files and install the library versions of "
+            "constraints.txt."
         )
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' progress bar, load report and advice off the terminal; what was set before comes back."""
+    """Keep the libraries' progress bar, load report and advice off the terminal; what was set before comes back."""
     from transformers.utils import logging as transformers_logging
 
+    ours = logging.getLogger("sentence_transformers")
+    level = ours.level
+    ours.setLevel(logging.ERROR)
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
+        ours.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

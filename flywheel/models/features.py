@@ -4,19 +4,21 @@ Texts of like length share a batch, so that little of it is padding. Where the p
 bfloat16; sums and results never are.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from flywheel.models.cache import Ragged
+from flywheel.models.shards import Ragged
 
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
 
-# The order of the poolings of the token states in a text's features, `width` numbers each.
+# The poolings of features that hold more than a model's own, in their order.
 PARTS = ("mean", "max", "cls")
 OnProgress = Callable[[int, int], None]
 # Tokens in a batch, padding included: enough for the processor, little enough for its caches.
@@ -25,7 +27,13 @@ _MAX_BATCH = 256
 
 
 def working_dtype(device: str) -> Literal["bfloat16", "float32"]:
-    """What encoders compute in on `device`: bfloat16 where the hardware has instructions for it, else float32."""
+    """What encoders compute in on `device`: bfloat16 where the hardware has instructions for it, else float32.
+
+    Loading torch takes seconds, and who reads finished work needs nothing else of it: where Linux shows no GPU, the kernel
+    says what the processor is able to.
+    """
+    if (found := _of_linux(device)) is not None:
+        return found
     import torch
 
     if device == "auto":
@@ -38,34 +46,69 @@ def working_dtype(device: str) -> Literal["bfloat16", "float32"]:
     return "bfloat16" if able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
-def pooled(encoder: "SentenceTransformer", texts: Sequence[str], progress: OnProgress | None = None) -> np.ndarray:
-    """Mean, max and CLS of the last layer's token states, float32 (n, 3 * width), in the order of `texts` and of `PARTS`.
+def _of_linux(device: str) -> Literal["bfloat16", "float32"] | None:
+    """The same as Linux tells it; None where only torch knows."""
+    gpus = [path for pattern in ("nvidia*", "kfd", "dxg") for path in Path("/dev").glob(pattern)]
+    cpuinfo = Path("/proc/cpuinfo")
+    if not (device == "cpu" or (device == "auto" and not gpus)) or platform.machine() != "x86_64" or not cpuinfo.exists():
+        return None
+    flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), None)
+    return None if flags is None else "bfloat16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "float32"
+
+
+def in_order(poolings: Iterable[str]) -> tuple[str, ...]:
+    """Poolings in the order in which features hold them, whatever the order of a folder's files."""
+    return tuple(sorted(set(poolings), key=lambda each: (PARTS.index(each) if each in PARTS else len(PARTS), each)))
+
+
+def pooled(
+    encoder: "SentenceTransformer", texts: Sequence[str], poolings: Sequence[str], progress: OnProgress | None = None
+) -> np.ndarray:
+    """The last layer's token states under each of `poolings`, side by side, float32 (n, poolings * width), in the order of
+    `texts`; of static embeddings their mean.
 
     `progress` hears (texts done, n) after each batch.
     """
     import torch
+    from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 
-    transformer: Any = encoder[0]
-    vectors = np.empty((len(texts), len(PARTS) * transformer.get_embedding_dimension()), dtype=np.float32)
-    done = 0
+    first: Any = encoder[0]
+    width = first.get_embedding_dimension()
+    vectors = np.empty((len(texts), len(poolings) * width), dtype=np.float32)
+    if isinstance(first, StaticEmbedding):
+        for start in range(0, len(texts), _MAX_BATCH):
+            some = slice(start, start + _MAX_BATCH)
+            with torch.inference_mode():
+                told = first.preprocess(list(texts[some]), prompt=prompt_of(encoder))
+                vectors[some] = (
+                    first({name: tensor.to(encoder.device) for name, tensor in told.items()})["sentence_embedding"]
+                    .float()
+                    .cpu()
+                    .numpy()
+                )
+            if progress is not None:
+                progress(min(start + _MAX_BATCH, len(texts)), len(texts))
+        return vectors
+    own: Any = encoder[1]
+    pooling, prompt_length, done = Pooling(width, tuple(poolings), own.include_prompt), prompt_tokens(encoder), 0
     for rows, states, mask in _forward(encoder, texts):
-        seen = mask.unsqueeze(-1)
-        mean = (states * seen).sum(1, dtype=torch.float32) / seen.sum(1)
-        largest = states.masked_fill(seen == 0, float("-inf")).amax(1)
-        vectors[rows] = torch.cat([mean, largest.float(), states[:, 0].float()], dim=1).cpu().numpy()
+        batch: dict[str, Any] = {"token_embeddings": states.float(), "attention_mask": mask, "prompt_length": prompt_length}
+        vectors[rows] = pooling(batch)["sentence_embedding"].cpu().numpy()
         done += len(rows)
         if progress is not None:
             progress(done, len(texts))
     return vectors
 
 
-def token_states(encoder: "SentenceTransformer", texts: Sequence[str], progress: OnProgress | None = None) -> Ragged:
-    """The last layer's token states themselves, float16 (tokens, width), text after text in the order of `texts`."""
+def token_states(
+    encoder: "SentenceTransformer", texts: Sequence[str], layers: int, progress: OnProgress | None = None
+) -> Ragged:
+    """The token states above the lowest `layers` layers, float16 (tokens, width), text after text in the order of `texts`."""
     import torch
 
     found: list[np.ndarray] = [np.empty(0)] * len(texts)
     done = 0
-    for rows, states, mask in _forward(encoder, texts):
+    for rows, states, mask in _forward(encoder, texts, layers):
         halves = states.to(torch.float16).cpu().numpy()
         for row, text, length in zip(rows, halves, mask.sum(1).tolist(), strict=True):
             found[row] = text[:length]
@@ -75,9 +118,30 @@ def token_states(encoder: "SentenceTransformer", texts: Sequence[str], progress:
     return Ragged(np.concatenate(found), np.array([len(states) for states in found], dtype=np.int32))
 
 
+def prompt_of(encoder: "SentenceTransformer") -> str:
+    """What stands before each text."""
+    return encoder.prompts.get(encoder.default_prompt_name or "") or ""
+
+
+def prompt_tokens(encoder: "SentenceTransformer") -> int:
+    """How many tokens of each text are its prompt, as the library counts them."""
+    prompt = prompt_of(encoder)
+    first: Any = encoder[0]
+    return int(first.preprocess([""], prompt=prompt).get("prompt_length") or 0) if prompt else 0
+
+
 def tokenise(encoder: "SentenceTransformer", texts: Sequence[str]) -> list[list[int]]:
-    """The token ids of texts, cut at the model's longest."""
-    return encoder.tokenizer(list(texts), truncation=True, max_length=encoder.max_seq_length)["input_ids"] if texts else []
+    """The token ids of texts after the prompt, cut at the model's longest."""
+    prompt = prompt_of(encoder)
+    told = [prompt + text for text in texts]
+    limit = encoder.max_seq_length
+    return encoder.tokenizer(told, truncation=limit is not None, max_length=limit)["input_ids"] if told else []
+
+
+def encoder_inputs(encoder: "SentenceTransformer", texts: Sequence[str]) -> dict[str, "torch.Tensor"]:
+    """Token ids and mask (n, tokens) of texts, on the encoder's device."""
+    padded = encoder.tokenizer.pad({"input_ids": tokenise(encoder, texts)}, return_tensors="pt").to(encoder.device)
+    return {name: padded[name] for name in ("input_ids", "attention_mask")}
 
 
 def longest_first(lengths: Sequence[int] | np.ndarray, batch_tokens: int, max_batch: int) -> list[np.ndarray]:
@@ -92,15 +156,20 @@ def longest_first(lengths: Sequence[int] | np.ndarray, batch_tokens: int, max_ba
 
 
 def _forward(
-    encoder: "SentenceTransformer", texts: Sequence[str]
+    encoder: "SentenceTransformer", texts: Sequence[str], layers: int = 0
 ) -> Iterator[tuple[np.ndarray, "torch.Tensor", "torch.Tensor"]]:
-    """Row numbers, token states (b, tokens, width) and mask (b, tokens) of batch after batch."""
+    """Row numbers, token states (b, tokens, width) and mask (b, tokens) of batch after batch: those above the
+    lowest `layers`, or else those of the last.
+    """
     import torch
+
+    from flywheel.models.blocks import lower_states
 
     transformer: Any = encoder[0]
     ids = tokenise(encoder, texts)
     with torch.inference_mode():
         for rows in longest_first([len(each) for each in ids], _BATCH_TOKENS, _MAX_BATCH):
             batch = encoder.tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt").to(encoder.device)
-            states = transformer.auto_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-            yield rows, states.last_hidden_state, batch["attention_mask"]
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            states = lower_states(transformer, inputs, layers) if layers else transformer(inputs)["token_embeddings"]
+            yield rows, states, batch["attention_mask"]

@@ -1,6 +1,5 @@
 """What a base model reads of a text, by its tokenizer alone, and why two different texts may be one and the same to it."""
 
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -13,10 +12,12 @@ import numpy as np
 
 from flywheel.errors import FlywheelError, one_line
 from flywheel.models.catalogue import CATALOGUE, BaseModel
+from flywheel.models.facts import Facts, read_facts
 
 Why = Literal["cut", "marks", "unknown", "dropped"]
 # Texts of one and the same tokens get vectors at least this alike, however batches were padded or numbers rounded.
 ALIKE = 0.99
+_SPECIAL = 8
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class SameTokens:
     same: np.ndarray
     why: Counter[Why]
     model: BaseModel
-    limit: int
+    limit: int | None
 
     @property
     def share(self) -> float:
@@ -52,7 +53,9 @@ class SameTokens:
         """What leads on, for the commonest cause."""
         if self.why.most_common(1)[0][0] != "cut":
             return "Put the difference into words where the pairs come from, or train without these pairs in a new home"
-        longer = [f"{each.name} ({each.reads:,} tokens)" for each in CATALOGUE.values() if each.reads > self.limit]
+        longer = [
+            f"{each.name} ({each.reads:,} tokens)" for each in CATALOGUE.values() if (each.reads or 0) > (self.limit or 0)
+        ]
         other = f"Use a model that reads more: {' or '.join(longer)}" if longer else "No model of the catalogue reads more"
         return f"{other}; or shorten the texts where the pairs come from, so that what differs comes first"
 
@@ -72,13 +75,25 @@ class Reader:
     folder: Path
 
     @cached_property
-    def limit(self) -> int:
-        """How many tokens of a text are read at most, the special ones included."""
-        for file, name in (("sentence_bert_config.json", "max_seq_length"), ("tokenizer_config.json", "model_max_length")):
-            value = self._settings(file).get(name)
-            if isinstance(value, int):
-                return value
-        return self.model.reads
+    def facts(self) -> Facts:
+        """What the model's files say."""
+        return read_facts(self.model, self.folder)
+
+    @property
+    def limit(self) -> int | None:
+        """How many tokens of a text are read at most, the special ones included; None where nothing limits it."""
+        return self.facts.reads
+
+    def cut(self, texts: Sequence[str]) -> np.ndarray:
+        """Which texts (n,) are longer than what is read of them, with the prompt before them."""
+        limit = self.limit
+        found = np.zeros(len(texts), dtype=bool)
+        if limit is None:
+            return found
+        # A token is a byte of its text at least, and tokenizers add a few special ones.
+        long = [row for row, text in enumerate(texts) if len((self.facts.prompt + text).encode()) + _SPECIAL > limit]
+        found[long] = [len(ids) > limit for ids in self._ids([texts[row] for row in long])]
+        return found
 
     def same(self, left: Sequence[str], right: Sequence[str], scores: np.ndarray) -> SameTokens:
         """Which pairs of different texts have the same tokens within the limit; `scores` (n,) are their untrained cosines.
@@ -99,7 +114,7 @@ class Reader:
 
     def _cut(self, ids: list[int]) -> list[int]:
         """Token ids as the model gets them: the last, special one stays where a text is cut."""
-        return ids if len(ids) <= self.limit else [*ids[: self.limit - 1], ids[-1]]
+        return ids if self.limit is None or len(ids) <= self.limit else [*ids[: self.limit - 1], ids[-1]]
 
     def _why_whole(self, left: str, right: str, ids: list[int]) -> Why:
         if without_marks(left) == without_marks(right):
@@ -107,7 +122,7 @@ class Reader:
         return "unknown" if self._unknown in ids else "dropped"
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        return [encoded.ids for encoded in self._tokenizer.encode_batch(texts)]
+        return [encoded.ids for encoded in self._tokenizer.encode_batch([self.facts.prompt + text for text in texts])]
 
     @cached_property
     def _unknown(self) -> int | None:
@@ -117,7 +132,7 @@ class Reader:
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
-        file = self.folder / "tokenizer.json"
+        file = self.folder / self.facts.root / "tokenizer.json"
         try:
             tokenizer = Tokenizer.from_file(str(file))
         # A plain Exception is all that the library raises.
@@ -128,13 +143,6 @@ class Reader:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
-
-    def _settings(self, file: str) -> dict[str, Any]:
-        try:
-            found = json.loads((self.folder / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
 
 
 def without_marks(text: str) -> str:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -16,16 +17,16 @@ from types import FrameType
 from pydantic import ValidationError
 
 from flywheel import storage
-from flywheel.errors import FlywheelError, one_line
+from flywheel.errors import FlywheelError, TryAgainError, one_line
 from flywheel.home import Home
-from flywheel.models.catalogue import Variant
-from flywheel.models.options import ModelOptions
+from flywheel.models.options import EncodingOptions
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.folder import fetch_snapshot
 from flywheel.processes import at_end_of_input
 from flywheel.training.job import TrainingJob
 from flywheel.training.model import RECORD, TrainedModel
 from flywheel.training.progress import LESS_MEMORY, Event, Failure, Listener, Result, to_line
+from flywheel.training.shared import TrainedModels
 from flywheel.training.train import train
 
 
@@ -50,7 +51,7 @@ def main() -> int:
             traceback.print_exc()
         reason = _reason(error)
         print(reason, file=sys.stderr)
-        tell(Failure(reason))
+        tell(Failure(reason, isinstance(error, TryAgainError)))
         return 1
     return 0
 
@@ -60,31 +61,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("job", help="JSON file with the job's spec: a path or a URI")
     parser.add_argument("snapshot", help="folder or URI (s3://...) of the snapshot")
     parser.add_argument("output", help="folder or URI to put the model folder in")
+    parser.add_argument("cache", help="folder or URI of cached vectors")
     parser.add_argument(
-        "cache", type=Path, help="folder of cached vectors; what is fetched from a URI, or on its way to one, is kept beside it"
+        "--work",
+        type=Path,
+        metavar="FOLDER",
+        help="where what comes from a URI, or is on its way to one, is kept; default: the parent of the folder of cached "
+        "vectors, and where they are at a URI, ~/.cache/flywheel",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--weights", type=Path, metavar="FOLDER", help="local folder of the base model")
     parser.add_argument(
-        "--model-path", type=_name_and_folder, action="append", default=[], metavar="NAME=FOLDER",
-        help="local folder of a base model's weights",
-    )  # fmt: skip
-    parser.add_argument(
-        "--state-cache-gb", type=_gigabytes, default=ModelOptions().state_cache_gb, help="disk for token states"
+        "--state-cache-gb", type=_gigabytes, default=EncodingOptions().state_cache_gb, help="disk for token states"
     )
     parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends, as when the caller dies")
     return parser
 
 
-def _name_and_folder(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=FOLDER")
-    return name, Path(folder)
-
-
 def _gigabytes(text: str) -> float:
     try:
-        return ModelOptions.model_validate({"state_cache_gb": text}).state_cache_gb
+        return EncodingOptions.model_validate({"state_cache_gb": text}).state_cache_gb
     except ValidationError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0") from None
 
@@ -94,15 +90,18 @@ def _run(arguments: argparse.Namespace, listener: Listener) -> Result:
     if text is None:
         raise FlywheelError(f"There is no file {arguments.job}. Give the path or URI of a job's spec.")
     job = TrainingJob.from_json(text)
-    output, place = str(arguments.output).rstrip("/"), Home(arguments.cache.parent)
+    output, place = str(arguments.output).rstrip("/"), Home(_work(arguments))
     target = f"{output}/{job.job_id}"
     if storage.is_uri(output) and (record := storage.read(f"{target}/{RECORD}")) is not None:
         return _result(TrainedModel.from_json(Path(job.job_id), record).as_reused(), target)
-    vectors = Vectors.of(Variant.parse(job.variant).model, arguments.cache, _options(arguments))
+    base = replace(job.base, path=arguments.weights)
+    shared = arguments.cache.rstrip("/") if storage.is_uri(arguments.cache) else None
+    cache = place.cache if shared else Path(arguments.cache)
+    vectors = Vectors.of(base, cache, _options(arguments), job.poolings, shared)
     if vectors.weights_id != job.weights:
         raise FlywheelError(
             f"The job is for the weights {job.weights}, but this machine has {vectors.weights_id}. Give the folder of the "
-            "right ones with --model-path NAME=FOLDER."
+            "right ones with --weights FOLDER."
         )
     snapshot = fetch_snapshot(arguments.snapshot, place.snapshots)
     if snapshot.snapshot_id != job.snapshot_id:
@@ -110,15 +109,24 @@ def _run(arguments: argparse.Namespace, listener: Listener) -> Result:
             f"The job is for snapshot {job.snapshot_id}, but {arguments.snapshot} is {snapshot.snapshot_id}. Give the one "
             "that it is for."
         )
-    model = train(job, snapshot, vectors, place.models if storage.is_uri(output) else Path(output), listener)
     if not storage.is_uri(output):
+        model = train(job, snapshot, vectors, Path(output), listener)
         return _result(model, str(model.folder))
-    storage.upload(model.folder, target, last=RECORD)
+    model = train(job, snapshot, vectors, place.models, listener, output)
+    TrainedModels(place.models, output).share(model)
     return _result(model, target)
 
 
-def _options(arguments: argparse.Namespace) -> ModelOptions:
-    return ModelOptions(device=arguments.device, paths=dict(arguments.model_path), state_cache_gb=arguments.state_cache_gb)
+def _work(arguments: argparse.Namespace) -> Path:
+    if arguments.work is not None:
+        return Path(arguments.work)
+    if not storage.is_uri(arguments.cache):
+        return Path(arguments.cache).parent
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flywheel"
+
+
+def _options(arguments: argparse.Namespace) -> EncodingOptions:
+    return EncodingOptions(device=arguments.device, state_cache_gb=arguments.state_cache_gb)
 
 
 def _result(model: TrainedModel, where: str) -> Result:

@@ -27,7 +27,7 @@ from flywheel.training.head import PairFeatures, train_heads
 from flywheel.training.job import TrainingJob
 from flywheel.training.model import FoldChoice, TrainedModel, write_trained_model
 from flywheel.training.progress import Encoded, Listener, recording
-from flywheel.training.readable import check_readable
+from flywheel.training.readable import check_readable, shares_cut
 from flywheel.training.shrink import Choice, choose_place
 from flywheel.training.starts import LeftOut, direction_pairs, on_features, pair_features, start_from_pooling, untuned_start
 
@@ -67,6 +67,7 @@ def train_in_folds(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, model
     start = start_from_pooling(snapshot, vectors, dim)
     training = pair_features(pairs, vectors, start.scale)
     check_readable(pairs, vectors, training.scores(start.head))
+    cut = shares_cut(pairs, vectors)
     starts = [on_features(untuned_start(snapshot, vectors, dim, out), vectors) for out in left_out(snapshot.folds)]
     losses, on_event = recording(listener)
     ships, *folds = cross_fit(job, starts, pairs, training, snapshot.folds, on_event)
@@ -85,6 +86,7 @@ def train_in_folds(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, model
         place=ships.choice.place,
         kept_start=ships.choice.reason,
         losses=tuple(losses),
+        cut=cut,
         folds=tuple(FoldChoice(each.rule, each.error) for each in folds),
     )
     heads = [each.head.fold_scale(start.scale) for each in (ships, *folds)]

@@ -17,7 +17,8 @@ _NAMES = {
 }  # fmt: skip
 _PREFIXES = (
     *("LC_", "HF_", "TRANSFORMERS_", "TORCH_", "PYTORCH_", "TOKENIZERS_", "CUDA_", "CUBLAS_", "NVIDIA_"),
-    *("HIP_", "ROCR_", "HSA_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "AWS_"),
+    *("HIP_", "ROCR_", "HSA_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_"),
+    *("AWS_", "AZURE_", "FSSPEC_"),
 )
 
 

@@ -9,14 +9,16 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from flywheel.errors import FlywheelError
 from flywheel.files import digest
-from flywheel.models.catalogue import CATALOGUE, Variant
+from flywheel.models.catalogue import BaseModel, Variant
+from flywheel.models.options import Poolings
 from flywheel.pairs.snapshots.snapshot import ALL
 
 RecipeName = Literal["head", "top", "full"]
 RECIPES = get_args(RecipeName)
+# The experiment's sizes.
 SIZES = (*(str(100 * 2**k) for k in range(11)), ALL)
 # Raised when code changes what equal specs give.
-VERSION = 3
+VERSION = 5
 _AS_DECLARED = ConfigDict(extra="forbid", strict=True)
 
 
@@ -97,10 +99,6 @@ def count_epochs(recipe: HeadRecipe | TuningRecipe, pairs: int) -> int:
     return max(recipe.epochs, -(-recipe.min_steps // steps))
 
 
-# The dimensions of the grid, which one training of layers serves together.
-GRID_DIMENSIONS: dict[str, tuple[int, ...]] = {**dict.fromkeys(CATALOGUE, (256, 512)), "all-MiniLM-L6-v2": (256, 384)}
-
-
 @dataclass(frozen=True)
 class Cell:
     """A cell of the experiment: a variant trained on `size` pairs, a number or `all`."""
@@ -126,9 +124,11 @@ TUNING: dict[RecipeName, TuningRecipe | None] = {
 class TrainingJob:
     """What decides a training's result, beside the code (`version`) and the machine; two equal jobs are one.
 
-    `weights` names the encoder's exact weights. `tuning` says how its layers move, None that they do not. `dims` are the
-    dimensions that one training of the layers serves; the job's model is its view at the variant's own. `target_prior` is the
-    share of duplicates that the decision rule for interaction pairs is made for.
+    `base` describes the base model, so that another machine needs no settings; `weights` names its exact weights and how it
+    reads and pools, and is what counts. `poolings` says which poolings heads are trained on. `tuning` says how the encoder's
+    layers move, None that they do not. `dims` are the dimensions that one training of the layers serves; the job's model is its
+    view at the variant's own. `target_prior` is the share of duplicates that the decision rule for interaction pairs is made
+    for.
     """
 
     __pydantic_config__ = _AS_DECLARED
@@ -139,8 +139,10 @@ class TrainingJob:
     random_seed: int
     interaction_share: Annotated[float, Field(ge=0, lt=1)]
     snapshot_id: str
+    base: BaseModel
     weights: str
     head: HeadRecipe
+    poolings: Poolings = "own"
     tuning: TuningRecipe | None = None
     dims: tuple[int, ...] = ()
     target_prior: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -149,16 +151,20 @@ class TrainingJob:
     @property
     def job_id(self) -> str:
         """The name of the output: equal specs share it."""
-        return digest(self.to_json())
+        return digest(self._identity())
 
     @property
     def tuning_id(self) -> str:
         """The name of the trained layers: jobs that differ in their output dimension or decision rule only share it."""
-        return digest(replace(self, variant=self.variant.partition("@")[0], target_prior=None).to_json())
+        return digest(replace(self, variant=self.variant.partition("@")[0], target_prior=None)._identity())
 
     def to_json(self) -> str:
         """The spec as JSON, the same text for equal specs."""
         return json.dumps(asdict(self), sort_keys=True)
+
+    def _identity(self) -> str:
+        """Without what is only said of the base model, such as its licence."""
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "base"}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "TrainingJob":
@@ -168,19 +174,22 @@ class TrainingJob:
         except ValidationError as error:
             raise FlywheelError(f"This is not a training job: {_listed(error)}.") from error
         check_recipe(job.recipe)
-        for dim in job.dims:
-            Variant(Variant.parse(job.variant).base, dim)
         if wrong := _contradiction(job):
             raise FlywheelError(f"This is not a training job: {wrong}.")
         return replace(job, size=check_size(job.size))
 
 
 def _contradiction(job: TrainingJob) -> str | None:
+    base = Variant.parse(job.variant).base
+    if base != job.base.name:
+        return f"its variant is of {base}, its base model {job.base.name}"
+    if job.base.width and max(job.dims, default=1) > job.base.width:
+        return f"dims {job.dims} go beyond the {job.base.width} numbers of {base}'s vectors"
     if job.recipe == "head":
         return "recipe head has neither tuning nor dims" if job.tuning is not None or job.dims else None
     if job.tuning is None or (job.tuning.layers is None) != (job.recipe == "full"):
         return f"the tuning of recipe {job.recipe} is {job.tuning}"
-    if len(set(job.dims)) < len(job.dims) or Variant.parse(job.variant).dim not in job.dims:
+    if len(set(job.dims)) < len(job.dims) or min(job.dims, default=0) < 1 or Variant.parse(job.variant).dim not in job.dims:
         return f"dims {job.dims} name {job.variant} not exactly once"
     return None
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from flywheel.files import publish, scratch_folder, write_json
-from flywheel.models.features import PARTS, pooled
-from flywheel.models.folder import write_model
+from flywheel.models.encoder import save_encoder
+from flywheel.models.features import pooled
 from flywheel.models.head import Head, between
 from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
@@ -70,23 +70,25 @@ class Layers:
             return self.base.features(texts)
         with scratch_folder(self.target) as scratch:
             self._write_encoder(scratch, place)
-            return pooled(replace(self.base, tuned=scratch).loaded, texts).astype(np.float16)
+            return pooled(replace(self.base, tuned=scratch).loaded, texts, self.base.poolings).astype(np.float16)
 
     def _write_encoder(self, folder: Path, place: float) -> None:
         """Write a folder that loads as the encoder: the base's configuration and tokenizer beside the weights at `place`."""
         from safetensors.numpy import load_file, save_file
 
-        unused = np.eye(1, len(PARTS) * self.base.model.width, dtype=np.float32), np.zeros(1, np.float32)
+        unused = Head(np.ones((1, self.base.width), np.float32), np.zeros(1, np.float32))
         file = self.target / WEIGHTS_FILE
         if place == 1:
-            return write_model(folder, self.base.weights, file, *unused)
-        start, trained = load_file(self.base.weights / WEIGHTS_FILE), load_file(file)
+            return self.base.write_folder(folder, unused, file)
+        with scratch_folder(self.target) as scratch:
+            save_encoder(self.base.load(), scratch / WEIGHTS_FILE)
+            start, trained = load_file(scratch / WEIGHTS_FILE), load_file(file)
         moved = {
-            name: between(start[name].astype(np.float32), tensor, place)
+            name: between(start[name], tensor, place)
             for name, tensor in trained.items()
             if not np.array_equal(start[name], tensor)
         }
         aside = file.with_suffix(".between")
         save_file({**trained, **moved}, aside, metadata={"format": "pt"})
-        write_model(folder, self.base.weights, aside, *unused)
+        self.base.write_folder(folder, unused, aside)
         aside.unlink()

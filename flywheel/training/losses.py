@@ -16,7 +16,8 @@ class PairLoss(torch.nn.Module):
     At every dimension, the first numbers of a projection, normalised, give the pair's cosine. The loss is the logistic
     loss of the label on a learned scale and offset of that cosine, plus `ranking_weight` times a ranking loss of the
     duplicates against the batch (see `ranking_loss`), averaged over the dimensions (Kusupati et al., 2022, "Matryoshka
-    Representation Learning"). Pairs of weight 0 count as absent.
+    Representation Learning"). Pairs of weight 0 count as absent. A label between 0 and 1 is the probability that a teacher
+    gives; in the ranking loss, and where the fit starts, it counts as the nearer of the two.
     """
 
     def __init__(self, fits: ArrayLike, dims: Sequence[int], weight: float, scale: float) -> None:
@@ -61,7 +62,7 @@ def ranking_loss(logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tens
     Reply") over the pairs with label 1, each counted by its weight (b,). Texts of one component may be duplicates of
     each other, so they are never taken as each other's negatives. Pairs of weight 0 count as absent.
     """
-    absent, duplicates = weights <= 0, (labels == 1) & (weights > 0)
+    absent, duplicates = weights <= 0, (labels > 0.5) & (weights > 0)
     apart = (components[..., :, None] == components[..., None, :]) | absent[..., :, None] | absent[..., None, :]
     own = logits.diagonal(dim1=-2, dim2=-1)
     logits = logits.masked_fill(apart & ~torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device), float("-inf"))
@@ -76,8 +77,8 @@ def logistic_fit(cosines: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
     """
     from sklearn.linear_model import LogisticRegression
 
-    counted = weights > 0
-    if len(np.unique(labels[counted])) < 2 or not np.isfinite(cosines).all():
+    counted, same = weights > 0, labels > 0.5
+    if len(np.unique(same[counted])) < 2 or not np.isfinite(cosines).all():
         return 10.0, -5.0
-    fit = LogisticRegression(C=100.0, solver="newton-cholesky").fit(cosines[counted, None], labels[counted], weights[counted])
+    fit = LogisticRegression(C=100.0, solver="newton-cholesky").fit(cosines[counted, None], same[counted], weights[counted])
     return max(1.0, float(fit.coef_[0, 0])), float(fit.intercept_[0])

@@ -1,8 +1,8 @@
 """A finished model folder. The only file that writes or reads `flywheel.json`, the model's own scores and its card."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -14,14 +14,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from flywheel.errors import FlywheelError
-from flywheel.files import publish, scratch_folder, write_json
+from flywheel.files import open_to_all, publish, scratch_folder, write_json
 from flywheel.models.catalogue import Variant
-from flywheel.models.folder import loading_code, shared_weights, write_model
+from flywheel.models.folder import loaders, loading_code, shared_weights
 from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
+from flywheel.models.weights import encoder_file
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import ScoreFit
 from flywheel.training.job import TrainingJob
+from flywheel.training.readable import cut_in_words
 from flywheel.training.starts import UNTUNED, start_in_words
 
 RECORD = "flywheel.json"
@@ -58,7 +60,8 @@ class TrainedModel:
     `rule` is the model's decision rule, made once, from calibration pairs; whatever decides by this model uses it.
     `out_of_fold_fit` comes from the job's own pairs, where there are few of them. `start` names where training started,
     `place` how far from there to the trained weights the model lies (see `shrink`); `kept_start` says why it is the start,
-    where training did not help. `losses` are (step, loss). `reused` says that nothing was trained this time.
+    where training did not help. `losses` are (step, loss). `cut` is the share of texts longer than the base model reads, by
+    source, where there are any. `reused` says that nothing was trained this time.
 
     A cross-fitted model has `folds`: beside the head that ships there is one for each fold, which judges its pairs.
     `calibration_set_error` is out of fold then.
@@ -76,6 +79,7 @@ class TrainedModel:
     place: float
     kept_start: str | None = None
     losses: tuple[tuple[int, float], ...] = ()
+    cut: Mapping[str, float] = field(default_factory=dict)
     folds: tuple[FoldChoice, ...] = ()
     reused: bool = False
 
@@ -108,6 +112,7 @@ class TrainedModel:
                 place=record["place"],
                 kept_start=record["kept_start"],
                 losses=tuple((step, loss) for step, loss in record["losses"]),
+                cut=record["cut"],
                 folds=tuple(FoldChoice(DecisionRule.from_json(each["rule"]), each["error"]) for each in record["folds"]),
             )
         except (ValueError, KeyError, TypeError, FlywheelError) as error:
@@ -188,8 +193,8 @@ def write_trained_model(
     """
     models = model.folder.parent
     with scratch_folder(models) as folder:
-        weights = encoder or shared_weights(base.weights, base.cache_folder / "weights" / base.weights_id)
-        write_model(folder, base.weights, weights, head.weight, head.bias)
+        shared = base.cache_folder / "weights" / base.weights_id
+        base.write_folder(folder, head, encoder or shared_weights(encoder_file(base.weights).parent, shared))
         if own is not None:
             own.to_parquet(folder / _OWN_SCORES)
         if fold_heads:
@@ -208,24 +213,26 @@ def write_trained_model(
             "place": model.place,
             "kept_start": model.kept_start,
             "losses": model.losses,
+            "cut": dict(model.cut),
             "folds": [{"rule": each.rule.to_json(), "error": each.error} for each in model.folds],
             "computed_in": base.dtype,
             "versions": {name: version(name) for name in _LIBRARIES},
         }
-        (folder / "README.md").write_text(_card(model), encoding="utf-8")
+        (folder / "README.md").write_text(_card(model, folder), encoding="utf-8")
         write_json(folder / RECORD, record)
+        open_to_all(folder)
         publish(folder, model.folder)
     return TrainedModel.load(model.folder)
 
 
-def _card(model: TrainedModel) -> str:
-    """The model card: what it is, how to use it, what was measured on calibration pairs."""
+def _card(model: TrainedModel, folder: Path) -> str:
+    """The model card of a folder: what it is, how to use it, what was measured on calibration pairs."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    job, base = model.job, Variant.parse(model.job.variant).model
+    job, base = model.job, model.job.base
     data = ModelCardData(
         library_name="sentence-transformers",
-        base_model=base.hub_id,
+        base_model=base.origin,
         license=base.licence.lower(),
         pipeline_tag="sentence-similarity",
     )
@@ -238,13 +245,15 @@ def _card(model: TrainedModel) -> str:
         size=job.size,
         random_seed=job.random_seed,
         snapshot_id=job.snapshot_id,
-        loading_code=loading_code(base),
+        loading_code=loading_code(folder),
+        who_loads=loaders(folder),
         threshold=model.rule.threshold,
         seed_threshold=model.rule.seed.threshold,
         moved_to=model.rule.moved_to,
         calibration_pairs=model.calibration_pairs,
         calibration_set_error=model.calibration_set_error,
         contamination=base.contamination,
+        cut=[cut_in_words(source, share, "it") for source, share in model.cut.items()],
     )
     return str(card)
 
@@ -253,10 +262,10 @@ def _what_it_is(model: TrainedModel) -> str:
     variant = Variant.parse(model.job.variant)
     if model.kept_start:
         poolings = "" if model.start == UNTUNED else f", on {model.start} of its token states"
-        return f"`{variant.model.hub_id}` at {variant.dim} dimensions{poolings}, not trained: {model.kept_start}."
+        return f"`{model.job.base.origin}` at {variant.dim} dimensions{poolings}, not trained: {model.kept_start}."
     moved = {"head": "", "top": "its uppermost layers and ", "full": "all its layers and "}[model.job.recipe]
     return (
-        f"`{variant.model.hub_id}` with {moved}a linear head of {variant.dim} dimensions, trained on {model.train_pairs} "
+        f"`{model.job.base.origin}` with {moved}a linear head of {variant.dim} dimensions, trained on {model.train_pairs} "
         "labelled pairs."
         + ("" if model.place == 1 else f" It lies {model.ships}, a place chosen on pairs that it had not seen.")
     )

@@ -51,9 +51,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Failure:
-    """The end of a job that failed, in one sentence."""
+    """The end of a job that failed, in one sentence; `passing` says that the same again may succeed."""
 
     reason: str
+    passing: bool = False
 
 
 Progress = Encoded | Trained | Notice

@@ -9,14 +9,16 @@ import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.models.head import Head
-from flywheel.models.reading import Reader
+from flywheel.models.reading import Reader, share_text
 from flywheel.models.vectors import Vectors
+from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.training.job import HEAD, TUNING, HeadRecipe, RecipeName, TuningRecipe
 
 log = logging.getLogger(__name__)
 
 MOST = 0.5  # of the pairs: beyond it there is too little to learn from
 _WORTH_SAYING = 0.01
+_CUT_WORTH_SAYING = 0.0005  # shown as 0.1 %
 _SAMPLE = 256  # texts that are looked at to tell whether all vectors are one point
 _POINT = 1e-4
 
@@ -56,6 +58,25 @@ def check_readable(pairs: pd.DataFrame, vectors: Vectors, scores: np.ndarray, wh
         )
     if same.share >= _WORTH_SAYING:
         log.warning("%s; no training can tell these apart. %s.", same.words(what), same.remedy)
+
+
+def shares_cut(pairs: pd.DataFrame, vectors: Vectors) -> dict[str, float]:
+    """The share of texts that are longer than what the base model reads of them, for each source that has any; a warning says
+    so unless it is next to nothing.
+    """
+    reader, shares = Reader(vectors.model, vectors.weights), {}
+    for source, some in pairs.groupby("source"):
+        cut = reader.cut(unique_texts(some))
+        if cut.any():
+            shares[str(source)] = float(cut.mean())
+        if cut.mean() >= _CUT_WORTH_SAYING:
+            log.warning("%s", cut_in_words(str(source), shares[str(source)], vectors.model.name))
+    return shares
+
+
+def cut_in_words(source: str, share: float, name: str) -> str:
+    """What it means that a share of a source's texts is longer than what a base model reads."""
+    return f"{share_text(share)} of the {source} texts are longer than what {name} reads: their end counts for nothing."
 
 
 def lower_rate(recipe: HeadRecipe | TuningRecipe) -> str:

@@ -6,7 +6,6 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from flywheel.models.features import PARTS
 from flywheel.models.head import Head, untuned_head
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
@@ -15,7 +14,7 @@ from flywheel.training.head import PairFeatures, pair_arrays
 from flywheel.training.shrink import mean_fall
 
 LeftOut = tuple[int, ...]
-UNTUNED, ALL_POOLINGS = "untuned", "mean, max and CLS"
+UNTUNED = "untuned"
 DIRECTION_PAIRS = 4_000
 _SURE, _WORTHWHILE = 2.0, 0.01
 _RECENT_STARTS = 4  # of many cells in a row, those of a base model and dimension share theirs
@@ -30,7 +29,7 @@ def untuned_start(snapshot: Snapshot, vectors: Vectors, dim: int, without: LeftO
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where heads start and what ships where training brings nothing: a head on features times `scale` (3 * width,).
+    """Where heads start and what ships where training brings nothing: a head on features times `scale` (width,).
 
     `name` says which poolings it reads: `UNTUNED` is the untuned model itself, its own pooling alone.
     """
@@ -51,12 +50,13 @@ def start_in_words(start: str) -> str:
 
 
 def choose_start(snapshot: Snapshot, vectors: Vectors, dim: int) -> Start:
-    """The untuned model, or the principal directions of mean, max and CLS where calibration pairs clearly prefer them.
+    """The untuned model, or, of features that hold more than its own pooling, the principal directions of all poolings where
+    calibration pairs clearly prefer them.
 
     Their log loss has to be lower by more than two standard errors, and by more than one hundredth: on pairs of another kind
-    the other two poolings cost more often than they help.
+    the other poolings cost more often than they help.
     """
-    names = snapshot.snapshot_id, vectors.weights_id, vectors.dtype, dim
+    names = snapshot.snapshot_id, vectors.weights_id, vectors.dtype, vectors.poolings, dim
     return _chosen_start(_StartOf(*names, snapshot, replace(vectors)))  # a copy, so that no loaded encoder is kept
 
 
@@ -67,6 +67,7 @@ class _StartOf:
     snapshot_id: str
     weights_id: str
     dtype: str
+    poolings: tuple[str, ...]
     dim: int
     snapshot: Snapshot = field(compare=False)
     vectors: Vectors = field(compare=False)
@@ -75,7 +76,10 @@ class _StartOf:
 @lru_cache(_RECENT_STARTS)
 def _chosen_start(of: _StartOf) -> Start:
     snapshot, vectors, dim = of.snapshot, of.vectors, of.dim
-    untuned, wide = start_from_pooling(snapshot, vectors, dim), start_from_features(snapshot, vectors, dim)
+    untuned = start_from_pooling(snapshot, vectors, dim)
+    if len(vectors.poolings) == len(vectors.facts.poolings):
+        return untuned
+    wide = start_from_features(snapshot, vectors, dim)
     calibration = snapshot.pairs("calibration")
     labels, components = calibration["label"].to_numpy(), calibration["component"].to_numpy()
     if len(labels) < MIN_LABELS:
@@ -86,31 +90,31 @@ def _chosen_start(of: _StartOf) -> Start:
 
 
 def start_from_pooling(snapshot: Snapshot, vectors: Vectors, dim: int) -> Start:
-    """The untuned model; its scale takes the other poolings away."""
-    width, part = vectors.model.width, PARTS.index(vectors.model.pooling)
-    features = vectors.features(unique_texts(direction_pairs(snapshot)))[:, part * width : (part + 1) * width]
-    scale = np.zeros(len(PARTS) * width, np.float32)
-    scale[part * width : (part + 1) * width] = 1 / np.linalg.norm(features.astype(np.float32), axis=1).mean()
-    return Start(UNTUNED, on_features(untuned_start(snapshot, vectors, dim), vectors), scale)
+    """The untuned model; its scale takes the poolings away that are not the model's own."""
+    used = vectors.own.weight.any(axis=0)
+    features = vectors.features(unique_texts(direction_pairs(snapshot)))[:, used]
+    size = float(1 / np.linalg.norm(features.astype(np.float32), axis=1).mean())
+    head = on_features(untuned_start(snapshot, vectors, dim), vectors)
+    return Start(UNTUNED, Head(head.weight, head.bias * np.float32(size)), np.where(used, np.float32(size), np.float32(0)))
 
 
 def on_features(head: Head, vectors: Vectors) -> Head:
-    """A head on a model's own vectors as one on its features, of which it reads the model's own pooling."""
-    width, part = vectors.model.width, PARTS.index(vectors.model.pooling)
-    weight = np.zeros((len(head.bias), len(PARTS) * width), np.float32)
-    weight[:, part * width : (part + 1) * width] = head.weight
-    return Head(weight, head.bias)
+    """A head on a model's own vectors as one on its features: its Dense modules are part of it."""
+    own = vectors.own
+    return Head(head.weight @ own.weight, head.weight @ own.bias + head.bias)
 
 
 def start_from_features(snapshot: Snapshot, vectors: Vectors, dim: int) -> Start:
-    """The principal directions of mean, max and CLS.
+    """The principal directions of all poolings that the features hold.
 
-    The scale gives each of the three the same mean length. No label is looked at.
+    The scale gives each of them the same mean length. No label is looked at.
     """
     features = vectors.features(unique_texts(direction_pairs(snapshot))).astype(np.float32)
-    lengths = np.linalg.norm(features.reshape(len(features), len(PARTS), -1), axis=2).mean(axis=0)
-    scale = np.repeat(1 / (lengths * np.sqrt(len(PARTS))), features.shape[1] // len(PARTS)).astype(np.float32)
-    return Start(ALL_POOLINGS, untuned_head(features * scale, dim), scale)
+    parts = len(vectors.poolings)
+    lengths = np.linalg.norm(features.reshape(len(features), parts, -1), axis=2).mean(axis=0)
+    scale = np.repeat(1 / (lengths * np.sqrt(parts)), features.shape[1] // parts).astype(np.float32)
+    *first, last = (name.replace("cls", "CLS") for name in vectors.poolings)
+    return Start(f"{', '.join(first)} and {last}", untuned_head(features * scale, dim), scale)
 
 
 def direction_pairs(snapshot: Snapshot, without: LeftOut = ()) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import importlib
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots.snapshot import DRAW_ANEW, Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import MIN_LABELS, ScoreFit, check_both_labels, fit_scores
+from flywheel.training.checkpoints import KeptLayers
 from flywheel.training.cross_fit import train_in_folds
 from flywheel.training.environment import only_what_training_needs
 from flywheel.training.head import PairFeatures, train_head, train_with_folds
@@ -30,7 +32,7 @@ from flywheel.training.job import TrainingJob
 from flywheel.training.layers import Layers
 from flywheel.training.model import TrainedModel, finished, write_trained_model
 from flywheel.training.progress import Encoded, Listener, recording
-from flywheel.training.readable import check_readable
+from flywheel.training.readable import check_readable, shares_cut
 from flywheel.training.shrink import Choice, choose_place, too_few
 from flywheel.training.starts import Start, choose_start, direction_pairs, pair_features, pair_scores
 
@@ -41,19 +43,26 @@ _STOPPING_PAIRS = 1_000
 _TRAINED_LAYERS = ".tuned"
 
 
-def train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener) -> TrainedModel:
+def train(
+    job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener, shared: str | None = None
+) -> TrainedModel:
     """Train `job`, or give back its finished output; the folder appears whole under `models` or not at all.
+
+    What a training of layers has so far is kept below the URI `shared` too, if there is one: another machine goes on from
+    there.
 
     Raises FlywheelError for a size beyond the data, a calibration split that is missing or of one label, weights that are
     not to be had, pairs that are mostly one and the same to the base model, or a training that diverges.
     """
     one_at_a_time = locked(models, job.job_id if job.tuning is None else job.tuning_id)
     with explain_disk_errors(models), one_at_a_time, only_what_training_needs():
-        make = train_in_folds if snapshot.is_cross_fitted else _train
+        make = train_in_folds if snapshot.is_cross_fitted else partial(_train, shared=shared)
         return finished(models, job) or make(job, snapshot, vectors, models, listener)
 
 
-def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener) -> TrainedModel:
+def _train(
+    job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener, shared: str | None
+) -> TrainedModel:
     calibration = _calibration_pairs(snapshot)
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
     texts = unique_texts(pairs, calibration, direction_pairs(snapshot))
@@ -61,9 +70,10 @@ def _train(job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path,
     started = time.perf_counter()
     prepared = _prepare(job, snapshot, vectors, pairs, calibration)
     check_readable(pairs, vectors, prepared.training.scores(prepared.start.head))
+    cut = shares_cut(pd.concat([pairs, calibration]), vectors)
     check_readable(calibration, vectors, pair_scores(prepared.start.raw, vectors, calibration), "calibration pairs")
-    fitted = _fit(job, prepared, models, listener)
-    return _write(job, prepared, fitted, models, time.perf_counter() - started)
+    fitted = _fit(job, prepared, models, listener, shared)
+    return _write(job, prepared, fitted, cut, models, time.perf_counter() - started)
 
 
 def _calibration_pairs(snapshot: Snapshot) -> pd.DataFrame:
@@ -109,10 +119,11 @@ class _Fitted:
     losses: list[tuple[int, float]]
 
 
-def _fit(job: TrainingJob, prepared: _Prepared, models: Path, listener: Listener) -> _Fitted:
+def _fit(job: TrainingJob, prepared: _Prepared, models: Path, listener: Listener, shared: str | None) -> _Fitted:
     """Train the head, or head and layers, and choose how far to go from the start."""
     if job.tuning is not None:
-        return _fit_layers(job, prepared, models, listener)
+        there = None if shared is None else f"{shared}/{_TRAINED_LAYERS}/{job.tuning_id}"
+        return _fit_layers(job, prepared, KeptLayers(models / _TRAINED_LAYERS / job.tuning_id, there, listener), listener)
     losses, on_event = recording(listener)
     start = prepared.start
     judging = pair_features(prepared.calibration, prepared.vectors, start.scale)
@@ -120,7 +131,7 @@ def _fit(job: TrainingJob, prepared: _Prepared, models: Path, listener: Listener
     return _Fitted(fitted.head.fold_scale(start.scale), prepared.vectors, fitted.choice, fitted.out_of_fold, losses)
 
 
-def _fit_layers(job: TrainingJob, prepared: _Prepared, models: Path, listener: Listener) -> _Fitted:
+def _fit_layers(job: TrainingJob, prepared: _Prepared, kept: KeptLayers, listener: Listener) -> _Fitted:
     """Train the head, then from there the layers with it. The line goes from the start of the head, and the base model, to what
     came of both trainings.
     """
@@ -132,9 +143,8 @@ def _fit_layers(job: TrainingJob, prepared: _Prepared, models: Path, listener: L
     head = train_head(start.head, training, job.head, job.random_seed, listener, job.dims)
     losses, on_event = recording(listener)
     stopping, judging = stopping_pairs(prepared.calibration)
-    target = models / _TRAINED_LAYERS / job.tuning_id
     task = TuningTask(job, head, start.scale, prepared.pairs, training, stopping, vectors)
-    layers = Layers(vectors, target, start.raw, tune(task, target, on_event))
+    layers = Layers(vectors, kept.target, start.raw, tune(task, kept, on_event))
     choice = layers.choose(judging, job.dims, listener)
     placed, placed_vectors = layers.at(choice.place)
     return _Fitted(placed.truncated(Variant.parse(job.variant).dim), placed_vectors, choice, None, losses)
@@ -165,7 +175,9 @@ def fit_head(job: TrainingJob, start: Head, training: PairFeatures, judging: Pai
     return FittedHead(start.towards(trained, choice.place), choice, scores[choice.row])
 
 
-def _write(job: TrainingJob, prepared: _Prepared, fitted: _Fitted, models: Path, seconds: float) -> TrainedModel:
+def _write(
+    job: TrainingJob, prepared: _Prepared, fitted: _Fitted, cut: dict[str, float], models: Path, seconds: float
+) -> TrainedModel:
     """Choose the decision rule on calibration pairs and write the model folder."""
     calibration, training, choice = prepared.calibration, prepared.training, fitted.choice
     if choice.reason:
@@ -188,6 +200,7 @@ def _write(job: TrainingJob, prepared: _Prepared, fitted: _Fitted, models: Path,
         place=choice.place,
         kept_start=choice.reason,
         losses=tuple(fitted.losses),
+        cut=cut,
     )
     encoder = fitted.vectors.tuned / WEIGHTS_FILE if fitted.vectors.tuned else None
     digest = {"features_sha256": hashlib.sha256(training.features.tobytes()).hexdigest()}

@@ -13,15 +13,17 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.util import batch_to_device
 from transformers import TrainerCallback
 
 from flywheel.errors import FlywheelError
 from flywheel.models.features import longest_first
 from flywheel.scoring.thresholds import log_losses
+from flywheel.training.checkpoints import KeptLayers
 from flywheel.training.losses import PairLoss
 from flywheel.training.progress import Listener, Trained
 
@@ -34,16 +36,13 @@ _COLLAPSED = 1e-3
 
 @dataclass(frozen=True)
 class EncoderInputs:
-    """What the trained layers read of each text: token ids, or states (tokens, width); `place` is a text's row."""
+    """What the trained layers read: `batch` gives the padded inputs of some rows; `place` is the row of each text, and
+    `lengths` (n,) are their tokens.
+    """
 
     place: pd.Series
-    texts: Sequence[Any]
     lengths: np.ndarray
-    pad: Callable[[list[Any]], dict[str, torch.Tensor]]
-
-    def batch(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Padded inputs of some rows."""
-        return self.pad([self.texts[row] for row in rows])
+    batch: Callable[[Sequence[int]], dict[str, Any]]
 
 
 class BatchLoss(torch.nn.Module):
@@ -142,14 +141,13 @@ class CalibrationLossEvaluator(BaseEvaluator):
 
     def _projections(self) -> torch.Tensor:
         wanted = np.unique(np.concatenate(list(self._rows.values())))
-        found = torch.zeros(len(self._inputs.texts), max(self._loss.objective.dims))
+        found = torch.zeros(len(self._inputs.lengths), max(self._loss.objective.dims))
         device = self._loss.model.device
         was_training = self._loss.training
         self._loss.eval()
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
             for some in longest_first(self._inputs.lengths[wanted], 4096, 256):
-                batch = {name: tensor.to(device) for name, tensor in self._inputs.batch(wanted[some]).items()}
-                found[wanted[some]] = self._loss.project(batch).cpu()
+                found[wanted[some]] = self._loss.project(batch_to_device(self._inputs.batch(wanted[some]), device)).cpu()
         self._loss.train(was_training)
         return found
 
@@ -171,18 +169,32 @@ class Trainer(SentenceTransformerTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(self._all(), str(folder / _CHECKPOINT))
+        save_file({name: tensor.detach().contiguous() for name, tensor in self._trained()}, folder / _CHECKPOINT)
 
     def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
-        load_model(self._all(), Path(checkpoint_path) / _CHECKPOINT)
+        saved = load_file(Path(checkpoint_path) / _CHECKPOINT)
+        with torch.no_grad():
+            for name, tensor in self._trained():
+                tensor.copy_(saved[name])
 
-    def _all(self) -> torch.nn.Module:
+    def _trained(self) -> list[tuple[str, torch.Tensor]]:
         assert isinstance(self.loss, torch.nn.Module)
-        return self.loss
+        return [(name, tensor) for name, tensor in self.loss.named_parameters() if tensor.requires_grad]
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class KeepCallback(TrainerCallback):
+    """Brings each checkpoint to the root."""
+
+    def __init__(self, kept: KeptLayers) -> None:
+        self._kept = kept
+
+    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """The trainer has written one, and removed others."""
+        self._kept.keep_checkpoints()
 
 
 class ProgressCallback(TrainerCallback):

@@ -5,10 +5,9 @@ below them, `full` all layers on token ids; everything else is one path. Checkpo
 killed training goes on where it was.
 """
 
-import json
 import math
 import os
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,14 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
 
 from flywheel.errors import FlywheelError, needs_extra
-from flywheel.models.encoder import quiet_transformers
-from flywheel.models.features import PARTS, tokenise
+from flywheel.models.blocks import cut, find_blocks
+from flywheel.models.encoder import quiet_transformers, save_encoder
+from flywheel.models.features import encoder_inputs, prompt_tokens, tokenise
 from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots.snapshot import unique_texts
+from flywheel.training.checkpoints import HEAD_FILE, KeptLayers
 from flywheel.training.head import PairFeatures
 from flywheel.training.job import TrainingJob, TuningRecipe, count_epochs
 from flywheel.training.losses import PairLoss, logistic_fit
@@ -41,12 +42,12 @@ from flywheel.training.trainer import (
     CalibrationLossEvaluator,
     Collator,
     EncoderInputs,
+    KeepCallback,
     LengthGroupedSampler,
     ProgressCallback,
     Trainer,
 )
 
-_HEAD = "head.safetensors"
 _EVALUATIONS = 5
 _PATIENCE = 2
 _SAME = 1e-3
@@ -73,29 +74,30 @@ class TuningTask:
         return self.job.tuning
 
 
-def tune(task: TuningTask, target: Path, listener: Listener) -> Head:
+def tune(task: TuningTask, kept: KeptLayers, listener: Listener) -> Head:
     """Train the layers that the job's `tuning` names, and the head; returns the head on raw features.
 
-    Writes the encoder's weights and the head to the folder `target`, from where a second call takes them. Raises
+    Writes the encoder's weights and the head to the folder of `kept`, from where a second call takes them. Raises
     FlywheelError when the loss is no number, the vectors collapse, memory ends, or token states exceed their budget.
     """
-    if not (target / _HEAD).exists():
+    target = kept.target
+    if not kept.are_trained():
         target.mkdir(parents=True, exist_ok=True)
         (target / "job.json").write_text(task.job.to_json())  # whose layers these are, for who tidies up
         try:
             with quiet_transformers(), torch.random.fork_rng(devices=[]):
-                _train(task, target, listener)
+                _train(task, kept, listener)
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise FlywheelError(
                 f"Memory ran out while training {task.job.variant} with {task.recipe.batch_size} pairs a step: {LESS_MEMORY}, "
                 "or choose recipe top or head."
             ) from error
-    shutil.rmtree(target / "checkpoints", ignore_errors=True)
-    saved = load_file(target / _HEAD)
+    kept.finish()
+    saved = load_file(target / HEAD_FILE)
     return Head(saved["weight"].numpy(), saved["bias"].numpy())
 
 
-def _train(task: TuningTask, target: Path, listener: Listener) -> None:
+def _train(task: TuningTask, kept: KeptLayers, listener: Listener) -> None:
     job, recipe, vectors, pairs = task.job, task.recipe, task.vectors, task.pairs
     check_vectors(task.start, task.training.features)
     encoder = vectors.load()
@@ -103,9 +105,13 @@ def _train(task: TuningTask, target: Path, listener: Listener) -> None:
         raise FlywheelError(
             "Layers train on the first visible GPU: set CUDA_VISIBLE_DEVICES, or set compute.run_in to process."
         )
-    inputs = _inputs(recipe, encoder, vectors, unique_texts(pairs, task.stopping), listener)
+    vectors.check_layers()
+    layers = _lower_layers(encoder, recipe)
+    if layers is not None:
+        cut(encoder[0], encoder_inputs(encoder, list(pairs["text_a"].head(4))), layers)
+    inputs = _inputs(encoder, vectors, unique_texts(pairs, task.stopping), layers, listener)
     set_seed(job.random_seed % 2**32)
-    model = _model(encoder, recipe, task.start.fold_scale(task.scale))
+    model = _model(encoder, recipe, vectors, layers, task.start.fold_scale(task.scale))
     seen, unseen = _rows(pairs, inputs.place), _rows(task.stopping, inputs.place)
     fits = [
         logistic_fit(task.training.scores(task.start.truncated(dim)), task.training.labels, task.training.weights)
@@ -117,8 +123,10 @@ def _train(task: TuningTask, target: Path, listener: Listener) -> None:
     steps = epochs * -(-len(pairs) // recipe.batch_size)
     every = max(1, -(-steps // _EVALUATIONS))
     bf16 = vectors.dtype == "bfloat16"
+    if bf16 and encoder.device.type == "cpu":
+        _use_plain_attention(encoder)
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(target / "checkpoints"),
+        output_dir=str(kept.checkpoints),
         num_train_epochs=epochs,
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
@@ -154,43 +162,47 @@ def _train(task: TuningTask, target: Path, listener: Listener) -> None:
         loss=loss,
         data_collator=Collator(inputs),  # type: ignore[arg-type]
         evaluator=stopper,
-        callbacks=[ProgressCallback(listener), EarlyStoppingCallback(_PATIENCE)],
+        callbacks=[ProgressCallback(listener), KeepCallback(kept), EarlyStoppingCallback(_PATIENCE)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(target / "checkpoints"))
+    last = kept.last_checkpoint()
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     best = trainer.state.best_metric
     if best is None or not abs(stopper(model)[METRIC] - best) <= _SAME:
-        raise FlywheelError(f"The best checkpoint of {target} did not come back as it was; delete the folder and train again.")
-    _save(model, vectors.weights, recipe, target)
+        raise FlywheelError(
+            f"The best checkpoint of {kept.target} did not come back as it was; delete the folder and train again."
+        )
+    _save(model, kept.target)
 
 
 def _inputs(
-    recipe: TuningRecipe, encoder: SentenceTransformer, vectors: Vectors, texts: list[str], listener: Listener
+    encoder: SentenceTransformer, vectors: Vectors, texts: list[str], layers: int | None, listener: Listener
 ) -> EncoderInputs:
+    """What the layers above the lowest `layers` read of each text: token ids, and the states below where there are any."""
     place = pd.Series(np.arange(len(texts)), index=texts)
+    ids, prompt = tokenise(encoder, texts), prompt_tokens(encoder)
+
+    def pad(rows: Sequence[int]) -> dict[str, Any]:
+        padded = encoder.tokenizer.pad({"input_ids": [ids[row] for row in rows]}, return_tensors="pt")
+        return {**{name: padded[name] for name in ("input_ids", "attention_mask")}, "prompt_length": prompt}
+
+    lengths = np.array([len(each) for each in ids])
+    if layers is None:
+        return EncoderInputs(place, lengths, pad)
+    states = vectors.states(texts, layers, lambda done, of: listener(Encoded(done, of)))
+
+    def pad_states(rows: Sequence[int]) -> dict[str, Any]:
+        tensors = [torch.from_numpy(np.asarray(states[row], np.float32)) for row in rows]
+        return {**pad(rows), "lower_states": torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)}
+
+    return EncoderInputs(place, lengths, pad_states)
+
+
+def _lower_layers(encoder: SentenceTransformer, recipe: TuningRecipe) -> int | None:
+    """How many layers stay as they are; None where all are trained, and the embeddings too."""
     if recipe.layers is None:
-        ids = tokenise(encoder, texts)
-
-        def pad_ids(some: list[list[int]]) -> dict[str, torch.Tensor]:
-            padded = encoder.tokenizer.pad({"input_ids": some}, return_tensors="pt")
-            return {name: padded[name] for name in ("input_ids", "attention_mask")}
-
-        return EncoderInputs(place, ids, np.array([len(each) for each in ids]), pad_ids)
-    states = vectors.states(texts, _lower_layers(encoder, recipe), lambda done, of: listener(Encoded(done, of)))
-
-    def pad_states(some: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        tensors = [torch.from_numpy(np.asarray(each, np.float32)) for each in some]
-        mask = [torch.ones(len(each), dtype=torch.long) for each in tensors]
-        pad = torch.nn.utils.rnn.pad_sequence
-        return {"inputs_embeds": pad(tensors, batch_first=True), "attention_mask": pad(mask, batch_first=True)}
-
-    return EncoderInputs(place, states, np.array([len(each) for each in states]), pad_states)
-
-
-def _lower_layers(encoder: SentenceTransformer, recipe: TuningRecipe) -> int:
-    transformer: Any = encoder[0]
-    layers = len(transformer.auto_model.encoder.layer)
-    assert recipe.layers is not None
+        return None
+    layers = len(find_blocks(encoder[0]))
     if recipe.layers >= layers:
         raise FlywheelError(
             f"The model has {layers} layers, and recipe top trains {recipe.layers} of them. Set training.recipes.top.layers to "
@@ -199,34 +211,41 @@ def _lower_layers(encoder: SentenceTransformer, recipe: TuningRecipe) -> int:
     return layers - recipe.layers
 
 
-class PrecomputedStates(torch.nn.Module):
-    """Stands where a model makes its first states of token ids, and gives states that were made already."""
-
-    def forward(self, inputs_embeds: torch.Tensor, **rest: Any) -> torch.Tensor:
-        """The states as they were given."""
-        return inputs_embeds
-
-
-def _model(encoder: SentenceTransformer, recipe: TuningRecipe, start: Head) -> SentenceTransformer:
-    """Encoder (its uppermost layers only, if so asked), pooling and the head."""
+def _model(
+    encoder: SentenceTransformer, recipe: TuningRecipe, vectors: Vectors, layers: int | None, start: Head
+) -> SentenceTransformer:
+    """Encoder (of which the layers above the lowest `layers` are trained), pooling and the head."""
     transformer: Any = encoder[0]
     inner = transformer.auto_model
-    if recipe.layers is not None:
-        lower = _lower_layers(encoder, recipe)
+    if layers is not None:
         inner.requires_grad_(False)
-        inner.embeddings = PrecomputedStates()
-        inner.encoder.layer = inner.encoder.layer[lower:]
-        inner.encoder.layer.requires_grad_(True)
+        find_blocks(transformer)[layers:].requires_grad_(True)
     if recipe.lora_rank:
-        with needs_extra("lora", "lora_rank"):
-            from peft import LoraConfig
-        inner.add_adapter(LoraConfig(r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear"))
+        _add_adapters(transformer, recipe.lora_rank, layers)
     if getattr(inner, "pooler", None) is not None:
         inner.pooler.requires_grad_(False)  # nothing reads it
     dense = Dense(start.weight.shape[1], len(start.bias), activation_function=torch.nn.Identity())
     dense.linear.load_state_dict({"weight": torch.from_numpy(start.weight), "bias": torch.from_numpy(start.bias)})
-    pooling = Pooling(start.weight.shape[1] // len(PARTS), PARTS)
+    pooling = Pooling(vectors.facts.states_width, vectors.poolings, vectors.facts.include_prompt)
     return SentenceTransformer(modules=[transformer, pooling, dense], device=str(encoder.device))
+
+
+def _add_adapters(transformer: Any, rank: int, layers: int | None) -> None:
+    """Put adapters beside the linear maps of the layers that are trained; the maps themselves stay."""
+    with needs_extra("lora", "lora_rank"):
+        from peft import LoraConfig
+    inner, names = transformer.auto_model, None
+    if layers is not None:
+        linear = [each for each in find_blocks(transformer)[layers:].modules() if isinstance(each, torch.nn.Linear)]
+        names = [name for name, module in inner.named_modules() if any(module is each for each in linear)]
+    inner.add_adapter(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names or "all-linear"))
+
+
+def _use_plain_attention(encoder: SentenceTransformer) -> None:
+    """Compute attention step by step: of bfloat16 and short texts, torch's fused kernel makes most of a CPU's work."""
+    inner: Any = encoder[0].auto_model
+    if inner.config._attn_implementation == "sdpa":
+        inner.set_attn_implementation("eager")
 
 
 def _rows(pairs: pd.DataFrame, place: pd.Series) -> dict[str, np.ndarray]:
@@ -239,48 +258,26 @@ def _taught(training: PairFeatures) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def _last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint whose last file was written; half written ones are removed."""
-    whole = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-            whole.append(checkpoint)
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
-
-
-def _save(model: SentenceTransformer, base: Path, recipe: TuningRecipe, target: Path) -> None:
-    """Write the encoder's weights under the names that the base's file has, then the head, whose presence says done."""
+def _save(model: SentenceTransformer, target: Path) -> None:
+    """Write the encoder's weights, then the head, whose presence says done."""
     transformer: Any = model[0]
-    tensors = load_file(base / WEIGHTS_FILE)
-    trained = _merged_state(transformer.auto_model)
-    total = len({name.split(".")[2] for name in tensors if name.startswith("encoder.layer.")})
-    lower = 0 if recipe.layers is None else total - recipe.layers
-    for name, tensor in trained.items():
-        if name.startswith("encoder.layer."):
-            parts = name.split(".")
-            name = ".".join([*parts[:2], str(int(parts[2]) + lower), *parts[3:]])
-            if name not in tensors:
-                raise FlywheelError(f"{base / WEIGHTS_FILE} has no tensor {name}, so that what was trained has no place.")
-        if name in tensors:
-            tensors[name] = tensor.detach().cpu().float().contiguous()
-    save_file(tensors, target / f"{WEIGHTS_FILE}.tmp", metadata={"format": "pt"})
-    os.replace(target / f"{WEIGHTS_FILE}.tmp", target / WEIGHTS_FILE)
+    _merge_adapters(transformer.auto_model)
+    save_encoder(model, target / WEIGHTS_FILE)
     head: Any = model[2]
     head = {"weight": head.linear.weight.detach().cpu().float(), "bias": head.linear.bias.detach().cpu().float()}
-    save_file(head, target / f"{_HEAD}.tmp")
-    os.replace(target / f"{_HEAD}.tmp", target / _HEAD)
+    save_file(head, target / f"{HEAD_FILE}.tmp")
+    os.replace(target / f"{HEAD_FILE}.tmp", target / HEAD_FILE)
 
 
-def _merged_state(inner: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state of a model, adapters added to the weights that they adapt."""
-    if any("lora_" in name for name, _ in inner.named_parameters()):
-        from peft.tuners.tuners_utils import BaseTunerLayer
+def _merge_adapters(inner: Any) -> None:
+    """Add adapters to the weights that they adapt, and take them away."""
+    if not getattr(inner, "_hf_peft_config_loaded", False):
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-        for module in inner.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.merge()
-    state = inner.state_dict()
-    return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
+    adapted = [(name, module) for name, module in inner.named_modules() if isinstance(module, BaseTunerLayer)]
+    for name, module in adapted:
+        module.merge()
+        parent, _, last = name.rpartition(".")
+        setattr(inner.get_submodule(parent), last, module.get_base_layer())
+    inner._hf_peft_config_loaded = False

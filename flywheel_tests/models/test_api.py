@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 from tiktoken import Encoding
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, TryAgainError
 from flywheel.models.api import asking
 from flywheel.models.api import request as api
 from flywheel.models.api.ledger import Paid
@@ -197,6 +197,25 @@ def test_a_refusal_says_who_refused_and_what_to_do(
         assert word in message
     assert len(endpoint.asked) <= 2  # its own, and one that asks whether anything is answered
     assert vectors.missing(["a"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "passes"),
+    [
+        (refuse(503, "Full.", x_should_retry="false"), True),
+        (refuse(429, "Tomorrow", retry_after="86400"), True),
+        (refuse(429, "Check your plan", "insufficient_quota", x_should_retry="false"), False),
+        (refuse(401, "Bad key"), False),
+        (refuse(400, "No such field"), False),
+    ],
+)
+def test_what_time_may_lift_is_told_from_what_stays_wrong(
+    endpoint: Endpoint, vectors: ApiVectors, answer: Answer, passes: bool
+) -> None:
+    endpoint.usually = answer
+    with pytest.raises(FlywheelError) as caught:
+        vectors.get(["a"])
+    assert isinstance(caught.value, TryAgainError) == passes
 
 
 def test_a_wrong_key_is_named_and_not_shown(endpoint: Endpoint, vectors: ApiVectors) -> None:

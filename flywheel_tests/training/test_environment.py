@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from flywheel.compute.launch import choose_compute
+from flywheel.compute.options import ComputeOptions
 from flywheel.compute.places import Places
 from flywheel.compute.process import training_environment
 from flywheel.training.environment import only_what_training_needs
@@ -38,7 +39,7 @@ def test_inline_training_sees_what_a_training_process_is_given(world: World) -> 
 
     before = dict(os.environ)
     places = Places(world.snapshot.folder, world.workspace.home.models, world.workspace.home.cache)
-    choose_compute("inline")(world.job(), places, world.workspace.settings.models, look)
+    choose_compute(ComputeOptions(run_in="inline"))(world.job(), places, world.workspace.settings.encoding, look)
     assert seen
     expected = training_environment(before, "cpu")
     for each in seen:  # libraries add some of their own

@@ -207,6 +207,27 @@ def test_the_ranking_loss_of_a_batch_of_one_pair_is_nothing() -> None:
     assert ranking_loss(torch.tensor([[0.3]]), torch.ones(1), torch.ones(1), torch.zeros(1)) == 0
 
 
+def test_labels_between_0_and_1_count_as_the_nearer_one_in_the_ranking_and_the_fit_and_as_they_are_in_the_pair_loss() -> None:
+    import torch
+
+    from flywheel.training.losses import PairLoss, logistic_fit, ranking_loss
+
+    random = torch.Generator().manual_seed(0)
+    logits, ones, components = torch.randn(4, 4, generator=random), torch.ones(4), torch.arange(4)
+    soft, hard = torch.tensor([0.9, 0.6, 0.4, 0.1]), torch.tensor([1.0, 1, 0, 0])
+    assert ranking_loss(logits, soft, ones, components) == ranking_loss(logits, hard, ones, components) > 0
+
+    cosines = np.array([0.9, 0.4, 0.6, 0.1])
+    assert logistic_fit(cosines, soft.numpy(), ones.numpy()) == logistic_fit(cosines, hard.numpy(), ones.numpy())
+
+    same = torch.eye(4)  # a cosine of 1, so that the logit is the scale
+
+    def loss(scale: float) -> float:
+        return PairLoss([(scale, 0.0)], (4,), 0.0, 20.0)(same, same, torch.full((4,), 0.8), ones, components).item()
+
+    assert loss(float(np.log(4))) < min(loss(1.0), loss(2.0))  # the odds of 0.8 are 4
+
+
 @hypothesis_settings(max_examples=50, deadline=None)
 @given(components=st.lists(st.integers(0, 12), min_size=5, max_size=60))
 def test_folds_hold_every_row_out_once_and_share_no_component_where_five_exist(components: list[int]) -> None:

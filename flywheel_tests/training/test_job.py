@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from flywheel.errors import FlywheelError
+from flywheel.models.catalogue import CATALOGUE
 from flywheel.training.job import TUNING, HeadRecipe, TrainingJob, head_recipe, tuning_recipe
 
-JOB = TrainingJob("all-MiniLM-L6-v2@384", "100", "head", 0, 0.0, "snapshot", "weights", HeadRecipe())
+JOB = TrainingJob(
+    "all-MiniLM-L6-v2@384", "100", "head", 0, 0.0, "snapshot", CATALOGUE["all-MiniLM-L6-v2"], "weights", HeadRecipe()
+)
 OTHERS = [
     *({"variant": "all-MiniLM-L6-v2@256"}, {"size": "all"}, {"random_seed": 1}, {"interaction_share": 0.5}),
     *({"snapshot_id": "s"}, {"weights": "w"}, {"recipe": "other"}),
@@ -18,13 +21,17 @@ OTHERS = [
         {"head": replace(JOB.head, **{name: getattr(JOB.head, name) * 2})}
         for name in ("epochs", "batch_size", "ranking_weight", "min_steps")
     ),
-    *({"tuning": TUNING["top"]}, {"dims": (256, 384)}, {"target_prior": 0.4}, {"version": 0}),
+    *({"poolings": "all"}, {"tuning": TUNING["top"]}, {"dims": (256, 384)}, {"target_prior": 0.4}, {"version": 0}),
 ]
 
 
 @pytest.mark.parametrize("change", OTHERS, ids=str)
 def test_every_field_of_a_spec_counts_in_its_id(change: dict[str, Any]) -> None:
     assert replace(JOB, **change).job_id != JOB.job_id
+
+
+def test_what_is_only_said_of_the_base_model_does_not_count() -> None:
+    assert replace(JOB, base=replace(JOB.base, licence="another", contamination="none")).job_id == JOB.job_id
 
 
 def test_a_spec_survives_json_and_equal_specs_share_an_id() -> None:
@@ -47,6 +54,7 @@ GARBAGE = {
     "size as number": json.dumps(SPEC | {"size": 100}),
     "size 0": json.dumps(SPEC | {"size": "0"}),
     "size in words": json.dumps(SPEC | {"size": "many"}),
+    "another base model": json.dumps(SPEC | {"base": SPEC["base"] | {"name": "another"}}),
     "unknown recipe": json.dumps(SPEC | {"recipe": "half"}),
     "full without tuning": json.dumps(SPEC | {"recipe": "full"}),
     "full of two layers": json.dumps(LAYERS | {"recipe": "full"}),

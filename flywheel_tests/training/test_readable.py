@@ -13,8 +13,10 @@ from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.head import Head, untuned_head
 from flywheel.models.weights import hash_weights
+from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.training.head import train_head, train_with_folds
 from flywheel.training.job import TUNING, HeadRecipe, head_recipe, tuning_recipe
+from flywheel.training.model import TrainedModel
 from flywheel.training.progress import ignore_progress
 from flywheel.training.readable import lower_rate
 from flywheel.training.train import train
@@ -47,15 +49,15 @@ def long_lines(pairs: int, cut: int, first: str = PREAMBLE, last: str = "") -> l
 
 def world_of(home: Path, lines: list[bytes]) -> World:
     workspace = make_workspace(
-        home, models={"device": "cpu"}, evaluation={"min_components": 2}, splits={"seed_calibration_share": 0.3}
+        home, encoding={"device": "cpu"}, evaluation={"min_components": 2}, splits={"seed_calibration_share": 0.3}
     )
     return take_world(workspace, lines)
 
 
-def train_all(world: World, **fields: object) -> bool:
-    """Whether a model comes of it."""
+def train_all(world: World, **fields: object) -> TrainedModel:
+    """The model that comes of it."""
     job = world.job(size="all", **fields)
-    return train(job, world.snapshot, world.vectors, world.workspace.home.models, ignore_progress).folder.exists()
+    return train(job, world.snapshot, world.vectors, world.workspace.home.models, ignore_progress)
 
 
 def test_pairs_that_differ_beyond_the_models_reach_are_said_as_that_and_both_remedies_lead_on(tmp_path: Path) -> None:
@@ -64,7 +66,7 @@ def test_pairs_that_differ_beyond_the_models_reach_are_said_as_that_and_both_rem
         train_all(world)
     assert re.match(
         r"\d\d % of the training pairs differ only after 256 tokens, which is all that all-MiniLM-L6-v2 reads, so that there "
-        r"is too little to learn from\. Use a model that reads more: .*jina-embeddings-v2-small-en \(8,192 tokens\); or "
+        r"is too little to learn from\. Use a model that reads more: .*jina-embeddings-v2-small-en \(8,192 tokens\).*; or "
         r"shorten the texts where the pairs come from, so that what differs comes first\. No model was trained\.$",
         str(caught.value),
     )
@@ -75,7 +77,7 @@ def test_pairs_that_differ_beyond_the_models_reach_are_said_as_that_and_both_rem
 
     folder = write_hub_folder(tmp_path, random_tensors(0))
     reads_more = replace(JINA, weights_sha256=hash_weights(folder), published=None)
-    vectors = replace(world.vectors, model=reads_more, model_paths={JINA.name: folder})
+    vectors = replace(world.vectors, model=replace(reads_more, path=folder))
     assert train_all(replace(world, vectors=vectors), variant=f"{JINA.name}@32")
 
 
@@ -83,7 +85,17 @@ def test_pairs_that_differ_beyond_the_models_reach_are_said_as_that_and_both_rem
 def test_a_few_of_them_are_a_warning_and_none_is_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture, cut: int) -> None:
     world = world_of(tmp_path, long_lines(96, cut))
     with caplog.at_level(logging.WARNING):
-        assert train_all(world)
+        model = train_all(world)
+    about = "of the seed texts are longer than what all-MiniLM-L6-v2 reads"
+    read = unique_texts(world.snapshot.pairs("train"), world.snapshot.pairs("calibration"))
+    long = [PREAMBLE.strip() in text for text in read]
+    assert any(long) == bool(cut)
+    assert model.cut == ({"seed": pytest.approx(sum(long) / len(long))} if cut else {})
+    assert (
+        any(about in each for each in caplog.messages)
+        == ("longer than" in (model.folder / "README.md").read_text())
+        == bool(cut)
+    )
     said = [each for each in caplog.messages if "differ only after 256 tokens" in each]
     assert bool(said) == bool(cut)
     assert all("no training can tell these apart. Use a model that reads more" in each for each in said)

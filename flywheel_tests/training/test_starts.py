@@ -18,7 +18,7 @@ from flywheel.models.catalogue import Variant
 from flywheel.models.features import PARTS
 from flywheel.training import starts
 from flywheel.training.progress import ignore_progress
-from flywheel.training.starts import ALL_POOLINGS, UNTUNED, choose_start, start_from_features, start_from_pooling
+from flywheel.training.starts import UNTUNED, choose_start, start_from_features, start_from_pooling
 from flywheel.training.train import train
 from flywheel_tests.helpers.clumps import MINILM, World, clump_lines, embed, six_texts, take_world
 from flywheel_tests.helpers.homes import make_workspace, with_options
@@ -36,20 +36,22 @@ def fresh() -> Iterator[None]:
 
 def world_whose_other_poolings(home: Path, know: bool) -> World:
     """Clumps whose own pooling is as ever, and whose other poolings hold the intent alone, or nothing but noise."""
-    workspace = with_options(make_workspace(home, evaluation={"min_components": 5}), models={"device": "gone"})
+    workspace = with_options(
+        make_workspace(home, evaluation={"min_components": 5}), encoding={"device": "gone"}, training={"poolings": "all"}
+    )
     world = take_world(workspace, clump_lines(range(CLUMPS)))
     texts = [text for clump in range(CLUMPS) for text in six_texts(clump)]
 
     def features(some: list[str]) -> np.ndarray:
         clumps = [text.split() for text in some]
         other = embed([f"{c} {i} same" if know else f"{c}-{i}-{w} noise alone" for c, i, w in clumps])
-        return np.concatenate([embed(some) if part == MINILM.pooling else other for part in PARTS], axis=1)
+        return np.concatenate([embed(some) if part == "mean" else other for part in PARTS], axis=1)
 
     world.vectors.cache.get(texts, features)
     return world
 
 
-@pytest.mark.parametrize(("know", "name"), [(True, ALL_POOLINGS), (False, UNTUNED)])
+@pytest.mark.parametrize(("know", "name"), [(True, "mean, max and CLS"), (False, UNTUNED)])
 def test_calibration_pairs_choose_the_start_by_what_its_poolings_know(tmp_path: Path, know: bool, name: str) -> None:
     world = world_whose_other_poolings(tmp_path, know)
     start = choose_start(world.snapshot, world.vectors, 32)
@@ -90,7 +92,7 @@ def test_the_untuned_start_is_the_model_of_the_row_untuned(tmp_path: Path) -> No
 def test_a_kept_start_is_called_untuned_only_where_it_is(tmp_path: Path, know: bool, card: str, row: str, about: str) -> None:
     world = world_whose_other_poolings(tmp_path, know)
     model = train(world.job(size="19"), world.snapshot, world.vectors, tmp_path / "models", ignore_progress)
-    assert (model.place, model.start) == (0, ALL_POOLINGS if know else UNTUNED)
+    assert (model.place, model.start) == (0, "mean, max and CLS" if know else UNTUNED)
     assert card in (model.folder / "README.md").read_text()
     assert ("untuned" in model.ships) is not know
     terms = Terms(5)

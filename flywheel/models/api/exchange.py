@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel.errors import FlywheelError, explain_disk_errors, one_line
-from flywheel.models.cache import KEY, EmbeddingCache
+from flywheel.models.cache import EmbeddingCache
+from flywheel.models.shards import KEY
 
 _GROUP = 8192
 _OFF_UNIT = 1e-3

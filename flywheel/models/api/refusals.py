@@ -62,6 +62,13 @@ class Refusal(Exception):
         return self.status is not None and self.status < 500
 
     @property
+    def is_transient(self) -> bool:
+        """Whether the same request may succeed later: no answer, a fault of the endpoint, a limit of the rate."""
+        if self.status is None or self.status >= 500:
+            return True
+        return self.is_rate_limit and self.code != "insufficient_quota"
+
+    @property
     def is_of_size(self) -> bool:
         """Whether the request may have been too large: by its words, or because it took too long."""
         return self.silent or self.status == 413 or bool(_OF_SIZE.search(self.reason))

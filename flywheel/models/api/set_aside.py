@@ -12,7 +12,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from flywheel.errors import FlywheelError
-from flywheel.models.cache import KEY
+from flywheel.models.shards import KEY
 
 _FILE = "set_aside.jsonl"
 

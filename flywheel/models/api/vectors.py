@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 
-from flywheel.errors import FlywheelError, needs_extra
+from flywheel.errors import FlywheelError, TryAgainError, needs_extra
 from flywheel.models.api.asking import Asking, Wanted
 from flywheel.models.api.exchange import VectorSource
 from flywheel.models.api.explain import explain
@@ -43,7 +43,8 @@ class ApiVectors:
     """Unit vectors of `model` behind `base_url`, from the cache where they are there; only what is missing is asked for.
 
     Vectors have `dimensions` numbers; the endpoint is asked for that length only where it gives another by itself. Texts that
-    are all in the cache need no key and open no connection. Texts that the endpoint failed on are set aside.
+    are all in the cache need no key and open no connection. Texts that the endpoint failed on are set aside. `shared_cache` is
+    where other machines have the same cache.
     """
 
     model: str
@@ -54,13 +55,16 @@ class ApiVectors:
     batch_texts: int | None = None
     send_dimensions: bool | Literal["auto"] = "auto"
     encoding_format: str = "auto"
+    shared_cache: str | None = None
 
     @classmethod
-    def of(cls, options: BaselineOptions, api_key: str | None, cache_folder: Path) -> "ApiVectors":
+    def of(
+        cls, options: BaselineOptions, api_key: str | None, cache_folder: Path, shared_cache: str | None = None
+    ) -> "ApiVectors":
         """The vectors of the API that the settings name as the baseline, cached in a folder."""
         return cls(
             options.model, options.dimensions, options.url, api_key, cache_folder, options.batch_texts, options.send_dimensions,
-            options.encoding_format,
+            options.encoding_format, shared_cache,
         )  # fmt: skip
 
     @cached_property
@@ -92,7 +96,8 @@ class ApiVectors:
     @cached_property
     def cache(self) -> EmbeddingCache:
         """Vectors, float32 (n, dimensions)."""
-        return EmbeddingCache(self.cache_folder / self.weights_id, self.dimensions)
+        uri = None if self.shared_cache is None else f"{self.shared_cache}/{self.weights_id}"
+        return EmbeddingCache(self.cache_folder / self.weights_id, self.dimensions, uri=uri)
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -233,7 +238,8 @@ class ApiVectors:
                 todo = [text for text in missing if text not in aside]
                 return asking.bring(todo, store) if todo else []
         except Refusal as refusal:  # `from None`, because the library's errors carry the request and with it the key
-            raise FlywheelError(explain(refusal, asking.shape, self.base_url, self.model)) from None
+            kind = TryAgainError if refusal.is_transient else FlywheelError
+            raise kind(explain(refusal, asking.shape, self.base_url, self.model)) from None
 
     def _put_aside(self, text: str, reason: str) -> None:
         logger.warning("%s failed on the text that begins with %r (%s); set aside.", self.base_url, text[:60], reason)
