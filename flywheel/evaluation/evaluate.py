@@ -15,7 +15,7 @@ from flywheel.evaluation.deciding import Decided, decide, search_judging
 from flywheel.evaluation.failures import Failures, holds_any
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import pair_metrics
-from flywheel.evaluation.records import Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
+from flywheel.evaluation.records import RECORD, Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
 from flywheel.evaluation.retention import Domain, Retention, retention
 from flywheel.evaluation.retrieval import Retrieval, Search
 from flywheel.evaluation.sanity import Finding, Origin, Side, find_faults
@@ -74,7 +74,7 @@ def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms, 
     with scratch_folder(target.parent) as folder:
         both = pd.concat([calibration.assign(split="calibration"), judging.assign(split="test")])
         both[STORED].to_parquet(folder / SCORES)
-        write_json(folder / "evaluation.json", record.to_json())
+        write_json(folder / RECORD, record.to_json())
         replace_folder(folder, target)
     return record
 

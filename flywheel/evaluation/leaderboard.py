@@ -85,13 +85,18 @@ class Leaderboard:
         return measured + guess + published
 
     def seen(self, row: Evaluation) -> bool:
-        """Whether the row's base model had trained on the data that the test pairs are from."""
+        """Whether the row's base model has trained, or may have, on the data that the test pairs are from."""
         return self.snapshot.on_quora and row.contamination is not None
 
     @property
     def tuned(self) -> list[Evaluation]:
         """The trained cells of this very snapshot."""
-        return [row for row in self.rows if row.kind == "tuned" and row.record_id not in self.stale]
+        return [row for row in self.trained if row.record_id not in self.stale]
+
+    @property
+    def trained(self) -> list[Evaluation]:
+        """The same, and of every other cell the newest of an older snapshot."""
+        return [row for row in self.rows if row.kind == "tuned"]
 
 
 def build_leaderboard(

@@ -5,6 +5,18 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 
+class DriftOptions(BaseModel, frozen=True, extra="forbid"):
+    """From when on a check warns that what comes in is not what the champion was trained on. Distances lie between 0 and 1."""
+
+    max_label: float = Field(0.1, ge=0, le=1, description="Difference of the share of pairs that are the same.")
+    max_length: float = Field(0.25, ge=0, le=1, description="Distance of the distributions of text lengths.")
+    max_script: float = Field(0.1, ge=0, le=1, description="Share of the letters that would have to be of another script.")
+    max_score: float = Field(0.25, ge=0, le=1, description="Distance of the distributions of the champion's scores.")
+    max_far: float = Field(
+        0.2, ge=0, le=1, description="Share of new questions that are further from training than 95 % of those set aside."
+    )
+
+
 class EvaluationOptions(BaseModel, frozen=True, extra="forbid"):
     """What an evaluation needs to carry an interval and a verdict."""
 

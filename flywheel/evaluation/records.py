@@ -19,6 +19,7 @@ from flywheel.scoring.decision_rule import DecisionRule
 
 # Raised when a record holds more than before: an older one counts as missing and is made again from what is cached.
 FORMAT = 6
+RECORD = "evaluation.json"
 EVALUATE_AGAIN = (
     "Delete its folder and run `flywheel grid`, which evaluates again; for a cell outside the grid, `flywheel train`."
 )
@@ -150,7 +151,7 @@ def load_evaluation(folder: Path, terms: Terms | None = None) -> Evaluation | No
 
     Raises FlywheelError when it is damaged.
     """
-    file = folder / "evaluation.json"
+    file = folder / RECORD
     if not file.exists():
         return None
     try:
@@ -166,6 +167,6 @@ def load_evaluation(folder: Path, terms: Terms | None = None) -> Evaluation | No
 def list_evaluations(evaluations: Path, test_id: str, terms: Terms | None = None) -> list[Evaluation]:
     """Every record of one test split on these terms (None: on any), oldest first."""
     # Names with a dot are of records that are being written, or were when their writer was killed.
-    files = sorted((evaluations / test_id).glob("[!.]*/evaluation.json"), key=lambda file: (file.stat().st_mtime_ns, file))
+    files = sorted((evaluations / test_id).glob(f"[!.]*/{RECORD}"), key=lambda file: (file.stat().st_mtime_ns, file))
     found = (load_evaluation(file.parent, terms) for file in files)
     return [record for record in found if record is not None]

@@ -83,11 +83,11 @@ class Subject:
 
 def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
     """A trained model, by its head over the cached features of its encoder: the base model, or the one tuned from it."""
-    head = Head(*read_head(model.folder))
     job = model.job
     variant, base = Variant.parse(job.variant), vectors
-    if model.tuned_encoder:
-        vectors = replace(vectors, tuned=model.folder)
+    if model.tuned_encoder or vectors.weights_id != job.weights:  # what bears the name now may be another model
+        vectors = replace(vectors, model=job.base, tuned=model.folder)
+    head = Head(*read_head(model.folder, vectors.poolings))
     training = Training(
         job.size, job.recipe, job.random_seed, job.snapshot_id, model.train_pairs, model.seconds,
         model.start, model.place, model.kept_start, model.out_of_fold(),
@@ -98,7 +98,7 @@ def tuned_subject(model: TrainedModel, vectors: Vectors) -> Subject:
         variant=str(variant),
         embed=lambda texts: head.apply(vectors.features(texts)),
         rule=model.rule,
-        contamination=variant.model.contamination,
+        contamination=base.model.contamination,
         training=training,
         reader=Reader(vectors.model, vectors.weights),
         untuned=lambda snapshot: untuned_subject(variant, snapshot, base).embed,
@@ -120,6 +120,7 @@ def untuned_subject(
     variant: Variant, snapshot: Snapshot, vectors: Vectors, kind: Literal["untuned", "baseline"] = "untuned"
 ) -> Subject:
     """The same base model at the same dimension without training."""
+    vectors.check_dim(variant.dim)
     record_id = digest(f"{kind}|{variant}|{vectors.weights_id}|{vectors.dtype}|{snapshot.snapshot_id}|{VERSION}")
 
     @cache
@@ -134,7 +135,7 @@ def untuned_subject(
         kind=kind,
         variant=str(variant),
         embed=lambda texts: head().apply(vectors.get(texts)),
-        contamination=variant.model.contamination,
+        contamination=vectors.model.contamination,
         reader=Reader(vectors.model, vectors.weights),
         fold=fold,
     )

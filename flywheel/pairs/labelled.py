@@ -9,9 +9,10 @@ import pandas as pd
 from flywheel.errors import UnreadableFileError
 from flywheel.files import digest
 from flywheel.pairs.deliveries import files_of
+from flywheel.pairs.events.load import check
 from flywheel.pairs.events.readers import batch_id, read_delivery
 from flywheel.pairs.events.redaction import Redactor
-from flywheel.pairs.events.staging import check, stage
+from flywheel.pairs.events.staging import stage
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.labels import sum_up
 from flywheel.pairs.store.sql import connect, quoted
@@ -47,13 +48,9 @@ def read_labelled(path: Path, options: PairOptions, memory: str) -> pd.DataFrame
     try:
         batches = read_delivery(*files_of(path, path.name, options), options)
         with TemporaryDirectory(prefix="flywheel-") as folder:
-            staged = []
-            for number, batch in enumerate(batches):
-                part = Path(folder, str(number))
-                part.mkdir()
-                staged.append(stage(batch, part, memory, redactor, None))
-            check(list(zip(batches, staged, strict=True)), options.max_refused)
-            files = ", ".join(f"'{quoted(part.path)}'" for each in staged for part in each.parts)
+            load = stage(batches, Path(folder), memory, redactor)
+            check(load.batches, options.max_refused)
+            files = ", ".join(f"'{quoted(part.path)}'" for part in load.parts)
             with connect(memory_limit=memory, temp_directory=Path(folder, "spill")) as db:
                 db.execute(
                     f"""CREATE TEMP VIEW slice AS SELECT *, 'interaction' AS source FROM read_parquet([{files}])

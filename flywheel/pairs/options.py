@@ -2,6 +2,7 @@
 
 import codecs
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +56,9 @@ class PairOptions(FileOptions, frozen=True, extra="forbid"):
 
     files: dict[str, FileOptions] = Field({}, description='The same for files of some names only: [pairs.files."chat-*.csv"].')
     max_refused: float = Field(0.5, gt=0, le=1, description="A file of which a larger share fails for one reason is refused.")
+    max_quarantined: float = Field(
+        0.05, ge=0, le=1, description="A check warns when a larger share of the newest records is quarantined."
+    )
     seed_pairs: Literal["starter", "quora", "none"] = Field("starter", description="Which seed pairs are ingested.")
     quora_path: Path | None = Field(None, description="Parquet file of Quora pairs; without it they come from the hub.")
     redact: tuple[Literal["email", "phone", "card"], ...] = Field((), description="What is replaced in texts before storing.")
@@ -72,9 +76,11 @@ class PairOptions(FileOptions, frozen=True, extra="forbid"):
         An entry with the very name comes last. Of a part file, `folder/part-0.csv`, the names of the folder and of the file
         may fit, too.
         """
+        if not self.files:
+            return self._of_any_file
         names = (name, *Path(name).parts)
         fit = [pattern for pattern in self.files if pattern in names or any(fnmatchcase(each, pattern) for each in names)]
-        said = {field: getattr(self, field) for field in FileOptions.model_fields if field in self.model_fields_set}
+        said = {field: getattr(self._of_any_file, field) for field in self._of_any_file.model_fields_set}
         for pattern in sorted(fit, key=lambda pattern: pattern in names):
             options = self.files[pattern]
             own = {field: getattr(options, field) for field in options.model_fields_set}
@@ -83,16 +89,27 @@ class PairOptions(FileOptions, frozen=True, extra="forbid"):
             said |= own
         return FileOptions(**said)
 
+    @cached_property
+    def _of_any_file(self) -> FileOptions:
+        return FileOptions(
+            **{field: getattr(self, field) for field in FileOptions.model_fields if field in self.model_fields_set}
+        )
+
 
 class StorageOptions(BaseModel, frozen=True, extra="forbid"):
-    """Where pairs and snapshots are kept."""
+    """Where pairs are kept, and what other machines need."""
 
     memory_limit: str = Field("512MB", description="What the database may keep in memory; the rest goes to disk.")
     database: str | None = Field(
         None, pattern="^ducklake:(sqlite|postgres):.+", description="A DuckLake catalogue instead of <home>/flywheel.duckdb."
     )
     data_path: str | None = Field(None, description="Where that catalogue's Parquet files go: s3://bucket/path or a folder.")
-    snapshot_uri: str | None = Field(None, description="Where snapshots go besides the home: any fsspec URI, s3://bucket/path.")
+    root: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z][A-Za-z0-9+.-]*://.",
+        description="Where snapshots, models, vectors, evaluations and decisions go besides the home, for other machines: any "
+        "fsspec URI, s3://bucket/path.",
+    )
 
 
 class SplitOptions(BaseModel, frozen=True, extra="forbid"):

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 from flywheel.errors import UnreadableFileError
 from flywheel.pairs.events.coding import Coding, Column, toml
 from flywheel.pairs.events.events import field_names
+from flywheel.pairs.events.load import Load, check
 from flywheel.pairs.events.readers import Understood, understand
 from flywheel.pairs.events.redaction import Redactor
-from flywheel.pairs.events.staging import Staged, check, stage
+from flywheel.pairs.events.staging import stage
 from flywheel.pairs.events.text import COMPRESSION
 from flywheel.pairs.options import PairOptions
 
@@ -70,9 +71,10 @@ def _preview(found: Understood, options: PairOptions, memory: str) -> Preview:
         replaced = Redactor.of(options)
         try:
             found.judge()
-            staged = stage(found.batch, Path(folder), memory, replaced, None)
-            pairs = _first_pairs(staged)
-            check([(found.batch, staged)], options.max_refused)
+            load = stage([found.batch], Path(folder), memory, replaced)
+            (staged,) = load.batches
+            pairs = _first_pairs(load)
+            check([staged], options.max_refused)
         except UnreadableFileError as error:
             problem = replaced(str(error))
     theirs = {ours: fields.column(ours) for ours in sorted(field_names()) if fields.column(ours) in form.columns}
@@ -94,8 +96,8 @@ def _preview(found: Understood, options: PairOptions, memory: str) -> Preview:
     )  # fmt: skip
 
 
-def _first_pairs(staged: Staged) -> list[dict[str, Any]]:
-    for part in staged.parts:
+def _first_pairs(load: Load) -> list[dict[str, Any]]:
+    for part in load.parts:
         with pq.ParquetFile(part.path) as file:
             for group in file.iter_batches(1000, columns=[*_PAIR, "item", "reason"]):
                 rows = sorted(

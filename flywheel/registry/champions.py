@@ -12,10 +12,10 @@ from filelock import FileLock
 from pydantic import ConfigDict, TypeAdapter
 
 from flywheel.errors import FlywheelError, explain_disk_errors, validation_fault
-from flywheel.files import write_json
+from flywheel.files import write_bytes, write_json
+from flywheel.registry.shared import HISTORY, POINTER, SharedHistory
 
-_POINTER = "champion.json"
-Action = Literal["promoted", "kept", "rolled back"]
+Action = Literal["promoted", "kept", "not judged", "rolled back"]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,27 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What a snapshot brought where nothing was judged: its best new model beside the champion, on the same test pairs.
+
+    `candidate` and `champion` are records; the champion's figures are missing where it cannot be compared on these pairs.
+    """
+
+    candidate: str
+    candidate_name: str
+    error: float
+    train_pairs: int | None
+    champion: str | None
+    champion_error: float | None
+    test_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Entry:
-    """A line of the history: a decision or a rollback, whom it made `champion`, and the `previous` champion's entry."""
+    """A line of the history: a decision, a turn without one, or a rollback; whom it made `champion`, and the `previous`
+    champion's entry. `snapshot_id` is the snapshot that was decided on.
+    """
 
     number: int
     time: str
@@ -81,13 +100,17 @@ class Entry:
     champion: Champion | None
     previous: int | None
     verdict: Verdict | None
+    snapshot_id: str | None = None
+    turn: Turn | None = None
 
 
 class Registry:
-    """The champions of one home, in `folder`."""
+    """The champions of one home, in `folder`, or of all homes that share the history at `uri`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, uri: str | None = None) -> None:
         self.folder = folder
+        self._shared = None if uri is None else SharedHistory(folder, uri)
+        self._deciding = False
 
     def champion(self) -> Champion | None:
         """The present champion, or None."""
@@ -96,12 +119,13 @@ class Registry:
 
     def current(self) -> Entry | None:
         """The entry that made the present champion, or None. Raises FlywheelError when the registry is damaged."""
-        pointer = self.folder / _POINTER
+        self._pull()
+        pointer = self.folder / POINTER
         if not pointer.exists():
             return None
         try:
             number = json.loads(pointer.read_text())["entry"]
-            return next(entry for entry in self.history() if entry.number == number)
+            return next(entry for entry in self._entries() if entry.number == number)
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise FlywheelError(
                 f"{pointer} is damaged. Write the number of an entry of its history that has a champion into it, "
@@ -110,7 +134,15 @@ class Registry:
 
     def history(self) -> list[Entry]:
         """Every entry, oldest first. Raises FlywheelError naming the first file that is damaged."""
-        return [_entry(file) for file in sorted((self.folder / "history").glob("*.json"))]
+        self._pull()
+        return self._entries()
+
+    def _pull(self) -> None:
+        if self._shared and not self._deciding:
+            self._shared.pull()
+
+    def _entries(self) -> list[Entry]:
+        return [_entry(file) for file in sorted((self.folder / HISTORY).glob("*.json"))]
 
     def rollback_target(self, to: int | None = None) -> Entry:
         """The entry whose champion a rollback would restore: the one before the present one, or entry `to`.
@@ -133,26 +165,56 @@ class Registry:
             target = self.rollback_target(to)
             return self.append("rolled back", target.champion, None, target.previous)
 
-    def append(self, action: Action, champion: Champion | None, verdict: Verdict | None, previous: int | None) -> Entry:
-        """Write the entry, then swap the pointer: a kill between the two leaves the old champion and a full history."""
+    def note(self, turn: Turn, snapshot_id: str) -> Entry:
+        """Write that a snapshot's turn ended without a decision; the champion stays. Needs the lock."""
+        present = self.current()
+        return self.append("not judged", None, None, present.number if present else None, snapshot_id, turn)
+
+    def append(
+        self,
+        action: Action,
+        champion: Champion | None,
+        verdict: Verdict | None,
+        previous: int | None,
+        snapshot_id: str | None = None,
+        turn: Turn | None = None,
+    ) -> Entry:
+        """Write the entry, then swap the pointer: a kill between the two leaves the old champion and a full history. Needs the
+        lock. Raises TryAgainError when another machine has written an entry meanwhile.
+        """
         number = len(self.history()) + 1
-        entry = Entry(number, datetime.now(UTC).isoformat(timespec="seconds"), action, champion, previous, verdict)
-        write_json(self.folder / "history" / f"{number:06}.json", asdict(entry))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = Entry(number, now, action, champion, previous, verdict, snapshot_id, turn)
+        content = json.dumps(asdict(entry), indent=1, sort_keys=True).encode()
+        if self._shared:  # there first: what is there counts
+            self._shared.create(number, content)
+        write_bytes(self.folder / HISTORY / f"{number:06}.json", content)
         if champion:
             self.point_to(entry)
         return entry
 
     def point_to(self, entry: Entry) -> None:
         """Make the champion of an entry the present one, by one rename."""
-        write_json(self.folder / _POINTER, {"entry": entry.number})
+        if self._shared:
+            self._shared.point_to(entry.number)
+        write_json(self.folder / POINTER, {"entry": entry.number})
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One process at a time decides."""
+        """One process of the home at a time decides, on the history as it is now.
+
+        Another machine may decide at once. Then its entry is not read before this decision is written, so that the one that
+        comes second finds its entry's number taken.
+        """
         with explain_disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / "lock"):
-                yield
+                self._pull()
+                self._deciding = True
+                try:
+                    yield
+                finally:
+                    self._deciding = False
 
 
 # In a tuple, because a dataclass alone takes no configuration.

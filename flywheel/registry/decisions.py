@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, NoVerdictError
 from flywheel.evaluation.comparison import check_same_test, unsound, unsound_text
 from flywheel.evaluation.cross_fitted import paired
 from flywheel.evaluation.failures import both_decided, way_on
@@ -69,14 +69,16 @@ def decide(
     evaluations: Path,
     rules: PromotionOptions,
     reigning: str | None,
+    snapshot_id: str,
     candidates: Sequence[Evaluation] = (),
 ) -> tuple[Entry, bool]:
     """Judge the challenger, add the verdict to the history, and swap the pointer if it won.
 
     Returns the entry and whether it is new: the same two are judged once a `test_id`, so asking again spends nothing and
     promotes nobody twice; it ends a promotion that was killed before the swap. `reigning` is the champion's model when the
-    reference was chosen. `candidates` are those among which a cross-fitted challenger was chosen. Raises FlywheelError when
-    there is no verdict (see `judge`), or another one reigns by now.
+    reference was chosen, `snapshot_id` the snapshot that the challenger was chosen on, and `candidates` those among which a
+    cross-fitted one was. Raises NoVerdictError when there is no verdict (see `judge`), FlywheelError when another one reigns by
+    now.
     """
     with registry.locked():
         history = registry.history()
@@ -96,8 +98,8 @@ def decide(
         verdict = judge(challenger, reference, evaluations, rules, number, against_champion, candidates)
         previous = present.number if present else None
         if not verdict.promoted:
-            return registry.append("kept", None, verdict, previous), True
-        return registry.append("promoted", champion_of(challenger), verdict, previous), True
+            return registry.append("kept", None, verdict, previous, snapshot_id), True
+        return registry.append("promoted", champion_of(challenger), verdict, previous, snapshot_id), True
 
 
 def judge(
@@ -112,14 +114,14 @@ def judge(
     """Compare the two on the same test pairs, each by its own decision rule; changes nothing.
 
     Where the pairs are cross-fitted, the verdict is on the procedure that gave the challenger, its choice among `candidates`
-    included: each fold is decided by the candidate that the other folds chose. Raises FlywheelError when they were scored on
-    different pairs, the split carries no verdict, or one of them is not sane.
+    included: each fold is decided by the candidate that the other folds chose. Raises NoVerdictError when the split carries no
+    verdict or one of them is not sane, FlywheelError when they were scored on different pairs.
     """
     check_same_test(challenger, reference)
     if reason := challenger.no_verdict or reference.no_verdict:
-        raise FlywheelError(f"No verdict is possible: {reason}. {way_on(reason, DRAW_AGAIN)}")
+        raise NoVerdictError(f"No verdict is possible: {reason}. {way_on(reason, DRAW_AGAIN)}")
     if side := unsound(challenger, reference):
-        raise FlywheelError(f"No verdict is possible: {unsound_text(side)}")
+        raise NoVerdictError(f"No verdict is possible: {unsound_text(side)}")
     chosen = chosen_in_folds(evaluations, candidates) if challenger.is_cross_fitted and candidates else None
     ours = decisions(evaluations, challenger) if chosen is None else chosen
     theirs = decisions(evaluations, reference)
@@ -200,6 +202,19 @@ def spending(verdict: Verdict) -> str:
 def _percent(share: float) -> str:
     """Two significant digits, however small."""
     return f"{np.format_float_positional(100 * share, precision=2, fractional=False, trim='-')} %"
+
+
+def in_words(entry: Entry) -> str:
+    """What an entry says became of a turn, in a sentence."""
+    if entry.verdict:
+        return f"{entry.verdict.challenger_name} against {entry.verdict.reference_name}: {entry.verdict.reason}."
+    if entry.turn:
+        turn = entry.turn
+        text = f"{turn.candidate_name}, trained on {turn.train_pairs or 0:,} pairs: {100 * turn.error:.1f} %."
+        if turn.champion_error is not None:
+            text += f" The champion has {100 * turn.champion_error:.1f} % on the same pairs."
+        return f"{text} {turn.reason}"
+    return f"{entry.champion.variant}, size {entry.champion.size}, is champion again." if entry.champion else ""
 
 
 def same_match(verdict: Verdict, challenger: Evaluation, reference: Evaluation) -> bool:

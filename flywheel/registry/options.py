@@ -13,3 +13,11 @@ class PromotionOptions(BaseModel, frozen=True, extra="forbid"):
     max_retention_loss: float | None = Field(
         None, ge=0, le=1, description="How much average precision a challenger may lose elsewhere against its untuned model."
     )
+
+
+class HousekeepingOptions(BaseModel, frozen=True, extra="forbid"):
+    """How much of the past is kept."""
+
+    snapshots: int = Field(3, gt=0, description="The newest snapshots that are kept with their models, beside what is in use.")
+    runs: int = Field(500, gt=0, description="Dagster's newest runs that are kept, beside those that made what is there now.")
+    cron: str = Field("30 4 * * *", description="When housekeeping runs (UTC).")

@@ -296,7 +296,7 @@ def test_a_model_scored_on_a_later_test_keeps_the_snapshot_it_was_trained_on(
 
 
 def test_the_untuned_encoder_finds_the_starter_set_hard(tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path, models={"device": "cpu"}, evaluation={"min_components": 3})
+    workspace = make_workspace(tmp_path, encoding={"device": "cpu"}, evaluation={"min_components": 3})
     world = take_world(workspace, list(starter_lines(STARTER / "questions.csv"))[-12 * 48 :])
     subject = untuned_subject(Variant.parse("all-MiniLM-L6-v2@384"), world.snapshot, world.vectors, kind="baseline")
     record = evaluate(subject, world.snapshot, workspace.home.evaluations, Terms(3))

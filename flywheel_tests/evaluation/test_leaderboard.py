@@ -18,7 +18,7 @@ from flywheel.files import write_json
 from flywheel.models.catalogue import Variant
 from flywheel.training.progress import ignore_progress
 from flywheel.training.train import train
-from flywheel_tests.helpers.clumps import World, clump_world, embed_features, take_world
+from flywheel_tests.helpers.clumps import World, clump_world, embed, take_world
 from flywheel_tests.pairs.test_ingest import line
 
 
@@ -72,7 +72,7 @@ def test_published_rows_come_last_and_have_a_published_error_and_no_error(world:
 def test_cells_of_an_older_snapshot_are_stale_until_they_are_trained_again(world: World) -> None:
     text = "clump0 intenta wording9"
     new = take_world(world.workspace, [line(world.snapshot.pairs("train")["text_a"][0], text, 0)])
-    new.vectors.cache.get([text], embed_features)
+    new.vectors.cache.get([text], embed)
     assert new.snapshot.test_id == world.snapshot.test_id
     assert new.snapshot.snapshot_id != world.snapshot.snapshot_id
     assert shown(board_of(new)) == [("tuned", "50", True), ("tuned", "100", True)]

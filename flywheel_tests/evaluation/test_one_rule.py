@@ -28,7 +28,7 @@ from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.training.job import Cell
 from flywheel.training.model import TrainedModel
 from flywheel_tests.conftest import verb
-from flywheel_tests.helpers.clumps import MINILM, clump_lines, clump_world, embed_features, six_texts
+from flywheel_tests.helpers.clumps import MINILM, clump_lines, clump_world, embed, six_texts
 
 CELL = Cell(Variant.parse("all-MiniLM-L6-v2@32"), "400")
 USERS = range(1000, 1200)
@@ -51,7 +51,7 @@ def deliver(workspace: Workspace) -> Snapshot:
     kept = [event for event in events if event["label"] or event["text_a"].split()[2] == event["text_b"].split()[2]]
     lines = [json.dumps(event).encode() for event in kept]
     ingest(workspace.store, json_batch("users", "interaction", "users.jsonl", lines))
-    workspace.vectors(MINILM).cache.get([text for clump in USERS for text in six_texts(clump)], embed_features)
+    workspace.vectors(MINILM.name).cache.get([text for clump in USERS for text in six_texts(clump)], embed)
     return take_snapshot(workspace)
 
 
@@ -182,7 +182,7 @@ def test_the_target_prior_of_the_day_changes_no_figure_of_a_trained_model(
     turn: Turn, tmp_path: Path, target_prior: float | None
 ) -> None:
     terms = replace(turn.record.terms, target_prior=target_prior)
-    subject = tuned_subject(turn.model, turn.workspace.vectors(MINILM))
+    subject = tuned_subject(turn.model, turn.workspace.vectors(MINILM.name))
     record = evaluate(subject, turn.snapshot, tmp_path, terms, turn.workspace.domains)
     assert record.terms == terms
     assert replace(record, terms=turn.record.terms) == turn.record

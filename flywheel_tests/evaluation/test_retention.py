@@ -24,7 +24,7 @@ from flywheel.pipeline.training import train_cell
 from flywheel.pipeline.workspace import Workspace
 from flywheel.training.job import Cell
 from flywheel.training.model import TrainedModel
-from flywheel_tests.helpers.clumps import World, clump_world, embed_features, six_texts
+from flywheel_tests.helpers.clumps import World, clump_world, embed, six_texts
 from flywheel_tests.helpers.homes import with_options
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A home whose second domain is other clumps, under column names of its own."""
     home = tmp_path_factory.mktemp("world")
     world = clump_world(home, CLUMPS, evaluation={"min_components": 5}, compute={"run_in": "inline"})
-    world.vectors.cache.get([text for clump in ELSEWHERE for text in six_texts(clump)], embed_features)
+    world.vectors.cache.get([text for clump in ELSEWHERE for text in six_texts(clump)], embed)
     return world
 
 
@@ -182,7 +182,7 @@ def test_pairs_with_a_question_that_trains_are_left_out_and_counted(
 ) -> None:
     question = world.snapshot.pairs("train")["text_a"][0]
     others = rows_of(ELSEWHERE)
-    world.vectors.cache.get([question.upper()], lambda texts: embed_features([text.lower() for text in texts]))
+    world.vectors.cache.get([question.upper()], lambda texts: embed([text.lower() for text in texts]))
     found = second(world, trained, write(tmp_path / "overlap.csv", [(f"  {question.upper()}", others[0][0], "ja"), *others]))
     assert (found.n, found.left_out) == (120, 1)
     assert "Of overlap.csv, 1 more are left out" in shown(found)

@@ -47,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def starter(demo: tuple[Path, object]) -> World:
     """The starter set's real questions, with MiniLM's vectors of them."""
     workspace = Workspace(load_settings(demo[0]))
-    return World(workspace, workspace.current_snapshot(), workspace.vectors(MINILM))
+    return World(workspace, workspace.current_snapshot(), workspace.vectors(MINILM.name))
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

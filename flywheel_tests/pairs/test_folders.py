@@ -11,8 +11,8 @@ import pytest
 from flywheel.errors import UnreadableFileError
 from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.forget import Selection
-from flywheel.pairs.inbox import finished_files, take_inbox
-from flywheel.pairs.ingest import unaccounted
+from flywheel.pairs.inbox import finished_files, rejected_deliveries, take_inbox
+from flywheel.pairs.store.accounts import unaccounted
 from flywheel.pipeline.forgetting import forget
 from flywheel.pipeline.workspace import Workspace
 from flywheel_tests.conftest import verb
@@ -98,7 +98,7 @@ def test_a_folder_one_part_of_which_has_other_labels_is_rejected_as_a_whole(work
     assert (reports, len(rejected)) == ([], 1)
     assert "label" in rejected[0]
     assert rows(workspace.store, "FROM batches") == []
-    assert [path.is_dir() for path in (inbox / "rejected").iterdir()] == [True]
+    assert [each.path.is_dir() for each in rejected_deliveries(inbox)] == [True]
 
 
 def test_a_delivery_that_was_killed_half_way_is_finished_by_the_next_run(workspace: Workspace) -> None:

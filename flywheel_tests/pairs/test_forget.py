@@ -10,9 +10,9 @@ from flywheel.errors import FlywheelError
 from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.forget import Selection, find, forget
 from flywheel.pairs.inbox import take_inbox
-from flywheel.pairs.ingest import unaccounted
 from flywheel.pairs.snapshots.export import take_snapshot
 from flywheel.pairs.snapshots.leak_probe import probe_leaks
+from flywheel.pairs.store.accounts import unaccounted
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import count_pairs
 from flywheel.pipeline.forgetting import forget as forget_everywhere

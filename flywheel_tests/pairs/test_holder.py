@@ -17,8 +17,10 @@ from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.holder import UNKNOWN, holder_of
 
 HOLD = """
-import sys
+import signal, sys
 import duckdb
+signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as in a shell: a test before may have left this process's parent deaf to it
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 con = duckdb.connect(sys.argv[-1], read_only="--read" in sys.argv)
 for line in sys.stdin:
     print(eval(line), flush=True)

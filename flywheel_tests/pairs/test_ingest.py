@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from flywheel.errors import FlywheelError, StoreBusyError
 from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events.readers import read_batch
-from flywheel.pairs.ingest import IngestReport, ingest, quarantine_reasons, unaccounted
+from flywheel.pairs.ingest import IngestReport, ingest
 from flywheel.pairs.options import PairOptions
+from flywheel.pairs.store.accounts import quarantine_reasons, unaccounted
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import count_pairs
 from flywheel_tests.conftest import examples

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from flywheel.pairs.ingest import unaccounted
 from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.pairs.store.accounts import unaccounted
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import count_pairs
 from flywheel_tests.helpers.kills import (
@@ -75,7 +75,7 @@ def exported(home: Path) -> dict[str, Any]:
 def names(home: Path) -> list[str]:
     """Every file and folder of a home; a rejected file bears the name of its claim, which is random."""
     found = [path.relative_to(home).as_posix() for path in home.rglob("*")]
-    return sorted(re.sub(r"^inbox/rejected/[0-9a-f]+-", "inbox/rejected/", name) for name in found)
+    return sorted(re.sub(r"^inbox/rejected/[0-9a-f]+", "inbox/rejected/claim", name) for name in found)
 
 
 def test_a_hundred_kills_at_random_moments_hit_living_processes_and_every_stage_is_hit(tally: Tally) -> None:

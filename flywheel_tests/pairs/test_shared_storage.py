@@ -3,14 +3,11 @@
 import json
 import multiprocessing
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -28,51 +25,17 @@ from flywheel.pairs.store.new_pairs import new_pairs
 from flywheel.pipeline.workspace import Workspace
 from flywheel_tests.helpers.clumps import MINILM, clump_lines
 from flywheel_tests.helpers.homes import make_workspace
+from flywheel_tests.helpers.postgres import Postgres
+from flywheel_tests.helpers.s3 import s3
 from flywheel_tests.pairs.test_ingest import line, rows, write
+
+__all__ = ["s3"]  # a fixture
 
 LINES = clump_lines(range(120))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The URI of a bucket on a server of its own; the standard AWS variables lead to it."""
-    url = f"http://127.0.0.1:{free_port()}"
-    variables = {
-        "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        command = [sys.executable, "-m", "moto.server", "-p", url.rpartition(":")[2]]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-            try:
-                _wait_for(url)
-                fsspec.filesystem("s3").mkdir("pairs")
-                yield "s3://pairs"
-            finally:
-                server.terminate()
-
-
-def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.1)
-
-
 def test_a_snapshot_goes_to_s3_and_another_home_fetches_it(s3: str, tmp_path: Path) -> None:
-    here, there = (make_workspace(tmp_path / name, storage={"snapshot_uri": f"{s3}/fetched"}) for name in ("here", "there"))
+    here, there = (make_workspace(tmp_path / name, storage={"root": f"{s3}/fetched"}) for name in ("here", "there"))
     ingest_files(here.store, [write(tmp_path, LINES)])
     taken = take_snapshot(here.store, here.snapshots, here.split_rules)
     found = there.snapshots.latest()
@@ -81,7 +44,7 @@ def test_a_snapshot_goes_to_s3_and_another_home_fetches_it(s3: str, tmp_path: Pa
     assert (found.snapshot_id, found.test_id) == (taken.snapshot_id, taken.test_id)
     assert found.pairs("train").equals(taken.pairs("train"))
     assert found.shared_questions() == 0
-    by_uri = fetch_snapshot(f"{s3}/fetched/{taken.snapshot_id}", tmp_path / "third")
+    by_uri = fetch_snapshot(f"{s3}/fetched/snapshots/{taken.snapshot_id}", tmp_path / "third")
     assert by_uri.pairs("test").equals(taken.pairs("test"))
 
 
@@ -108,20 +71,20 @@ def test_an_upload_that_was_cut_off_is_no_snapshot_and_is_completed(s3: str, tmp
 
 
 def test_a_job_on_any_machine_takes_its_snapshot_by_uri(s3: str, tmp_path: Path) -> None:
-    workspace = make_workspace(tmp_path / "home", storage={"snapshot_uri": f"{s3}/jobs"})
+    workspace = make_workspace(tmp_path / "home", storage={"root": f"{s3}/jobs"})
     ingest_files(workspace.store, [write(tmp_path, LINES)])
     taken = take_snapshot(workspace.store, workspace.snapshots, workspace.split_rules)
     job = {
         "variant": "all-MiniLM-L6-v2@32", "size": "100", "recipe": "head", "random_seed": 0, "interaction_share": 0.0,
-        "snapshot_id": "another", "weights": workspace.vectors(MINILM).weights_id, "head": {},
+        "snapshot_id": "another", "base": asdict(MINILM), "weights": workspace.vectors(MINILM.name).weights_id, "head": {},
     }  # fmt: skip
     (tmp_path / "job.json").write_text(json.dumps(job))
     ran = subprocess.run(
-        [sys.executable, "-m", "flywheel.training", "job.json", f"{s3}/jobs/{taken.snapshot_id}", "models", "cache"],
+        [sys.executable, "-m", "flywheel.training", "job.json", f"{s3}/jobs/snapshots/{taken.snapshot_id}", "models", "cache"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path.cwd())}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 1  # it has read the snapshot, which is not the job's
-    assert f"The job is for snapshot another, but {s3}/jobs/{taken.snapshot_id} is {taken.snapshot_id}." in ran.stderr
+    assert f"The job is for snapshot another, but {s3}/jobs/snapshots/{taken.snapshot_id} is {taken.snapshot_id}." in ran.stderr
     kept = Snapshots(tmp_path / "snapshots").load(taken.snapshot_id)  # beside the folder of cached vectors
     assert kept.pairs("train").equals(taken.pairs("train"))
 
@@ -134,13 +97,22 @@ def test_a_model_folder_goes_to_s3_with_its_record_last(s3: str, tmp_path: Path)
     assert storage.read(f"{s3}/models/id/3_Dense/config.json") == b"3_Dense/config.json"
     written = {name: details["LastModified"] for name, details in fsspec.filesystem("s3").find(s3, detail=True).items()}
     mine = {name: when for name, when in written.items() if "/models/id/" in name}
-    assert len(mine) == 3
+    assert len(mine) == 4  # and the list of checksums
     assert max(mine.values()) == mine["pairs/models/id/flywheel.json"]
     assert storage.read(f"{s3}/models/other/flywheel.json") is None
 
 
+def test_of_several_machines_that_create_one_file_on_s3_one_has_done_so(s3: str) -> None:
+    for turn in range(5):
+        with ThreadPoolExecutor(8) as machines:
+            create = partial(storage.create, f"{s3}/created/{turn}.json")
+            created = list(machines.map(create, [bytes([number]) for number in range(8)]))
+        assert created.count(True) == 1
+        assert storage.read(f"{s3}/created/{turn}.json") == bytes([created.index(True)])
+
+
 def test_storage_that_does_not_answer_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workspace = make_workspace(tmp_path / "home", storage={"snapshot_uri": "nonsense://bucket"})
+    workspace = make_workspace(tmp_path / "home", storage={"root": "nonsense://bucket"})
     ingest_files(workspace.store, [write(tmp_path, LINES)])
     with pytest.raises(FlywheelError, match=r"nonsense://bucket.*cannot be written.*nothing is lost"):
         take_snapshot(workspace.store, workspace.snapshots, workspace.split_rules)
@@ -222,41 +194,10 @@ def test_a_ducklake_without_its_extensions_says_what_to_install(tmp_path: Path, 
         pass
 
 
-@pytest.fixture
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server of its own, where its programs are installed; it refuses to run as root."""
-    if shutil.which("initdb") is None or shutil.which("postgres") is None:
-        pytest.skip("PostgreSQL is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="pg"))  # a short path, for the socket
-    who = {"user": "nobody"} if os.getuid() == 0 else {}
-    if who:
-        shutil.chown(folder, "nobody")
-    port = free_port()
-    subprocess.run(["initdb", "-D", folder / "data", "-U", "flywheel", "-A", "trust"], check=True, capture_output=True, **who)
-    command = ["postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **who) as server:
-        try:
-            _wait_until_it_listens(port)
-            yield f"host=127.0.0.1 port={port} user=flywheel dbname=postgres"
-        finally:
-            server.terminate()
-    shutil.rmtree(folder)
-
-
-def _wait_until_it_listens(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert time.monotonic() < deadline, "PostgreSQL does not listen"
-        time.sleep(0.1)
-
-
 @pytest.mark.slow
-def test_a_postgresql_catalogue_lets_several_machines_take_turns(postgres: str, tmp_path: Path) -> None:
+def test_a_postgresql_catalogue_lets_several_machines_take_turns(postgres: Postgres, tmp_path: Path) -> None:
     workspace = make_workspace(
-        tmp_path / "home", storage={"database": f"ducklake:postgres:{postgres}", "data_path": str(tmp_path / "data")}
+        tmp_path / "home", storage={"database": f"ducklake:postgres:{postgres.dsn}", "data_path": str(tmp_path / "data")}
     )
     _at_once(workspace, overlapping(tmp_path))
     store = workspace.store

@@ -42,11 +42,8 @@ def filled(workspace: Workspace, clumps: int = 12) -> Snapshot:
 
 def sharing(tmp_path: Path) -> tuple[Workspace, Path]:
     """A home that shares its snapshots, and the folder that they go to."""
-    shared = tmp_path / "shared"
-    file = write(
-        tmp_path / "home", [b"splits.frozen_from = 0", f'storage.snapshot_uri = "file://{shared}"'.encode()], "flywheel.toml"
-    )
-    return make_workspace(file.parent), shared
+    lines = [b"splits.frozen_from = 0", f'storage.root = "file://{tmp_path}/root"'.encode()]
+    return make_workspace(write(tmp_path / "home", lines, "flywheel.toml").parent), tmp_path / "root" / "snapshots"
 
 
 def test_every_snapshot_is_found_by_its_id_and_the_last_one_taken_is_the_latest(workspace: Workspace) -> None:
@@ -60,21 +57,42 @@ def test_every_snapshot_is_found_by_its_id_and_the_last_one_taken_is_the_latest(
     assert workspace.snapshots.latest() == first
 
 
-def test_a_snapshot_that_only_shared_storage_has_is_fetched_by_its_id_and_a_removed_one_is_nowhere(tmp_path: Path) -> None:
+def test_a_snapshot_that_only_the_root_has_is_fetched_by_its_id_and_a_removed_one_is_nowhere(tmp_path: Path) -> None:
     workspace, shared = sharing(tmp_path)
     first, second = filled(workspace), filled(workspace, 13)
-    there = make_workspace(tmp_path / "there", storage={"snapshot_uri": f"file://{shared}"}, splits={"frozen_from": 0})
+    there = make_workspace(tmp_path / "there", storage={"root": f"file://{shared.parent}"}, splits={"frozen_from": 0})
     found = there.snapshots.load(first.snapshot_id)
     assert found.folder == there.home.snapshots / first.snapshot_id
     assert found.pairs("train").equals(first.pairs("train"))
     assert there.snapshots.latest() == there.snapshots.load(second.snapshot_id)
     workspace.snapshots.remove(first.snapshot_id)
-    assert sorted(path.name for path in shared.iterdir()) == sorted([second.snapshot_id, LATEST])
+    left = [second.snapshot_id, LATEST, f"{first.snapshot_id}.deleted"]
+    assert sorted(path.name for path in shared.iterdir()) == sorted(left)
     assert workspace.current_snapshot() == second
     workspace.snapshots.remove(second.snapshot_id)
-    assert list(shared.iterdir()) == []
+    assert {path.suffix for path in shared.iterdir()} == {".deleted"}
     with pytest.raises(FlywheelError, match="There is no snapshot yet"):
         workspace.current_snapshot()
+
+
+def test_a_snapshot_that_was_deleted_at_the_root_is_deleted_here_and_not_uploaded_again(tmp_path: Path) -> None:
+    workspace, shared = sharing(tmp_path)
+    first, second = filled(workspace), filled(workspace, 13)
+    there = make_workspace(tmp_path / "there", storage={"root": f"file://{shared.parent}"}, splits={"frozen_from": 0})
+    copies = there.snapshots.all()
+    assert {copy.snapshot_id for copy in copies} == {first.snapshot_id, second.snapshot_id}
+    for taken in (first, second):
+        workspace.snapshots.remove(taken.snapshot_id)
+    for copy in copies:
+        with pytest.raises(FlywheelError, match="is deleted"):
+            there.snapshots.share(copy)
+    assert there.snapshots.all() == []
+    assert not list(there.home.snapshots.glob("*/*"))
+    assert there.snapshots.latest() is None
+    workspace.snapshots.make_latest(filled(workspace))  # the same pairs, taken again by a person's wish
+    again = there.snapshots.latest()
+    assert again is not None
+    assert again.snapshot_id == second.snapshot_id
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
@@ -130,7 +148,7 @@ def test_a_damaged_pointer_on_shared_storage_is_not_taken_for_none(tmp_path: Pat
 def test_deleting_a_damaged_pointer_on_shared_storage_and_taking_a_snapshot_helps_every_home(tmp_path: Path) -> None:
     workspace, shared = sharing(tmp_path)
     taken = filled(workspace)
-    there = make_workspace(tmp_path / "there", storage={"snapshot_uri": f"file://{shared}"}, splits={"frozen_from": 0})
+    there = make_workspace(tmp_path / "there", storage={"root": f"file://{shared.parent}"}, splits={"frozen_from": 0})
     (shared / LATEST).write_bytes(b'"half of an i')
     for each in (workspace, there):
         with pytest.raises(FlywheelError, match=r"Delete it, then run `flywheel snapshot`, which writes it again\."):

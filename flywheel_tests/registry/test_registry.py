@@ -83,7 +83,7 @@ def registry(home: Path) -> Registry:
 
 def ask(home: Path, challenger: Evaluation, reference: Evaluation) -> tuple[Entry, bool]:
     reigning = reference.record_id if reference.kind == "tuned" else None
-    return decisions.decide(registry(home), challenger, reference, home / "evaluations", RULES, reigning)
+    return decisions.decide(registry(home), challenger, reference, home / "evaluations", RULES, reigning, "s1")
 
 
 def decide(home: Path, challenger: Evaluation, reference: Evaluation) -> Verdict:
@@ -405,7 +405,9 @@ def test_refused_without_a_trace_and_with_the_cause_where_a_side_is_not_sane(tmp
 def test_a_champion_that_cannot_be_compared_makes_way_for_who_beats_the_baseline(tmp_path: Path) -> None:
     api, champion = dynasty(tmp_path, 1)
     challenger = step(tmp_path, 3)
-    entry, new = decisions.decide(registry(tmp_path), challenger, api, tmp_path / "evaluations", RULES, champion.record_id)
+    entry, new = decisions.decide(
+        registry(tmp_path), challenger, api, tmp_path / "evaluations", RULES, champion.record_id, "s1"
+    )
     assert (new, entry.action, reigning(tmp_path)) == (True, "promoted", "step3")
     registry(tmp_path).rollback()
     assert reigning(tmp_path) == champion.record_id

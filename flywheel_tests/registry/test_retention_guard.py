@@ -20,7 +20,7 @@ def test_winner_that_loses_too_much_elsewhere_is_kept_out_where_that_is_asked_fo
     kept = tuple(Retention(name, name, tuned, 0.8, Interval(-0.1, 0.1), 300, 0) for name, tuned in domains)
     challenger, reference = step(tmp_path, 2, retention=kept), step(tmp_path, 0, kind="baseline")
     rules = PromotionOptions(max_retention_loss=allowed)
-    entry, _ = decisions.decide(registry(tmp_path), challenger, reference, tmp_path / "evaluations", rules, None)
+    entry, _ = decisions.decide(registry(tmp_path), challenger, reference, tmp_path / "evaluations", rules, None, "s1")
     assert entry.verdict.promoted == wins
     reason = "loses 0.030 on ours.csv (average precision, against untuned), allowed 0.020"
     assert wins or entry.verdict.reason == reason

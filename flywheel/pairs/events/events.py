@@ -30,15 +30,15 @@ _FIELDS = orjson.dumps({
     **dict.fromkeys(("label", "kind", "thumb"), "VARCHAR"), "weight": "DOUBLE", "position": "INTEGER", "clicked": ["INTEGER"],
 }).decode()  # fmt: skip
 
-# What valid events say: the table `events` (line, event: JSON, extra: JSON or NULL) as one row a pair.
+# What valid events say: the table `events` (batch, line, event: JSON, extra: JSON or NULL) as one row a pair.
 EVENTS_TO_PAIRS_SQL = f"""
 WITH fields AS MATERIALIZED (
-    SELECT line, extra, unnest(json_transform(event, '{_FIELDS}')) FROM events),
+    SELECT batch, line, extra, unnest(json_transform(event, '{_FIELDS}')) FROM events),
 lists AS (
     SELECT *, json_transform(shown, '["VARCHAR"]') AS texts, unnest(range(1, list_max(clicked) + 1)) AS place
     FROM fields WHERE type = 'search'),
 stated AS (
-    SELECT line, 0 AS item, coalesce(type, 'label') AS type, event_id, "user", time, model, extra,
+    SELECT batch, line, 0 AS item, coalesce(type, 'label') AS type, event_id, "user", time, model, extra,
         coalesce(text_a, query) AS text_a, coalesce(text_b, shown, answer) AS text_b,
         CASE coalesce(type, 'label')
             WHEN 'label' THEN regexp_matches(label, '(?i)1|true|same')
@@ -48,11 +48,12 @@ stated AS (
         position
     FROM fields WHERE type IS DISTINCT FROM 'search'
     UNION ALL
-    SELECT line, place - 1, type, event_id, "user", time, model, extra, query, texts[place], list_contains(clicked, place),
-        'implied', coalesce(weight, if(list_contains(clicked, place), 0.5, 0.1)), place
+    SELECT batch, line, place - 1, type, event_id, "user", time, model, extra, query, texts[place],
+        list_contains(clicked, place), 'implied', coalesce(weight, if(list_contains(clicked, place), 0.5, 0.1)), place
     FROM lists)
-SELECT line, CAST(item AS SMALLINT) AS item, type, nullif(trim(event_id), '') AS event_id, nullif(trim("user"), '') AS user_id,
-    time, nullif(trim(model), '') AS model, extra, text_a, text_b, CAST(label AS TINYINT) AS label, kind, weight, position
+SELECT batch, line, CAST(item AS SMALLINT) AS item, type, nullif(trim(event_id), '') AS event_id,
+    nullif(trim("user"), '') AS user_id, time, nullif(trim(model), '') AS model, extra, text_a, text_b,
+    CAST(label AS TINYINT) AS label, kind, weight, position
 FROM stated
 """
 

@@ -133,7 +133,7 @@ class FieldMap:
         if isinstance(kind, Refusal):
             return kind
         event: dict[str, Any] = {"type": kind}
-        fields, used = self._plans[kind]
+        fields, used = self._plan(kind)
         for ours, name, anywhere, reader in fields:
             if not anywhere and name not in record:
                 continue
@@ -154,21 +154,21 @@ class FieldMap:
             )
         return Event(event, {name: value for name, value in record.items() if name not in used})
 
+    def _plan(self, kind: str) -> tuple[list[_Plan], frozenset[str]]:
+        """Of a type: how its fields are found and read, but for the type itself, and the names that are read."""
+        if kind not in self._plans:
+            constants, known = self.options.constants, KNOWN_FIELDS[kind]
+            fields = [
+                (ours, name, "." in name or ours in constants, self._reader(ours, kind))
+                for ours in known
+                if ours != "type" and (name := self.column(ours))
+            ]
+            self._plans[kind] = fields, frozenset(self.column(ours) for ours in known if ours not in constants)
+        return self._plans[kind]
+
     @cached_property
     def _plans(self) -> dict[str, tuple[list[_Plan], frozenset[str]]]:
-        """Of each type: how its fields are found and read, but for the type itself, and the names that are read."""
-        constants = self.options.constants
-        return {
-            kind: (
-                [
-                    (ours, name, "." in name or ours in constants, self._reader(ours, kind))
-                    for ours in known
-                    if ours != "type" and (name := self.column(ours))
-                ],
-                frozenset(self.column(ours) for ours in known if ours not in constants),
-            )
-            for kind, known in KNOWN_FIELDS.items()
-        }
+        return {}
 
     def _reader(self, ours: str, kind: str) -> Callable[[Any], Any] | None:
         """What makes a field's values one of a kind; None for texts."""

@@ -1,4 +1,4 @@
-"""The snapshots of a home and of shared storage: the newest, one by its id or address, those that hold some pairs."""
+"""The snapshots of a home and of the root: the newest, one by its id or address, those that hold some pairs."""
 
 import json
 import shutil
@@ -9,16 +9,18 @@ import pyarrow as pa
 
 from flywheel import storage
 from flywheel.errors import FlywheelError
-from flywheel.files import publish, scratch_folder, write_json
+from flywheel.files import write_json
 from flywheel.pairs.snapshots.snapshot import MANIFEST, SPLITS, Snapshot
 from flywheel.pairs.store.sql import connect
 
 LATEST = "latest.json"
+# At the root, beside the folder of a snapshot that was deleted: no machine brings it back.
+_DELETED = ".deleted"
 
 
 @dataclass(frozen=True)
 class Snapshots:
-    """A home's snapshots in `folder`, one folder each, and the same on shared storage at `uri` if there is one.
+    """A home's snapshots in `folder`, one folder each, and the same at the root, `uri`, if there is one.
 
     `memory_limit` bounds what the database may keep in memory while it reads them.
     """
@@ -28,21 +30,24 @@ class Snapshots:
     memory_limit: str = "512MB"
 
     def latest(self) -> Snapshot | None:
-        """The snapshot taken last, or None when there is none yet. One that only shared storage has is fetched."""
+        """The snapshot taken last, or None when there is none yet. One that only the root has is fetched."""
         if self.uri is not None and (newest := _newest_at(self.uri)) is not None:
             return fetch_snapshot(f"{self.uri}/{newest}", self.folder)
         pointer = self.folder / LATEST
         if not pointer.exists():
             return None
         try:
-            folder = self.folder / _named(pointer.read_bytes())
+            snapshot_id = _named(pointer.read_bytes())
         except ValueError as error:
             raise FlywheelError(f"{pointer} is damaged: {error}. Run `flywheel snapshot`, which writes it again.") from error
-        return Snapshot.load(folder) if folder.exists() else None  # a forgotten one
+        folder = self.folder / snapshot_id
+        return Snapshot.load(folder) if folder.exists() and not self._is_deleted(snapshot_id) else None  # a forgotten one
 
     def load(self, snapshot_id: str) -> Snapshot:
-        """A snapshot by its id, fetched from shared storage where only that has it. Raises FlywheelError when it is deleted."""
+        """A snapshot by its id, fetched where only the root has it. Raises FlywheelError when it is deleted."""
         folder = self.folder / snapshot_id
+        if self._is_deleted(snapshot_id):
+            shutil.rmtree(folder, ignore_errors=True)
         if folder.exists():
             return Snapshot.load(folder)
         if self.uri is not None and storage.read(f"{self.uri}/{snapshot_id}/{MANIFEST}") is not None:
@@ -53,12 +58,14 @@ class Snapshots:
         )
 
     def all(self) -> list[Snapshot]:
-        """Every whole snapshot in the folder."""
+        """Every whole snapshot; those that only the root has are fetched, those that were deleted there are deleted here."""
+        self._fetch_all()
         return [Snapshot.load(manifest.parent) for manifest in sorted(self.folder.glob(f"*/{MANIFEST}"))]
 
     def holding(self, pair_ids: frozenset[str]) -> dict[str, Snapshot]:
-        """The snapshots in the folder that hold one of these pairs, by id."""
+        """The snapshots that hold one of these pairs, by id; those that only the root has are fetched."""
         found = {}
+        self._fetch_all()
         for manifest in sorted(self.folder.glob(f"*/{MANIFEST}")):
             files = [f"{manifest.parent / name}.parquet" for name in SPLITS]
             with connect(memory_limit=self.memory_limit) as db:
@@ -71,19 +78,42 @@ class Snapshots:
         return found
 
     def remove(self, snapshot_id: str) -> None:
-        """Delete a snapshot here and on shared storage."""
+        """Delete a snapshot here and at the root."""
         if self.uri is not None:
+            storage.write(f"{self.uri}/{snapshot_id}{_DELETED}", b"")
             if _newest_at(self.uri) == snapshot_id:
                 storage.delete_file(f"{self.uri}/{LATEST}")
             storage.delete_folder(f"{self.uri}/{snapshot_id}", MANIFEST)
         shutil.rmtree(self.folder / snapshot_id)
 
     def make_latest(self, snapshot: Snapshot) -> None:
-        """Let `latest` answer `snapshot` from now on, here and on shared storage, where it is uploaded first."""
+        """Let `latest` answer `snapshot` from now on, here and at the root, where it is uploaded first."""
         if self.uri is not None:
-            storage.upload(snapshot.folder, f"{self.uri}/{snapshot.snapshot_id}", MANIFEST)
+            storage.delete_file(f"{self.uri}/{snapshot.snapshot_id}{_DELETED}")
+            self.share(snapshot)
             storage.write(f"{self.uri}/{LATEST}", json.dumps(snapshot.snapshot_id).encode())
         write_json(self.folder / LATEST, snapshot.snapshot_id)
+
+    def share(self, snapshot: Snapshot) -> None:
+        """Upload a snapshot, unless the root has it. Raises FlywheelError when it was deleted there."""
+        if self.uri is not None:
+            if self._is_deleted(snapshot.snapshot_id):
+                self.load(snapshot.snapshot_id)
+            storage.upload(snapshot.folder, f"{self.uri}/{snapshot.snapshot_id}", MANIFEST)
+
+    def _is_deleted(self, snapshot_id: str) -> bool:
+        return self.uri is not None and storage.read(f"{self.uri}/{snapshot_id}{_DELETED}") is not None
+
+    def _fetch_all(self) -> None:
+        if self.uri is None:
+            return
+        there = storage.files(self.uri)
+        deleted = {name.removesuffix(_DELETED) for name in there if name.endswith(_DELETED)}
+        whole = {name.removesuffix(f"/{MANIFEST}") for name in there if name.endswith(f"/{MANIFEST}")}
+        for snapshot_id in sorted(deleted):
+            shutil.rmtree(self.folder / snapshot_id, ignore_errors=True)
+        for snapshot_id in sorted(whole - deleted):
+            fetch_snapshot(f"{self.uri}/{snapshot_id}", self.folder)
 
 
 def fetch_snapshot(place: str, into: Path) -> Snapshot:
@@ -91,11 +121,7 @@ def fetch_snapshot(place: str, into: Path) -> Snapshot:
     if not storage.is_uri(place):
         return Snapshot.load(Path(place))
     target = into / place.rstrip("/").rpartition("/")[2]
-    if not target.exists():
-        with scratch_folder(into) as folder:
-            storage.download(place, folder, MANIFEST)
-            Snapshot.load(folder)
-            publish(folder, target)
+    storage.fetch(place.rstrip("/"), target, MANIFEST, Snapshot.load)
     return Snapshot.load(target)
 
 

@@ -22,7 +22,7 @@ from flywheel.pairs.store.sql import connect, quoted
 
 log = logging.getLogger(__name__)
 # No keys or indexes: every writer has the store for itself, and an index in memory would grow with the history.
-_VERSION = 4
+_VERSION = 5
 
 _SCHEMA = """
 CREATE TABLE batches (
@@ -205,7 +205,9 @@ class Store:
             return None
 
     def _say_once(self, state: RetryCallState) -> None:
-        if state.attempt_number == 10 and state.outcome is not None:
+        said = state.retry_object.statistics
+        if (state.seconds_since_start or 0) >= 1 and "said" not in said and state.outcome is not None:
+            said["said"] = True
             who, _ = holder_of(self.path, str(state.outcome.exception()))
             log.warning("%s is in use by %s; waiting up to %.0f s", self, who, self._wait_seconds)
 

@@ -43,14 +43,12 @@ FROM (
     FROM summed s JOIN known k ON k.pair_id = s.pair_id)
 """
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a slice of observations did: how many there are, how many disagree with another, how many are embargoed."""
-
-    observations: int
-    conflicts: int
-    embargoed: int
+# What the observations of `slice` did, by batch: how many there are, disagree with another, and are embargoed.
+OUTCOMES = """
+SELECT batch_id, count(*) AS observations, count(*) FILTER (p.same > 0 AND p.different > 0) AS conflicts,
+    count(*) FILTER (p.split = 'embargoed') AS embargoed
+FROM slice JOIN pairs p ON p.pair_id = slice.pair_id GROUP BY batch_id
+"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def sum_up(db: duckdb.DuckDBPyConnection) -> None:
     db.execute(_SUM_UP)
 
 
-def add_observations(db: duckdb.DuckDBPyConnection) -> Outcome:
+def add_observations(db: duckdb.DuckDBPyConnection) -> None:
     """Add the temporary table `slice` (columns as in `observations`) to the pairs, new questions to the components."""
     sum_up(db)
     db.execute("CREATE OR REPLACE TEMP TABLE known AS SELECT p.* FROM pairs p JOIN summed s ON p.pair_id = s.pair_id")
@@ -89,12 +87,6 @@ def add_observations(db: duckdb.DuckDBPyConnection) -> Outcome:
             SELECT edges.*, {split_sql("a.state", "b.state")} AS split
             FROM edges JOIN nodes a ON a.question = question_a JOIN nodes b ON b.question = question_b"""
     )
-    row = db.execute(
-        """SELECT count(*), count(*) FILTER (p.same > 0 AND p.different > 0), count(*) FILTER (p.split = 'embargoed')
-           FROM slice JOIN pairs p ON p.pair_id = slice.pair_id"""
-    ).fetchone()
-    assert row is not None
-    return Outcome(*row)
 
 
 def count_pairs(store: Store) -> PairCounts:

@@ -1,13 +1,15 @@
 """What the store holds, for people: what became of the lines, by source and day; the splits and their priors; the embargo."""
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 
 from flywheel.errors import FlywheelError
 from flywheel.pairs.store.duckdb_file import Store
 
 EMBARGO_ADVICE = 0.10
 _RECENT = 10_000  # observations that the share of the embargo is taken over
+_NEWEST = 1_000  # records that the share of quarantined ones is taken over
+_REASONS = 10
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,23 @@ class Embargo:
     newest: float
     batches: int
     advice: str | None
+
+
+@dataclass(frozen=True)
+class Quarantine:
+    """How many `records` the newest `deliveries` of interactions had, about 1,000 or more, how many of them are quarantined,
+    and for which kinds of reason, the commonest first, with one of each.
+    """
+
+    deliveries: int
+    records: int
+    quarantined: int
+    reasons: tuple[tuple[str, int], ...]
+
+    @property
+    def share(self) -> float:
+        """Of the records that are quarantined."""
+        return self.quarantined / max(1, self.records)
 
 
 @dataclass(frozen=True)
@@ -94,7 +113,7 @@ def overview(store: Store) -> Overview:
                ORDER BY list_position(['train', 'calibration', 'test', 'waiting', 'embargoed'], split), source"""
         ).fetchall()
         reasons = db.execute(
-            "SELECT min(reason) AS reason, count(*) AS lines FROM quarantine GROUP BY kind ORDER BY 2 DESC, 1 LIMIT 10"
+            f"SELECT min(reason) AS reason, count(*) AS lines FROM quarantine GROUP BY kind ORDER BY 2 DESC, 1 LIMIT {_REASONS}"
         ).fetchall()
         batches = db.execute(
             """SELECT observations, embargoed FROM batches WHERE complete AND source = 'interaction'
@@ -103,6 +122,34 @@ def overview(store: Store) -> Overview:
     return Overview(
         tuple(Day(*row) for row in days), tuple(SplitPrior(*row) for row in splits), tuple(reasons), _embargo(batches)
     )
+
+
+def last_delivery(store: Store) -> datetime | None:
+    """When interactions were last taken in (UTC); None before the first."""
+    with store.transaction() as db:
+        row = db.execute("SELECT max(ingested_at) FROM batches WHERE complete AND source = 'interaction'").fetchone()
+    return row[0].replace(tzinfo=UTC) if row and row[0] else None
+
+
+def newest_quarantine(store: Store) -> Quarantine:
+    """What became of the newest deliveries."""
+    with store.transaction() as db:
+        batches = db.execute(
+            """SELECT batch_id, lines - header - continuation, quarantined FROM batches
+               WHERE complete AND source = 'interaction' ORDER BY ingested_at DESC, batch_id"""
+        ).fetchall()
+        newest, records = [], 0
+        for batch_id, held, quarantined in batches:
+            newest.append((batch_id, quarantined))
+            records += held
+            if records >= _NEWEST:
+                break
+        reasons = db.execute(
+            f"""SELECT min(reason) AS reason, count(*) AS lines FROM quarantine WHERE list_contains(?, batch_id)
+                GROUP BY kind ORDER BY 2 DESC, 1 LIMIT {_REASONS}""",
+            [[batch_id for batch_id, _ in newest]],
+        ).fetchall()
+    return Quarantine(len(newest), records, sum(quarantined for _, quarantined in newest), tuple(reasons))
 
 
 def _embargo(batches: list[tuple[int, int]]) -> Embargo | None:
