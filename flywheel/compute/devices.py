@@ -4,7 +4,6 @@ A lease is a file lock in a folder that all processes of the machine share. The 
 however that happens. Containers that do not share the folder do not see each other's leases.
 """
 
-import logging
 import os
 import tempfile
 import time
@@ -16,8 +15,6 @@ from filelock import FileLock, Timeout
 
 from flywheel.errors import explain_disk_errors
 from flywheel.training.progress import Listener, Notice
-
-log = logging.getLogger(__name__)
 
 LEASES = Path(tempfile.gettempdir()) / "flywheel-devices"
 _EVERYONE_READS_AND_WRITES = 0o666
@@ -71,7 +68,6 @@ def _first_free(devices: Sequence[str], listener: Listener, folder: Path) -> tup
             if not waited:
                 waited = True
                 taken = f"All of {', '.join(devices)} are training something else; waiting for the first to be free."
-                log.warning(taken)  # for who runs a verb and sees no run's log
                 listener(Notice(taken))
             time.sleep(_LOOK_AGAIN_SECONDS)
 

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from flywheel.compute.devices import candidates, lease
 from flywheel.compute.places import Places
-from flywheel.models.catalogue import Variant
-from flywheel.models.options import ModelOptions
+from flywheel.models.options import EncodingOptions
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.training.job import TrainingJob
@@ -14,12 +13,19 @@ from flywheel.training.progress import Listener
 from flywheel.training.train import train
 
 
-def run(job: TrainingJob, places: Places, models: ModelOptions, listener: Listener) -> TrainedModel:
+def run(job: TrainingJob, places: Places, encoding: EncodingOptions, listener: Listener) -> TrainedModel:
     """Run `job` here (see `Compute`)."""
     snapshot = Snapshot.load(places.snapshot)
-    devices = candidates(models.device)
-    if job.tuning is not None and models.device in ("auto", "cuda"):
+    devices = candidates(encoding.device)
+    if job.tuning is not None and encoding.device in ("auto", "cuda"):
         devices = devices[:1]  # layers train on the first GPU that this process sees
     with lease(devices, listener) as device:
-        vectors = Vectors.of(Variant.parse(job.variant).model, places.cache, models)
-        return train(job, snapshot, replace(vectors, device=device or models.device), places.models, listener)
+        base = replace(job.base, path=places.weights)
+        vectors = Vectors.of(
+            base,
+            places.cache,
+            encoding.model_copy(update={"device": device or encoding.device}),
+            job.poolings,
+            places.root.cache,
+        )
+        return train(job, snapshot, vectors, places.models, listener, places.root.models)

@@ -8,37 +8,64 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from flywheel import storage
+from flywheel.compute.command import training_command, write_spec
 from flywheel.compute.devices import candidates, lease, visible_card
 from flywheel.compute.places import Places
-from flywheel.errors import FlywheelError
-from flywheel.models.options import ModelOptions
+from flywheel.errors import FlywheelError, TryAgainError
+from flywheel.models.options import EncodingOptions
 from flywheel.training.environment import needed_for_training
 from flywheel.training.job import TrainingJob
 from flywheel.training.model import TrainedModel, finished
 from flywheel.training.progress import LESS_MEMORY, Failure, Listener, Result, from_line
+from flywheel.training.shared import TrainedModels
 
 _TAIL_BYTES = 2_000
 _END_SECONDS = 5
 
 
-def run(job: TrainingJob, places: Places, models: ModelOptions, listener: Listener) -> TrainedModel:
+def run(job: TrainingJob, places: Places, encoding: EncodingOptions, listener: Listener) -> TrainedModel:
     """Run `job` in a process of its own (see `Compute`)."""
     if model := finished(places.models, job):
         return model
-    with lease(candidates(models.device), listener) as leased, tempfile.TemporaryDirectory() as folder:
+    with lease(candidates(encoding.device), listener) as leased, tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "job.json"
         spec.write_text(job.to_json())
-        device = leased or models.device
+        device = leased or encoding.device
         # The leased card is the only one that the process sees.
-        options = models.model_copy(update={"device": "cuda:0" if device.startswith("cuda:") else device})
-        command = training_command(str(spec), str(places.snapshot), str(places.models), str(places.cache), options)
+        options = encoding.model_copy(update={"device": "cuda:0" if device.startswith("cuda:") else device})
+        # What the root has too is kept where a home has it, so that nothing is fetched that is here.
+        more = ["--work", str(places.models.parent)] if places.root.uri else []
+        command = [sys.executable, *training_command(str(spec), places, places.weights, options), *more]
         result = _watch([*command, "--until-eof"], training_environment(os.environ, device), listener)
-    model = TrainedModel.load(Path(result.model))
+    model = TrainedModels(places.models, places.root.models).load(job.job_id)
+    return model.as_reused() if result.reused else model
+
+
+def run_elsewhere(
+    job: TrainingJob, places: Places, encoding: EncodingOptions, listener: Listener, through: Sequence[str]
+) -> TrainedModel:
+    """Run `job` where the command `through` starts a process, which reads and writes at the root alone (see `Compute`).
+
+    That machine brings the base model's weights, and what it needs to reach the root.
+    """
+    spec = write_spec(job, places)
+    command = [*through, "python", *training_command(spec, places, None, encoding), "--until-eof"]
+    environment = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
+    try:
+        result = _watch(command, environment, listener)
+    except (FileNotFoundError, PermissionError) as error:
+        raise FlywheelError(
+            f"compute.through cannot be started ({error.strerror}: {error.filename}). Set it to a command of this machine, "
+            'such as ["ssh", "gpu-box"].'
+        ) from error
+    storage.delete_file(spec)
+    model = TrainedModels(places.models, places.root.models).load(job.job_id)
     return model.as_reused() if result.reused else model
 
 
@@ -48,13 +75,6 @@ def training_environment(environment: Mapping[str, str], device: str) -> dict[st
     if device.startswith("cuda:"):  # the process sees the leased card alone, so that no library takes another
         passed["CUDA_VISIBLE_DEVICES"] = visible_card(device, environment)
     return passed
-
-
-def training_command(spec: str, snapshot: str, output: str, cache: str, models: ModelOptions) -> list[str]:
-    """The command that trains a job on any machine; the first three are paths or URIs."""
-    paths = [word for name, folder in models.paths.items() for word in ("--model-path", f"{name}={folder}")]
-    more = ["--device", models.device, "--state-cache-gb", str(models.state_cache_gb), *paths]
-    return [sys.executable, "-m", "flywheel.training", spec, snapshot, output, cache, *more]
 
 
 def _watch(command: list[str], environment: dict[str, str], listener: Listener) -> Result:
@@ -72,7 +92,9 @@ def _watch(command: list[str], environment: dict[str, str], listener: Listener) 
             code = child.wait()
         if isinstance(ending, Result) and code == 0:
             return ending
-        raise FlywheelError(ending.reason if isinstance(ending, Failure) else _why(code, _tail(errors)))
+        if isinstance(ending, Failure):
+            raise TryAgainError(ending.reason) if ending.passing else FlywheelError(ending.reason)
+        raise FlywheelError(_why(code, _tail(errors)))
 
 
 @contextmanager

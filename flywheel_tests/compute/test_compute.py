@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from flywheel.compute.launch import choose_compute
+from flywheel.compute.options import ComputeOptions
 from flywheel.compute.places import Places
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
@@ -23,7 +24,7 @@ from flywheel.orchestration.instance import open_session
 from flywheel.orchestration.materialise import materialise
 from flywheel.pipeline.training import training_job
 from flywheel.pipeline.workspace import Workspace
-from flywheel.settings import Settings, load_settings
+from flywheel.settings import load_settings
 from flywheel.training.job import Cell, TrainingJob
 from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Listener, Progress, Trained, ignore_progress
@@ -42,8 +43,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def run_in(name: str, world: World, job: TrainingJob, listener: Listener, workspace: Workspace | None = None) -> TrainedModel:
     """Run a job as the compute `name` does, in the world's home or in another that has its snapshot."""
     workspace = workspace or world.workspace
-    places = Places(world.snapshot.folder, workspace.home.models, workspace.home.cache)
-    return choose_compute(name)(job, places, workspace.settings.models, listener)
+    home, weights = workspace.home, workspace.models.find(job.base.name).path
+    places = Places(world.snapshot.folder, home.models, home.cache, weights)
+    return choose_compute(ComputeOptions(run_in=name))(job, places, workspace.settings.encoding, listener)
 
 
 @contextmanager
@@ -76,7 +78,7 @@ def test_a_process_makes_the_model_that_inline_makes_and_both_tell_how_far_they_
     folders = {}
     for name, listener in heard.items():
         apart = Places(world.snapshot.folder, tmp_path / name, world.workspace.home.cache)
-        compute, options = choose_compute(name), world.workspace.settings.models
+        compute, options = choose_compute(ComputeOptions(run_in=name)), world.workspace.settings.encoding
         model = compute(world.job(), apart, options, listener.append)
         assert model.folder == tmp_path / name / world.job().job_id
         assert not model.reused
@@ -103,8 +105,9 @@ def test_a_process_gets_what_it_needs_and_no_secret(world: World, monkeypatch: p
     for name, value in {**needed, **dict.fromkeys(secret, "secret")}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FLYWHEEL_BASELINE__MODEL", "secret")  # settings go by argument, those of a model alone
-    options = {"paths": {"all-mpnet-base-v2": Path("/models/mpnet")}, "state_cache_gb": 3.5}
-    workspace, job = with_options(world.workspace, models=options), world.job(random_seed=1)
+    tables = {"all-MiniLM-L6-v2": {"path": "/models/minilm"}, "all-mpnet-base-v2": {"path": "/models/mpnet"}}
+    workspace = with_options(world.workspace, models=tables, encoding={"state_cache_gb": 3.5})
+    job = world.job(random_seed=1)
     with ThreadPoolExecutor(1) as beside, held(workspace.home.models, job):
         running = beside.submit(run_in, "process", world, job, ignore_progress, workspace)
         child = training_child(os.getpid())
@@ -120,7 +123,7 @@ def test_a_process_gets_what_it_needs_and_no_secret(world: World, monkeypatch: p
     home = workspace.home
     assert command[command.index("flywheel.training") + 2 :] == [
         *(str(world.snapshot.folder), str(home.models), str(home.cache), "--device", "gone", "--state-cache-gb", "3.5"),
-        *("--model-path", "all-mpnet-base-v2=/models/mpnet", "--until-eof"),
+        *("--weights", "/models/minilm", "--until-eof"),
     ]
 
 
@@ -173,14 +176,13 @@ def test_a_training_process_ends_with_the_verb_that_started_it(world: World, num
         assert verb.wait(60) == code
 
 
-def test_verbs_train_inline_unless_someone_says_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_and_verbs_train_in_their_own_process_unless_someone_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def used() -> str:
         with open_session(load_settings(tmp_path)) as session:
             return session.workspace.settings.compute.run_in
 
-    assert Settings().compute.run_in == "process"
-    assert used() == "inline"
-    (tmp_path / "flywheel.toml").write_text("[compute]\ngpu_slots = 1\n")  # another setting of the group says nothing of it
     assert used() == "inline"
     (tmp_path / "flywheel.toml").write_text('[compute]\nrun_in = "process"\n')
     assert used() == "process"
