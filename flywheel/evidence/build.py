@@ -11,22 +11,20 @@ from flywheel.evidence import cost_sections, sections
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Page, Picture, Section, Text, Tone
 from flywheel.evidence.words import baseline_name, difference_text, interval_text, model_name, percent, points
-from flywheel.models.catalogue import Variant
 from flywheel.pairs.snapshots.snapshot import ALL, COLLECT, DRAW_AGAIN, DRAW_ANEW, SET_ASIDE
 from flywheel.registry.decisions import SPENT_BELOW
-from flywheel.training.job import GRID_DIMENSIONS, SIZES
+from flywheel.training.job import SIZES
 
 
 def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture | None) -> Page:
     """The whole page; pictures are drawn by the caller."""
     answer, tone = _answer(evidence)
     step, command = _next_step(evidence)
-    decided = evidence.decided[-1] if evidence.decided else None
     found = [
         Section("At a glance", _glance(evidence)),
         Section("Error against training pairs", _curve(evidence, curve)),
         sections.board_section(evidence.board, evidence.champion_id, evidence.better, evidence.baseline.evaluation),
-        Section("The decision", sections.decision(decided, evidence.board.snapshot.on_quora)),
+        Section("The decision", _decision(evidence)),
         Section("Kinds of pairs", sections.kinds(evidence)),
         Section("Elsewhere", sections.elsewhere(evidence.model.retention)),
         Section("What breaks and what is fixed", sections.flips(evidence)),
@@ -38,6 +36,12 @@ def build_page(evidence: Evidence, curve: Picture | None, reliability: Picture |
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, snapshot {evidence.board.snapshot.snapshot_id[:12]}"
     shown = tuple(section for section in found if section.blocks)
     return Page("Evidence", answer, tone, _baseline(evidence), step, command, made, shown)
+
+
+def _decision(evidence: Evidence) -> tuple[Block, ...]:
+    """The latest decision on this test set, and before it what became of a later turn without one."""
+    entries = [evidence.unjudged, *evidence.decided[-1:]]
+    return tuple(block for entry in entries for block in sections.decision(entry, evidence.board.snapshot.on_quora))
 
 
 def _answer(evidence: Evidence) -> tuple[str, Tone]:
@@ -110,7 +114,7 @@ def _advised(evidence: Evidence) -> tuple[str, str | None]:
         return _more_sizes(evidence)
     if evidence.advice.action == "collect more":
         return evidence.advice.sentence, "flywheel ingest FILE"
-    moved = any(row.recipe != "head" for row in evidence.board.tuned)
+    moved = any(row.recipe != "head" for row in evidence.board.trained)
     if evidence.advice.action == "stop collecting" and not moved:
         return f"{evidence.advice.sentence} Try to move layers too.", "flywheel grid --recipe top"
     if evidence.advice.action == "unclear":
@@ -134,14 +138,14 @@ def _more_sizes(evidence: Evidence) -> tuple[str, str]:
 def _command_for_more_sizes(evidence: Evidence) -> str | None:
     """What trains sizes of the model's line that have not been measured; None where the pairs fill no others."""
     model, largest = evidence.model, evidence.board.snapshot.largest_size(0.0)
-    measured = {row.size for row in evidence.board.tuned if (row.variant, row.recipe) == (model.variant, model.recipe)}
+    measured = {row.size for row in evidence.board.trained if (row.variant, row.recipe) == (model.variant, model.recipe)}
     missing = [size for size in _fitting(largest) if str(size) not in measured]
     if not missing:
         return None
-    variant, recipe = Variant.parse(model.variant), f" --recipe {model.recipe}" if model.recipe != "head" else ""
-    if variant.dim in GRID_DIMENSIONS[variant.base]:
-        return f"flywheel grid --variant {variant}{recipe}"
-    return f"flywheel train {variant} {missing[-1]}{recipe}"
+    recipe = f" --recipe {model.recipe}" if model.recipe != "head" else ""
+    unasked = {str(size) for size in missing} <= set(evidence.grid_sizes)
+    sizes = "" if unasked else "".join(f" --size {size}" for size in missing)
+    return f"flywheel grid --variant {model.variant}{sizes}{recipe}"
 
 
 def _fitting(largest: int) -> list[int]:

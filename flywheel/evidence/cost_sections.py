@@ -5,7 +5,6 @@ from flywheel.evidence.cost import ModelCost, Prices, api_corpus
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Fact, Facts, Table, Text
 from flywheel.evidence.words import duration, interval_text, money, pairs_text, percent
-from flywheel.models.catalogue import CATALOGUE
 from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.scoring.thresholds import MIN_INTERACTION_LABELS
 
@@ -29,7 +28,7 @@ def costs(evidence: Evidence) -> tuple[Block, ...]:
     ]  # fmt: skip
     columns = "base model", "texts a second", "the corpus takes", "a million tokens", "the corpus costs", "pays from"
     text = (
-        "Measured on this machine by encoding questions of the test pairs. "
+        "Measured on this machine by encoding questions of the test pairs in float32, or by the last `flywheel reembed`. "
         + (
             "Money: set compute.price_per_hour to what an hour of the machine costs. "
             if prices.machine_hour is None
@@ -86,13 +85,13 @@ def data(evidence: Evidence) -> tuple[Block, ...]:
     """Splits, thresholds by source, and what base models had seen before."""
     snapshot, model = evidence.board.snapshot, evidence.model
     blocks: list[Block] = [_splits(snapshot), *_thresholds(model, snapshot)]
-    seen = sorted({row.variant.split("@")[0] for row in evidence.board.rows} & set(CATALOGUE))
+    seen = {row.variant.split("@")[0]: row.contamination for row in evidence.board.rows if row.contamination}
     blocks.append(Text(_seen_text(evidence)))
     blocks.append(
         Table(
             ("base model", "what it had seen"),
             (
-                *((base, CATALOGUE[base].contamination) for base in seen),
+                *sorted(seen.items()),
                 (evidence.api_model, "What it was trained on is not published."),
             ),
             frozenset({"base model", "what it had seen"}),

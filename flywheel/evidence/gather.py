@@ -1,6 +1,6 @@
 """Everything the page says, from records of evaluations and decisions; nothing is trained or decided here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +29,9 @@ class Evidence:
     `challenger` is to be judged next. `versus_baseline` compares the model with the baseline; `decided` are the decisions on
     this test set, `decisions` how many were made on pairs of it, under whatever `test_id`, and `versus_reference` is the latest
     one's challenger against whom it met. `better` are the Holm-adjusted p-values of trained rows against the baseline, by
-    record. `curves` are power laws of the lines that have enough sizes, `curve` that of the model's own line or the reason why
-    there is none, and `advice` what follows from it.
+    record. `unjudged` is the latest turn where it ended without a decision on this test set. `curves` are power laws of the
+    lines that have enough sizes, `curve` that of the model's own line or the reason why there is none, `advice` what follows
+    from it. `cut` is the share of each source's texts that is longer than what the model reads.
     """
 
     board: Leaderboard
@@ -41,6 +42,7 @@ class Evidence:
     versus_baseline: Comparison
     decided: tuple[Entry, ...]
     decisions: int
+    unjudged: Entry | None
     versus_reference: Comparison | None
     better: dict[str, float]
     curves: tuple[LearningCurve, ...]
@@ -50,6 +52,8 @@ class Evidence:
     prices: Prices
     api_model: str
     max_broken_share: float
+    grid_sizes: tuple[str, ...]
+    cut: Mapping[str, float]
 
     def name(self, row: Evaluation) -> str:
         """What the page calls a row, with the mark of contamination."""
@@ -82,12 +86,17 @@ def gather(
     options: EvidenceOptions,
     rules: PromotionOptions,
     api_model: str,
+    grid_sizes: tuple[str, ...],
+    cut: Mapping[str, float],
 ) -> Evidence:
     """Read and compare; every comparison is on the board's test pairs. `model` is the champion evaluated on them, or the best
-    candidate while there is none; `challenger` is to be judged next; `api_model` is what the API's model is called.
+    candidate while there is none; `challenger` is to be judged next; `api_model` is what the API's model is called,
+    `grid_sizes` are those that `flywheel grid` trains unasked, and `cut` says how much of the texts `model` has not read.
     """
     compared = _Compared(board, evaluations, options.flipped_pairs)
-    decided = [entry for entry in registry.history() if entry.verdict and entry.verdict.test_id == board.snapshot.test_id]
+    history, test_id = registry.history(), board.snapshot.test_id
+    decided = [entry for entry in history if entry.verdict and entry.verdict.test_id == test_id]
+    unjudged = next((entry for entry in history[-1:] if entry.turn and entry.turn.test_id == test_id), None)
     lines = _curves(evaluations, board)
     own = lines.get(_line(model), "its line has no cells on this snapshot under the present settings")
     return Evidence(
@@ -98,7 +107,8 @@ def gather(
         baseline=baseline,
         versus_baseline=compared.compare(model, baseline.evaluation),
         decided=tuple(decided),
-        decisions=count_decisions(registry, board.snapshot.test_id, evaluations),
+        decisions=count_decisions(registry, test_id, evaluations),
+        unjudged=unjudged,
         versus_reference=compared.latest_match(decided, baseline.evaluation.terms),
         better=_better(evaluations, board, baseline.evaluation),
         curves=tuple(curve for curve in lines.values() if isinstance(curve, LearningCurve)),
@@ -108,6 +118,8 @@ def gather(
         prices=prices,
         api_model=api_model,
         max_broken_share=rules.max_broken_share,
+        grid_sizes=grid_sizes,
+        cut=cut,
     )
 
 
@@ -139,10 +151,10 @@ def _line(record: Evaluation) -> tuple[str, str | None]:
 
 
 def _curves(evaluations: Path, board: Leaderboard) -> dict[tuple[str, str | None], LearningCurve | str]:
-    """The power law of each line, or why it has none. Where `all` holds pairs of both sources it is left out: sizes differ in
-    amount alone.
+    """The power law of each line, or why it has none, cells of older snapshots among them: all are judged on the same pairs.
+    Where `all` holds pairs of both sources it is left out: sizes differ in amount alone.
     """
-    rows = [row for row in board.tuned if row.size != ALL or not board.snapshot.mixed]
+    rows = [row for row in board.trained if row.size != ALL or not board.snapshot.mixed]
     lines = dict.fromkeys(_line(row) for row in rows)
     return {line: learning_curve_of(evaluations, [row for row in rows if _line(row) == line]) for line in lines}
 

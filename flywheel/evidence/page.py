@@ -57,12 +57,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing as SVG for a desk and for a phone, and as PNG for where SVG cannot be shown; `alt` says what it shows."""
+    """A drawing as SVG, for a desk and for a phone; `alt` says what it shows."""
 
     alt: str
     wide_svg: str
     narrow_svg: str
-    png: bytes
 
 
 Block = Facts | Text | Table | Picture

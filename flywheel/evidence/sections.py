@@ -11,12 +11,16 @@ from flywheel.evaluation.retention import Retention
 from flywheel.evidence.gather import Evidence
 from flywheel.evidence.page import Block, Picture, Section, Table, Text
 from flywheel.evidence.words import difference_text, interval_text, marked_name, pairs_text, percent, points
+from flywheel.models.catalogue import Variant
 from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.registry.champions import Champion, Entry
-from flywheel.registry.decisions import spending
+from flywheel.registry.decisions import in_words, spending
+from flywheel.training.readable import cut_in_words
 from flywheel.training.starts import UNTUNED, start_in_words
 
-SEEN = "† The base model had trained on the data that these test pairs are from: no clean evidence for few examples."
+SEEN = (
+    "† The base model has trained, or may have, on the data that these test pairs are from: no clean evidence for few examples."
+)
 _LEVEL = 0.05  # where a Holm-adjusted p-value earns a row its label
 _ONE_SIDED = 0.025  # one end of a 95 % interval
 _ALARM = "\u00a0‡"
@@ -114,8 +118,8 @@ def _alarms(board: Leaderboard) -> list[Text]:
     return [Text(each) for each in [*alarms, *remarks][:_SHOWN]] + ([Text(f"{more} more such rows.")] if more > 0 else [])
 
 
-def decision_section(entry: Entry | None, present: Entry | None, on_quora: bool) -> Section:
-    """Who is champion, by the figures of its promotion, and what was decided."""
+def decision_section(entry: Entry | None, present: Entry | None, on_quora: bool, now: Evaluation | None = None) -> Section:
+    """Who is champion, by the figures of its promotion and by those on the present test pairs (`now`), and what was decided."""
     text = "No champion yet."
     if present and (champion := present.champion):
         judged = "cross-fitted" if present.verdict and present.verdict.folds else "test"
@@ -123,6 +127,8 @@ def decision_section(entry: Entry | None, present: Entry | None, on_quora: bool)
             f"Champion: {champion.variant}, size {champion.size}, error {percent(champion.error)} on {champion.n:,} {judged} "
             f"pairs, threshold {champion.threshold:.4f}{_of_seed_pairs(champion)}."
         )
+        if now and now.test_id != champion.test_id:
+            text += f" On the present {now.metrics.n:,} test pairs its error is {percent(now.error)}."
     return Section("The decision", (Text(text), *decision(entry, on_quora)))
 
 
@@ -133,7 +139,9 @@ def _of_seed_pairs(champion: Champion) -> str:
 
 
 def decision(entry: Entry | None, on_quora: bool) -> tuple[Block, ...]:
-    """A verdict in words; `on_quora` says that the test pairs are Quora's, which base models saw."""
+    """What became of a turn, in words; `on_quora` says that the test pairs are Quora's, which base models saw."""
+    if entry is not None and entry.turn:
+        return (Text(in_words(entry)),)
     if entry is None or (verdict := entry.verdict) is None:
         return ()
     text = [
@@ -178,7 +186,9 @@ def kinds(evidence: Evidence) -> tuple[Block, ...]:
         "unseen. Kinds are found by simple rules: at most 8 words in both texts, more than 16 in one; a digit, a word such as "
         "not, or a capitalised word inside a sentence in either."
     )
-    return Table(columns, tuple(rows), frozenset({"kind"})), Text(about)
+    base = Variant.parse(evidence.model.variant).base
+    cut = [Text(cut_in_words(source, share, base)) for source, share in evidence.cut.items()]
+    return Table(columns, tuple(rows), frozenset({"kind"})), *cut, Text(about)
 
 
 def _difference(each: SliceDifference) -> tuple[str, str]:

@@ -10,14 +10,14 @@ import pandas as pd
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import is_current
 from flywheel.evaluation.failures import holds_any
-from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
+from flywheel.evaluation.records import Evaluation
 from flywheel.evaluation.subjects import Subject, Training
 from flywheel.files import digest
 from flywheel.models.api.vectors import ApiVectors
 from flywheel.models.catalogue import Variant
 from flywheel.models.head import Head, untuned_head
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
-from flywheel.pipeline.evaluation import leaderboard
+from flywheel.pipeline.evaluation import leaderboard, read_record
 from flywheel.pipeline.training import training_job
 from flywheel.pipeline.workspace import Workspace
 from flywheel.scoring.thresholds import MIN_LABELS, fit_scores
@@ -66,7 +66,7 @@ def evaluate_head_on_api(workspace: Workspace, api: ApiVectors, job: TrainingJob
     dim = min(Variant.parse(job.variant).dim, api.dimensions)
     drawn = f"{job.size}|{job.random_seed}|{job.interaction_share}|{snapshot.snapshot_id}"
     record_id = digest(f"{api.weights_id}|{dim}|{job.head}|{drawn}|{VERSION}")
-    record = load_evaluation(evaluation_folder(workspace.home.evaluations, snapshot.test_id, record_id), workspace.terms)
+    record = read_record(workspace, snapshot, record_id)
     if record and is_current(record, api.failed, snapshot):
         return record
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)

@@ -122,13 +122,15 @@ def drop(workspace: Workspace, snapshot: Snapshot, texts: list[str]) -> int:
 
     Raises FlywheelError when there is no key to buy them again.
     """
-    api, evaluations = workspace.api, workspace.home.evaluations
+    api = workspace.api
     if not api.api_key:
         raise FlywheelError(
             "OPENAI_API_KEY is not set, so nothing was dropped. Set it and run `flywheel baseline embed --again`."
         )
+    evaluations = workspace.records.pull(snapshot.test_id)
     for record in list_evaluations(evaluations, snapshot.test_id):
         if record.kind == "baseline" and record.variant.partition("@")[0] == api.model:
+            workspace.records.remove(snapshot.test_id, record.record_id)
             shutil.rmtree(evaluation_folder(evaluations, snapshot.test_id, record.record_id))
     return api.cache.drop(texts)
 

@@ -1,21 +1,23 @@
 """What is in a home beside its results: cached work of encoders, and trained layers; what of it may be deleted."""
 
 import logging
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from flywheel import storage
 from flywheel.errors import FlywheelError
 from flywheel.files import locked
 from flywheel.models.api.set_aside import SetAside
-from flywheel.models.cache import EmbeddingCache
-from flywheel.models.catalogue import CATALOGUE
+from flywheel.models.cache import EmbeddingCache, drop, keep_only
+from flywheel.models.shared import SENT
 from flywheel.models.vectors import FEATURES_NAME
-from flywheel.models.weights import WEIGHTS_FILE, hash_weights
+from flywheel.models.weights import find_weights
 from flywheel.pairs.snapshots.snapshot import SPLITS, Snapshot, unique_texts
 from flywheel.pipeline.workspace import Workspace
 from flywheel.training.job import TrainingJob
@@ -37,10 +39,7 @@ def list_cached(workspace: Workspace) -> list[CachedItem]:
     """What encoders made of texts, and trained layers that models share; largest first."""
     caches = _caches(workspace).items()
     items = [CachedItem(folder.name, cache.texts(), cache.size()) for folder, cache in caches if cache is not None]
-    for folder in _layers(workspace):
-        files = [path.stat() for path in folder.rglob("*") if path.is_file()]
-        size = sum(file.st_size // max(1, file.st_nlink) for file in files)
-        items.append(CachedItem(f"layers {folder.name[:12]}", None, size))
+    items += [CachedItem(f"layers {folder.name[:12]}", None, folder_bytes(folder)) for folder in _layers(workspace)]
     return sorted(items, key=lambda item: -item.bytes)
 
 
@@ -49,33 +48,64 @@ def prune(workspace: Workspace, states: bool) -> int:
     layers of no model.
 
     `states` deletes all token states as well: they are large, and made again where the recipe top needs them. Vectors of
-    an API are never deleted, since they were paid for. Returns the bytes freed.
+    an API are never deleted, since they were paid for. At the root, texts that nothing needs are deleted, and no whole cache:
+    another machine may have its encoder. Returns the bytes freed here.
     """
     frames = (taken.pairs(split) for taken in workspace.snapshots.all() for split in SPLITS)
     texts = unique_texts(*frames, *(domain.read() for domain in workspace.domains))
     before = sum(item.bytes for item in list_cached(workspace))
     remove_layers(workspace, set())
-    weights = _weights_in_use(workspace)
-    for folder, cache in _caches(workspace).items():
-        made = FEATURES_NAME.fullmatch(folder.name)
-        if made is None or made["model"] not in CATALOGUE:
+    here, kept = _encoders_here(workspace)
+    shared = _shared_caches(workspace)
+    for name in sorted({folder.name for folder in _caches(workspace)} | shared.keys()):
+        folder, made = workspace.home.cache / name, FEATURES_NAME.fullmatch(name)
+        if made is None or made["model"] not in {*workspace.models.known, *here}:
             continue
-        known = (CATALOGUE[made["model"]].weights_sha256 or made["weights"]).startswith(made["weights"])
-        if (states and made["layer"]) or not (known or made["weights"] in weights) or not made["dtype"]:
+        if folder.exists() and ((states and made["layer"]) or _is_left_behind(made, here, kept)):
             with FileLock(folder / "lock"):
-                for path in folder.glob("*.npy"):
-                    path.unlink()
-        elif cache is not None:
-            cache.prune(texts)
+                for path in (*folder.glob("*.npy"), folder / SENT):
+                    path.unlink(missing_ok=True)
+        keep_only(folder, texts, shared.get(name))
     return before - sum(item.bytes for item in list_cached(workspace))
 
 
-def forget_texts(workspace: Workspace, texts: set[str]) -> None:
-    """Delete what encoders made of these texts; vectors of an API too, and what it could not embed."""
+def prunable_bytes(workspace: Workspace, gone: Collection[str]) -> int:
+    """About how many bytes of the caches here `prune` would free, token states kept, once the folders of snapshots and models
+    named `gone` are deleted.
+    """
+    remaining = (taken for taken in workspace.snapshots.all() if taken.snapshot_id not in gone)
+    frames = (taken.pairs(split) for taken in remaining for split in SPLITS)
+    texts = unique_texts(*frames, *(domain.read() for domain in workspace.domains))
+    here, kept = _encoders_here(workspace)
+    freed = 0
     for folder, cache in _caches(workspace).items():
-        if cache is not None:
-            cache.drop(texts)
-        SetAside(folder).drop(texts)
+        made = FEATURES_NAME.fullmatch(folder.name)
+        if cache is None or made is None or made["model"] not in {*workspace.models.known, *here}:
+            continue
+        held, left = cache.texts(), len(texts) - cache.missing(texts)
+        freed += cache.size() if _is_left_behind(made, here, kept) else cache.size() * (held - left) // max(1, held)
+    used = {each.job.tuning_id for each in readable_models(workspace) if each.tuned_encoder and each.name not in gone}
+    unused = [folder for folder in _layers(workspace) if folder.name not in used and not (folder / "checkpoints").exists()]
+    return freed + sum(folder_bytes(folder) for folder in unused)
+
+
+def _is_left_behind(made: re.Match[str], here: Mapping[str, bool], kept: Collection[str]) -> bool:
+    """Whether a cache, by the parts of its name, is of an encoder that is no longer here, or of an older version."""
+    return not made["dtype"] or not (made["id"] in kept or here.get(made["model"]) is False)
+
+
+def folder_bytes(folder: Path) -> int:
+    """The bytes that a folder takes: of files that it shares, its part."""
+    files = [path.stat() for path in folder.rglob("*") if path.is_file()]
+    return sum(file.st_size // max(1, file.st_nlink) for file in files)
+
+
+def forget_texts(workspace: Workspace, texts: set[str]) -> None:
+    """Delete what encoders made of these texts, here and at the root; vectors of an API too, and what it could not embed."""
+    shared = _shared_caches(workspace)
+    for name in sorted({folder.name for folder in _caches(workspace)} | shared.keys()):
+        drop(workspace.home.cache / name, texts, shared.get(name))
+        SetAside(workspace.home.cache / name).drop(texts)
 
 
 def texts_of_pairs(snapshots: Mapping[str, Snapshot], pair_ids: frozenset[str]) -> set[str]:
@@ -117,20 +147,51 @@ def _caches(workspace: Workspace) -> dict[Path, EmbeddingCache | None]:
     return {folder: EmbeddingCache.open(folder) for folder in folders}
 
 
+def _shared_caches(workspace: Workspace) -> dict[str, str]:
+    """The address of each cache at the root, by its name."""
+    root = workspace.root.cache
+    names = {path.partition("/")[0] for path in storage.files(root)} if root is not None else set()
+    return {name: f"{root}/{name}" for name in sorted(names)}
+
+
 def _layers(workspace: Workspace) -> list[Path]:
     return sorted(folder for folder in workspace.home.trained_layers.glob("*") if folder.is_dir())
 
 
 def _snapshot_of(layers: Path) -> str | None:
+    job = _job_of(layers)
+    return job.snapshot_id if job else None
+
+
+def _job_of(layers: Path) -> TrainingJob | None:
     try:
-        return TrainingJob.from_json((layers / "job.json").read_bytes()).snapshot_id
+        return TrainingJob.from_json((layers / "job.json").read_bytes())
     except (OSError, FlywheelError):
         return None
 
 
-def _weights_in_use(workspace: Workspace) -> set[str]:
-    """The first digits of the hashes of every encoder that a model or a training has."""
-    home = workspace.home
-    weights = [*home.models.glob(f"*/{WEIGHTS_FILE}"), *home.trained_layers.rglob(WEIGHTS_FILE)]
-    files = {path.stat().st_ino: path for path in weights}  # many are links to one
-    return {hash_weights(path.parent)[:12] for path in files.values()}
+def _encoders_here(workspace: Workspace) -> tuple[dict[str, bool], set[str]]:
+    """Whether each base model is at hand, so that its present id is known, and the ids of all encoders that are."""
+    here, ids = {}, set()
+    for name, model in workspace.models.known.items():
+        vectors = workspace.vectors(name)
+        try:
+            here[name] = find_weights(model) is not None
+            ids |= {vectors.weights_id} if here[name] else set()
+        except FlywheelError as error:
+            here[name] = False
+            log.warning("%s", error)
+    for trained in readable_models(workspace):
+        tuned = replace(workspace.vectors_of(trained.job), model=trained.job.base, tuned=trained.folder)
+        ids |= {trained.job.weights, tuned.weights_id}
+    for folder in _layers(workspace):
+        ids |= _ids_of_layers(workspace, folder)
+    return here, ids
+
+
+def _ids_of_layers(workspace: Workspace, folder: Path) -> set[str]:
+    job = _job_of(folder)
+    if job is None:
+        return set()
+    tuned = replace(workspace.vectors_of(job), model=job.base, tuned=folder / "encoder")
+    return {job.weights, *({tuned.weights_id} if (folder / "encoder").exists() else ())}

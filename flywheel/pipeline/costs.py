@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flywheel.errors import FlywheelError
-from flywheel.models.catalogue import CATALOGUE, Variant
+from flywheel.models.catalogue import Variant
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import ALL, Snapshot, unique_texts
 from flywheel.pipeline.cleanup import readable_models
@@ -22,13 +22,15 @@ _TIMED_TEXTS = 256
 @dataclass(frozen=True)
 class GridCost:
     """What a grid takes: texts to encode and those to encode by layers that it trains, token states on disk in bytes,
-    trainings (one for both dimensions where layers move), seconds (None where nothing tells), money by `price_per_hour`.
+    trainings (one for both dimensions where layers move) and how many of them at once, seconds (None where nothing tells),
+    money by `price_per_hour`.
     """
 
     texts: int
     texts_by_trained: int
     state_bytes: int
     trainings: int
+    at_once: int
     encoding_seconds: float
     training_seconds: float | None
     money: float | None
@@ -59,13 +61,13 @@ def estimate_grid(workspace: Workspace, snapshot: Snapshot, cells: Sequence[Cell
     frozen = len(unique_texts(*evaluated_pairs(workspace, snapshot)))
     missing, by_trained, state_bytes, encoding = 0, 0, 0, 0.0
     for base in dict.fromkeys(each.base for each in trainings):
-        vectors = workspace.vectors(CATALOGUE[base])
+        vectors = workspace.vectors(base)
         trained_here = sum(each.base == base for each in trainings) if recipe != "head" else 0
         try:
             rate = _seconds_a_text(vectors, texts)
             tuning = tuning_recipe(recipe, workspace.settings.training.recipes.get(recipe, {}))
             if tuning is not None and tuning.layers is not None:
-                state_bytes += vectors.new_state_bytes(texts, CATALOGUE[base].layers - tuning.layers)
+                state_bytes += vectors.new_state_bytes(texts, max(0, (vectors.facts.layers or 0) - tuning.layers))
         except FlywheelError:
             continue
         new = vectors.missing(texts)
@@ -73,9 +75,11 @@ def estimate_grid(workspace: Workspace, snapshot: Snapshot, cells: Sequence[Cell
         by_trained += trained_here * frozen
         encoding += rate * (new + trained_here * frozen)
     training = _all_seconds(readable_models(workspace), trainings, recipe)
-    price = workspace.settings.compute.price_per_hour
+    compute = workspace.settings.compute
+    price = compute.price_per_hour
+    at_once = 1 if compute.engine is None else max(1, min(compute.gpu_slots, len(trainings)))
     money = None if price is None or training is None else (encoding + training) / 3600 * price
-    return GridCost(missing, by_trained, state_bytes, len(trainings), encoding, training, money)
+    return GridCost(missing, by_trained, state_bytes, len(trainings), at_once, encoding, training, money)
 
 
 def _seconds_a_text(vectors: Vectors, texts: Sequence[str]) -> float:

@@ -1,8 +1,12 @@
 """Measuring models on a snapshot's test pairs: cells, and what they are compared with, the baseline and the champion."""
 
 import logging
+from contextlib import suppress
+from typing import NamedTuple
 
-from flywheel.errors import FlywheelError
+import numpy as np
+
+from flywheel.errors import FlywheelError, TryAgainError
 from flywheel.evaluation.comparison import Baseline
 from flywheel.evaluation.leaderboard import Leaderboard, build_leaderboard
 from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
@@ -10,10 +14,13 @@ from flywheel.evaluation.speed import measure_speed
 from flywheel.evaluation.subjects import Subject, api_subject, guess_subject, tuned_subject, untuned_subject
 from flywheel.models.api.ledger import Paid
 from flywheel.models.catalogue import Variant
-from flywheel.models.folder import served_difference
+from flywheel.models.folder import ALLOWED_DIFFERENCE, loaders, portability, served_difference
+from flywheel.models.foreign import Portability
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.pipeline import passed
+from flywheel.pipeline.training import evaluated_pairs
 from flywheel.pipeline.workspace import Workspace
-from flywheel.training.model import TrainedModel
+from flywheel.training.model import RECORD, TrainedModel, finished_models
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +36,60 @@ def snapshot_of(workspace: Workspace, model: TrainedModel) -> Snapshot:
 def evaluate_cell(workspace: Workspace, model: TrainedModel, snapshot: Snapshot) -> Evaluation:
     """Evaluate a trained cell, and the untuned model beside it."""
     variant = Variant.parse(model.job.variant)
-    vectors = workspace.vectors(variant.model)
+    vectors = workspace.vectors_of(model.job)
     workspace.evaluate(untuned_subject(variant, snapshot, vectors), snapshot)
     record = workspace.evaluate(tuned_subject(model, vectors), snapshot)
     measure_speed(workspace.home.speeds, vectors, unique_texts(snapshot.judging_pairs()))
     return record
 
 
-def served_vectors_difference(workspace: Workspace, model: TrainedModel, snapshot: Snapshot) -> float:
-    """Largest difference between the vectors the saved folder gives and the ones evaluation uses, on a few questions."""
+def compared_with(workspace: Workspace, record: Evaluation, model: TrainedModel, snapshot: Snapshot) -> dict[str, Evaluation]:
+    """What a cell's evaluation is read beside, as far as it is measured on its test pairs: `untuned` and `baseline`."""
+    variant = Variant.parse(record.variant)
+    untuned = read_record(workspace, snapshot, untuned_subject(variant, snapshot, workspace.vectors_of(model.job)).record_id)
+    found = {"untuned": untuned} if untuned else {}
+    with suppress(FlywheelError):  # not measured yet
+        found["baseline"] = read_baseline(workspace, snapshot).evaluation
+    return found
+
+
+class Served(NamedTuple):
+    """The largest difference between a cosine that a saved folder gives and the one that is evaluated, and the allowed one."""
+
+    difference: float
+    allowed: float
+
+
+def served_vectors_difference(workspace: Workspace, model: TrainedModel, snapshot: Snapshot) -> Served:
+    """How far the vectors that the saved folder gives are from the ones evaluation uses, on a few questions.
+
+    A folder that has passed on the same snapshot and machine is not loaded again.
+    """
+    file, device = workspace.home.passed_checks, workspace.settings.encoding.device
+    key = passed.key_of("served_vectors", model.folder, snapshot.snapshot_id, device, passed.this_machine())
+    if found := passed.has_passed(file, key):
+        return Served(*found)
+    allowed = ALLOWED_DIFFERENCE[workspace.vectors_of(model.job).dtype]
+    served = Served(served_difference(model.folder, *_served(workspace, model, snapshot)), allowed)
+    if served.difference <= served.allowed:
+        passed.remember(file, key, served)
+    return served
+
+
+def folder_portability(workspace: Workspace, model: TrainedModel, snapshot: Snapshot) -> Portability:
+    """Who can load the saved folder, and what in it speaks against that; one that has passed is not loaded again."""
+    file, key = workspace.home.passed_checks, passed.key_of("folder_portability", model.folder)
+    if passed.has_passed(file, key):
+        return Portability(loaders(model.folder), ())
+    found = portability(model.folder, *_served(workspace, model, snapshot))
+    if not found.faults:
+        passed.remember(file, key, True)
+    return found
+
+
+def _served(workspace: Workspace, model: TrainedModel, snapshot: Snapshot) -> tuple[list[str], np.ndarray]:
     texts = unique_texts(snapshot.judging_pairs())[:_SERVED_TEXTS]
-    subject = tuned_subject(model, workspace.vectors(Variant.parse(model.job.variant).model))
-    return served_difference(model.folder, texts, subject.embed(texts))
+    return texts, tuned_subject(model, workspace.vectors_of(model.job)).embed(texts)
 
 
 def measure_baseline(workspace: Workspace, snapshot: Snapshot, pay: bool) -> Baseline:
@@ -59,6 +108,7 @@ def measure_baseline(workspace: Workspace, snapshot: Snapshot, pay: bool) -> Bas
                 "embed`, which buys them, or bring them with `flywheel baseline import`."
             )
         paid = api.fill(texts)
+        api.cache.share()
         return Baseline(workspace.evaluate(api_subject(api), snapshot), True, None, paid)
     record = workspace.evaluate(_local_baseline(workspace, snapshot), snapshot)
     return Baseline(record, False, how_to_measure_the_api(workspace), Paid())
@@ -70,9 +120,9 @@ def read_baseline(workspace: Workspace, snapshot: Snapshot) -> Baseline:
     Raises FlywheelError when it has not been measured.
     """
     source = workspace.settings.baseline.source
-    if source not in _WITHOUT_API and (record := _read(workspace, snapshot, api_subject(workspace.api).record_id)):
+    if source not in _WITHOUT_API and (record := read_record(workspace, snapshot, api_subject(workspace.api).record_id)):
         return Baseline(record, True, None, Paid())
-    if source != "openai" and (record := _read(workspace, snapshot, _local_baseline(workspace, snapshot).record_id)):
+    if source != "openai" and (record := read_record(workspace, snapshot, _local_baseline(workspace, snapshot).record_id)):
         return Baseline(record, False, how_to_measure_the_api(workspace), Paid())
     raise FlywheelError(
         f"The baseline has not been measured on snapshot {snapshot.snapshot_id[:12]}. Run `flywheel grid`, or materialise "
@@ -84,15 +134,44 @@ def measure_champion(workspace: Workspace, snapshot: Snapshot) -> Evaluation | N
     """The champion on the pairs that judge; None while there is none, it cannot be read, or it has trained on those pairs."""
     if (champion := _load_champion(workspace, snapshot)) is None:
         return None
-    vectors = workspace.vectors(Variant.parse(champion.job.variant).model)
+    vectors = workspace.vectors_of(champion.job)
     return workspace.evaluate(tuned_subject(champion, vectors), snapshot)
+
+
+def carry_along(workspace: Workspace, snapshot: Snapshot) -> int:
+    """Evaluate the cells of older snapshots on this one's test pairs where that costs no encoding; returns how many there are.
+
+    So the board, the learning curve and its advice outlast a change of the test pairs. Of each cell the newest model counts.
+    Cross-fitted models have trained on pairs that judge, and are left out.
+    """
+    if snapshot.is_cross_fitted or not snapshot.can_judge:
+        return 0
+    newest: dict[tuple[str, str, str, int], TrainedModel] = {}
+    for folder in sorted(finished_models(workspace.home.models), key=lambda each: (each / RECORD).stat().st_mtime_ns):
+        try:
+            model = TrainedModel.load(folder)
+        except FlywheelError as error:
+            log.warning("A model is left out: %s", error)
+            continue
+        newest[model.job.variant, model.job.size, model.job.recipe, model.job.random_seed] = model
+    texts = unique_texts(*evaluated_pairs(workspace, snapshot))
+    carried = 0
+    for model in newest.values():
+        if model.job.recipe != "head" or model.folds or model.job.snapshot_id == snapshot.snapshot_id:
+            continue
+        vectors = workspace.vectors_of(model.job)
+        with suppress(FlywheelError):  # its weights are gone, and so are its vectors
+            if vectors.weights_id == model.job.weights and not vectors.missing(texts):
+                workspace.evaluate(tuned_subject(model, vectors), snapshot)
+                carried += 1
+    return carried
 
 
 def read_champion(workspace: Workspace, snapshot: Snapshot) -> Evaluation | None:
     """The same from its record; raises FlywheelError when the champion has not been evaluated on this snapshot."""
     if (champion := _load_champion(workspace, snapshot)) is None:
         return None
-    if record := _read(workspace, snapshot, champion.name):
+    if record := read_record(workspace, snapshot, champion.name):
         return record
     raise FlywheelError(
         f"The champion has not been evaluated on snapshot {snapshot.snapshot_id[:12]}. Run `flywheel grid`, or materialise "
@@ -103,7 +182,8 @@ def read_champion(workspace: Workspace, snapshot: Snapshot) -> Evaluation | None
 def leaderboard(workspace: Workspace, snapshot: Snapshot) -> Leaderboard:
     """The leaderboard of a snapshot, from the records that are there."""
     champion = workspace.registry.champion()
-    return build_leaderboard(snapshot, workspace.home.evaluations, workspace.terms, champion.model if champion else None)
+    evaluations = workspace.records.pull(snapshot.test_id)
+    return build_leaderboard(snapshot, evaluations, workspace.terms, champion.model if champion else None)
 
 
 def _load_champion(workspace: Workspace, snapshot: Snapshot) -> TrainedModel | None:
@@ -112,7 +192,9 @@ def _load_champion(workspace: Workspace, snapshot: Snapshot) -> TrainedModel | N
     if champion is None:
         return None
     try:
-        model = TrainedModel.load(workspace.home.models / champion.model)
+        model = workspace.trained.load(champion.model)
+    except TryAgainError:
+        raise
     except FlywheelError as error:
         log.warning("The champion cannot be read, so the next candidate is judged against the baseline: %s", error)
         return None
@@ -129,7 +211,7 @@ def _local_baseline(workspace: Workspace, snapshot: Snapshot) -> Subject:
     if workspace.settings.baseline.source == "guess":
         return guess_subject()
     variant = Variant.parse(workspace.settings.baseline.local_variant)
-    return untuned_subject(variant, snapshot, workspace.vectors(variant.model), kind="baseline")
+    return untuned_subject(variant, snapshot, workspace.vectors(variant.base), kind="baseline")
 
 
 def how_to_measure_the_api(workspace: Workspace) -> str:
@@ -144,5 +226,7 @@ def how_to_measure_the_api(workspace: Workspace) -> str:
     )
 
 
-def _read(workspace: Workspace, snapshot: Snapshot, record_id: str) -> Evaluation | None:
-    return load_evaluation(evaluation_folder(workspace.home.evaluations, snapshot.test_id, record_id), workspace.terms)
+def read_record(workspace: Workspace, snapshot: Snapshot, record_id: str) -> Evaluation | None:
+    """The record of a model on a snapshot's test pairs and the present terms, here or at the root; None where there is none."""
+    evaluations = workspace.records.pull(snapshot.test_id)
+    return load_evaluation(evaluation_folder(evaluations, snapshot.test_id, record_id), workspace.terms)

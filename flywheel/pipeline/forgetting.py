@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-from flywheel.errors import FlywheelError
 from flywheel.pairs.forget import Selection, finish, remove_deliveries
 from flywheel.pairs.forget import forget as forget_pairs
 from flywheel.pairs.snapshots.snapshot import ALL, Snapshot
 from flywheel.pipeline.cleanup import forget_texts, remove_layers, texts_of_pairs
 from flywheel.pipeline.workspace import Workspace
-from flywheel.training.model import TrainedModel, finished_models
 from flywheel.training.starts import direction_pairs
 
 
@@ -57,12 +55,11 @@ def models_trained_on(
 ) -> tuple[list[str], list[str]]:
     """The model folders that hold something of one of these pairs, and those that cannot be checked."""
     models, unknown = [], []
-    for folder in finished_models(workspace.home.models):
-        try:
-            job = TrainedModel.load(folder).job
-        except FlywheelError:
-            unknown.append(folder.name)
+    for name, model in workspace.trained.records():
+        if model is None:
+            unknown.append(name)
             continue
+        job = model.job
         snapshot = snapshots.get(job.snapshot_id)
         if snapshot is not None:
             used = [
@@ -72,7 +69,7 @@ def models_trained_on(
                 snapshot.pairs("calibration"),
             ]
             if any(not pair_ids.isdisjoint(frame["pair_id"]) for frame in used):
-                models.append(folder.name)
+                models.append(name)
         elif not (workspace.home.snapshots / job.snapshot_id).exists():
-            unknown.append(folder.name)
+            unknown.append(name)
     return models, unknown

@@ -7,13 +7,16 @@ from itertools import chain
 from pathlib import Path
 
 from flywheel.errors import UnreadableFileError
-from flywheel.pairs.deliveries import files_of, ingest_delivery
+from flywheel.pairs.deliveries import files_of, ingest_each
 from flywheel.pairs.events.seeds import STARTER, seed_batch
-from flywheel.pairs.inbox import take_inbox
-from flywheel.pairs.ingest import IngestReport, ingest, unaccounted
+from flywheel.pairs.inbox import OnDeliveries, take_inbox
+from flywheel.pairs.ingest import IngestReport, ingest
 from flywheel.pairs.preview import Preview, preview
 from flywheel.pairs.snapshots.export import take_snapshot as export_snapshot
 from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.pairs.store.accounts import unaccounted
+from flywheel.pipeline.promotion import decided_pairs
+from flywheel.pipeline.sharing import bring
 from flywheel.pipeline.workspace import Workspace
 from flywheel.registry.decisions import was_decided
 
@@ -54,11 +57,19 @@ def ingest_paths(workspace: Workspace, paths: Sequence[Path], progress: Callable
         files_of(path, path.name, options)
     reports: list[IngestReport] = []
     rejected = []
-    for path in paths:
-        try:
-            reports += ingest_delivery(workspace.store, path, path.name, options, progress)
-        except UnreadableFileError as error:
-            rejected.append(str(error))
+    deliveries, read = [(path, path.name) for path in paths], 0
+
+    def on_lines(lines: int) -> None:
+        nonlocal read
+        read += lines
+        if progress:
+            progress(read)
+
+    for _, outcome in ingest_each(workspace.store, deliveries, options, on_lines):
+        if isinstance(outcome, UnreadableFileError):
+            rejected.append(str(outcome))
+        else:
+            reports += outcome
     return _summary(reports, tuple(rejected))
 
 
@@ -72,9 +83,9 @@ def preview_paths(workspace: Workspace, paths: Sequence[Path]) -> list[Preview]:
     return list(chain.from_iterable(found))
 
 
-def ingest_inbox(workspace: Workspace) -> IngestSummary:
-    """Ingest the inbox's finished files (see `take_inbox`)."""
-    return _summary(*take_inbox(workspace.store, workspace.home.inbox, workspace.settings.pairs))
+def ingest_inbox(workspace: Workspace, progress: OnDeliveries | None = None) -> IngestSummary:
+    """Ingest the inbox's finished files; `progress` hears how many of how many are done (see `take_inbox`)."""
+    return _summary(*take_inbox(workspace.store, workspace.home.inbox, workspace.settings.pairs, progress))
 
 
 def _summary(reports: list[IngestReport], rejected: tuple[str, ...]) -> IngestSummary:
@@ -91,15 +102,17 @@ def unaccounted_lines(workspace: Workspace, summary: IngestSummary) -> list[str]
 def take_snapshot(workspace: Workspace, new_test: bool = False) -> Snapshot:
     """Export the pairs as they are; equal data gives the same snapshot. `new_test` draws new frozen splits first.
 
-    Frozen splits that carry no verdict are drawn again by themselves, unless a decision was made on their pairs.
+    Frozen splits that carry no verdict are drawn again by themselves, unless a decision was made on their pairs. What this home
+    has and the root has not goes there too.
     """
-    registry, evaluations = workspace.registry, workspace.home.evaluations
+    bring(workspace)
+    registry = workspace.registry
     return export_snapshot(
         workspace.store,
         workspace.snapshots,
         workspace.split_rules,
         new_test,
-        lambda pairs: was_decided(registry, evaluations, pairs),
+        lambda pairs: was_decided(registry, decided_pairs(workspace), pairs),
     )
 
 

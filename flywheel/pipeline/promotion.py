@@ -1,17 +1,18 @@
 """Who is champion: the next match, the decision, and the way back."""
 
+from pathlib import Path
 from typing import NamedTuple
 
-from flywheel.errors import FlywheelError
+from flywheel.errors import FlywheelError, NoVerdictError
 from flywheel.evaluation.comparison import unsound
 from flywheel.evaluation.leaderboard import Leaderboard
 from flywheel.evaluation.records import Evaluation
 from flywheel.pairs.snapshots.snapshot import ALL, Snapshot
 from flywheel.pipeline.evaluation import leaderboard, read_baseline, read_champion
 from flywheel.pipeline.workspace import Workspace
-from flywheel.registry.champions import Champion, Entry
+from flywheel.registry.champions import Champion, Entry, Turn
 from flywheel.registry.decisions import choose_challenger, decide
-from flywheel.training.model import RECORD, TrainedModel
+from flywheel.training.model import TrainedModel
 
 
 class Match(NamedTuple):
@@ -30,7 +31,8 @@ def next_match(workspace: Workspace, board: Leaderboard, baseline: Evaluation, c
     A champion with an alarm on these pairs counts as none. None where the champion itself is that candidate. Raises
     FlywheelError when there is no candidate.
     """
-    candidates = [row for row in board.tuned if (workspace.home.models / row.record_id / RECORD).exists()]
+    there = set(workspace.trained.names())
+    candidates = [row for row in board.tuned if row.record_id in there]
     if board.snapshot.is_cross_fitted:
         return _cross_fitted_match(candidates, baseline, workspace.registry.champion())
     if champion is None or champion.alarm:
@@ -63,20 +65,59 @@ def _line(row: Evaluation) -> tuple[str, str | None]:
 def decide_champion(workspace: Workspace, snapshot: Snapshot) -> tuple[Entry, bool]:
     """Judge the next challenger, if there is one; returns the history's entry and whether it is new.
 
-    Raises FlywheelError when there is nothing to judge, one of the two is not sane, or the baseline or the champion is not
-    measured on this snapshot.
+    A snapshot on which nothing can be judged, or nothing is to be judged any more, leaves one entry that says why. Raises
+    FlywheelError when there is nothing to judge, one of the two is not sane, or the baseline or the champion is not measured on
+    this snapshot.
     """
     reigning = workspace.registry.champion()
     champion = read_champion(workspace, snapshot)
     baseline = read_baseline(workspace, snapshot).evaluation
-    match = next_match(workspace, leaderboard(workspace, snapshot), baseline, champion)
+    board = leaderboard(workspace, snapshot)
+    match = next_match(workspace, board, baseline, champion)
     if match is None:
-        entry = workspace.registry.current()
-        assert entry is not None
-        return entry, False
+        return _note(workspace, board, champion, "It has the lower error on calibration pairs: nothing was judged.")
     reigned = reigning.model if reigning else None
-    rules, evaluations = workspace.settings.promotion, workspace.home.evaluations
-    return decide(workspace.registry, *match[:2], evaluations, rules, reigned, match.candidates)
+    rules, evaluations = workspace.settings.promotion, decided_pairs(workspace)
+    try:
+        entry, new = decide(workspace.registry, *match[:2], evaluations, rules, reigned, snapshot.snapshot_id, match.candidates)
+    except NoVerdictError as error:
+        _note(workspace, board, champion, str(error))
+        raise
+    if new:
+        return entry, True
+    reason = f"{match.challenger.name} was judged against {match.reference.name} before: nothing was judged again."
+    noted, new = _note(workspace, board, champion, reason)
+    return (noted, True) if new else (entry, False)
+
+
+def decided_pairs(workspace: Workspace) -> Path:
+    """The folder of evaluation records, with those of every test set that decisions were made on."""
+    return workspace.records.pull(*(entry.verdict.test_id for entry in workspace.registry.history() if entry.verdict))
+
+
+def _note(workspace: Workspace, board: Leaderboard, champion: Evaluation | None, reason: str) -> tuple[Entry, bool]:
+    """Say in the history why a snapshot brought no decision, once a snapshot; returns its entry, or the champion's where the
+    snapshot has one already or brought no model but the champion.
+    """
+    registry, snapshot_id = workspace.registry, board.snapshot.snapshot_id
+    new_models = [row for row in board.tuned if champion is None or row.record_id != champion.record_id]
+    with registry.locked():
+        history = registry.history()
+        known = any(entry.snapshot_id == snapshot_id for entry in history)
+        if known or not new_models:
+            return registry.current() or history[-1], False
+        best = choose_challenger(new_models)
+        turn = Turn(
+            candidate=best.record_id,
+            candidate_name=best.name,
+            error=best.error,
+            train_pairs=best.train_pairs,
+            champion=champion.record_id if champion else None,
+            champion_error=champion.error if champion else None,
+            test_id=board.snapshot.test_id,
+            reason=reason,
+        )
+        return registry.note(turn, snapshot_id), True
 
 
 def unsound_side(workspace: Workspace, snapshot: Snapshot) -> Evaluation | None:
@@ -94,7 +135,7 @@ def rollback(workspace: Workspace, to: int | None) -> Entry:
     target = workspace.registry.rollback_target(to)
     if target.champion is None:
         raise FlywheelError(f"Entry {target.number} made no champion; `flywheel champion history` lists them.")
-    folder = workspace.home.models / target.champion.model
+    folder = workspace.trained.find(target.champion.model)
     if not folder.exists():
         raise FlywheelError(
             f"The model folder {folder} of entry {target.number} is gone. Put a copy of it back, or name another entry: "

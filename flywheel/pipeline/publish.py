@@ -1,5 +1,7 @@
 """What a person looks at when the work is done, from the records that are there: the figure, and the page of evidence."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from flywheel.errors import FlywheelError
@@ -9,7 +11,7 @@ from flywheel.evaluation.scores import decisions
 from flywheel.evaluation.speed import read_speeds
 from flywheel.evidence.build import build_page
 from flywheel.evidence.cost import ModelCost, Prices, model_cost
-from flywheel.evidence.figures.images import learning_curve, learning_curve_svg, reliability, reliability_svg
+from flywheel.evidence.figures.images import learning_curve, learning_curve_svg, reliability_svg
 from flywheel.evidence.gather import Evidence, gather
 from flywheel.evidence.page import Page, Picture
 from flywheel.evidence.render.html import render_html
@@ -18,14 +20,15 @@ from flywheel.files import write_bytes
 from flywheel.models.catalogue import Variant
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.pipeline.evaluation import leaderboard, read_baseline, read_champion
-from flywheel.pipeline.promotion import next_match
+from flywheel.pipeline.promotion import decided_pairs, next_match
 from flywheel.pipeline.workspace import Workspace
 from flywheel.registry.decisions import find_decision
+from flywheel.training.model import TrainedModel
 
 
 def save_figure(workspace: Workspace, board: Leaderboard) -> Path:
     """Draw the board's figure into the home. Raises FlywheelError when nothing has been evaluated on its snapshot."""
-    rows, champion = _drawn(board), workspace.registry.champion()
+    rows, champion = list(board.rows), workspace.registry.champion()
     if not rows:
         raise FlywheelError(
             f"Nothing has been evaluated on snapshot {board.snapshot.snapshot_id[:12]} yet. Run `flywheel grid`, or "
@@ -60,7 +63,7 @@ def find_evidence(workspace: Workspace, snapshot: Snapshot) -> Evidence:
     prices = _prices(workspace, snapshot)
     return gather(
         registry=workspace.registry,
-        evaluations=workspace.home.evaluations,
+        evaluations=decided_pairs(workspace),
         board=board,
         baseline=baseline,
         model=model,
@@ -70,7 +73,15 @@ def find_evidence(workspace: Workspace, snapshot: Snapshot) -> Evidence:
         options=workspace.settings.evidence,
         rules=workspace.settings.promotion,
         api_model=workspace.settings.baseline.model,
+        grid_sizes=workspace.settings.grid.sizes,
+        cut=_cut(workspace, model),
     )
+
+
+def _cut(workspace: Workspace, model: Evaluation) -> Mapping[str, float]:
+    with suppress(FlywheelError):  # its folder is gone: nothing is known
+        return TrainedModel.load(workspace.home.models / model.record_id).cut
+    return {}
 
 
 def _prices(workspace: Workspace, snapshot: Snapshot) -> Prices:
@@ -95,22 +106,18 @@ def _note(board: Leaderboard) -> str:
     return SEEN.replace("† The", "The") if any(map(board.seen, board.rows)) else ""
 
 
-def _drawn(board: Leaderboard) -> list[Evaluation]:
-    return [row for row in board.rows if row.record_id not in board.stale]
-
-
 def _curve_picture(evidence: Evidence) -> Picture | None:
-    rows = _drawn(evidence.board)
+    rows = list(evidence.board.rows)
     if not rows:
         return None
     drawn, note = (rows, evidence.champion_id, evidence.curves), _note(evidence.board)
     alt = "Error rate against the number of training pairs, one panel per base model, with the baseline's line and its band"
     wide, narrow = (learning_curve_svg(*drawn, narrow=narrow, note=note) for narrow in (False, True))
-    return Picture(alt, wide, narrow, learning_curve(*drawn, note=note))
+    return Picture(alt, wide, narrow)
 
 
 def _reliability_picture(workspace: Workspace, model: Evaluation) -> Picture:
     test = decisions(workspace.home.evaluations, model)
     drawn = test["probability"].to_numpy(), test["label"].to_numpy()
     svg = reliability_svg(*drawn)
-    return Picture("Share of pairs that are the same against the probability given to it", svg, svg, reliability(*drawn))
+    return Picture("Share of pairs that are the same against the probability given to it", svg, svg)

@@ -1,16 +1,16 @@
 """Training cells: the job of a cell, training it, and encoding ahead what many cells need."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
 from flywheel.errors import FlywheelError
-from flywheel.models.catalogue import CATALOGUE, Variant
+from flywheel.models.catalogue import Variant
 from flywheel.pairs.snapshots.snapshot import ALL, Snapshot, unique_texts
 from flywheel.pairs.store.new_pairs import record_training
 from flywheel.pipeline.workspace import Workspace
 from flywheel.training.job import (
-    GRID_DIMENSIONS,
     Cell,
     TrainingJob,
     check_recipe,
@@ -25,6 +25,8 @@ from flywheel.training.starts import direction_pairs
 def training_job(workspace: Workspace, snapshot: Snapshot, cell: Cell, recipe: str) -> TrainingJob:
     """The spec of a cell on a snapshot. Raises FlywheelError for an unknown recipe, an invalid size, or missing weights."""
     options, name, variant = workspace.settings.training, check_recipe(recipe), cell.variant
+    vectors = workspace.vectors(variant.base)
+    vectors.check_dim(variant.dim)
     return TrainingJob(
         variant=str(variant),
         size=check_size(cell.size),
@@ -32,10 +34,12 @@ def training_job(workspace: Workspace, snapshot: Snapshot, cell: Cell, recipe: s
         random_seed=options.random_seed,
         interaction_share=options.interaction_share,
         snapshot_id=snapshot.snapshot_id,
-        weights=workspace.vectors(variant.model).weights_id,
+        base=replace(vectors.model, path=None),
+        weights=vectors.weights_id,
         head=head_recipe(options.recipes.get("head", {})),
+        poolings=vectors.holds,
         tuning=tuning_recipe(name, options.recipes.get(name, {})),
-        dims=() if name == "head" else tuple(sorted({*GRID_DIMENSIONS[variant.base], variant.dim})),
+        dims=() if name == "head" else tuple(sorted({*workspace.settings.grid.dims(variant.base), variant.dim})),
         target_prior=workspace.settings.evaluation.target_prior,
     )
 
@@ -47,6 +51,21 @@ def train_cell(workspace: Workspace, snapshot: Snapshot, cell: Cell, recipe: str
     if job.size == ALL and (cell, recipe) == next_retraining(workspace):
         record_training(workspace.store, snapshot.snapshot_id)
     return model
+
+
+def why_impossible(workspace: Workspace, snapshot: Snapshot, cell: Cell) -> str:
+    """Why a cell cannot be filled on this machine with this data: no weights, or too few pairs; nothing if it can."""
+    try:
+        _ = workspace.vectors(cell.variant.base).weights_id
+    except FlywheelError as error:
+        return str(error)
+    largest = snapshot.largest_size(workspace.settings.training.interaction_share)
+    if cell.size == ALL or int(cell.size) <= largest:
+        return ""
+    held = f"`train` holds {snapshot.train.seed:,} seed and {snapshot.train.interaction:,} interaction pairs"
+    if snapshot.is_cross_fitted:
+        held += ", and each model is also trained without one fold and without two"
+    return f"sizes above {largest:,} cannot be filled, since {held}"
 
 
 def next_retraining(workspace: Workspace) -> tuple[Cell, str]:
@@ -82,7 +101,7 @@ def encode_ahead(
     encoded, failures = 0, {}
     for base in dict.fromkeys(cell.variant.base for cell in cells):
         try:
-            vectors = workspace.vectors(CATALOGUE[base])
+            vectors = workspace.vectors(base)
             encoded += vectors.missing(texts)
             vectors.features(texts, progress)
         except FlywheelError as error:

@@ -9,10 +9,12 @@ from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.records import Evaluation, Terms
 from flywheel.evaluation.retention import Domain, file_domain, general_domain
+from flywheel.evaluation.shared import SharedRecords
 from flywheel.evaluation.subjects import Subject
-from flywheel.home import Home
+from flywheel.home import Home, Root
 from flywheel.models.api.vectors import ApiVectors
-from flywheel.models.catalogue import BaseModel
+from flywheel.models.catalogue import BaseModel, Models
+from flywheel.models.options import Poolings
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.enough import SplitRules
 from flywheel.pairs.snapshots.folder import Snapshots
@@ -24,6 +26,7 @@ from flywheel.settings import Settings
 from flywheel.training.job import TrainingJob
 from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Listener, Progress, ignore_progress
+from flywheel.training.shared import TrainedModels
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class Workspace:
         """Where everything is."""
         return Home(self.settings.home)
 
+    @property
+    def root(self) -> Root:
+        """Where the same is for several machines, if anywhere."""
+        return Root(self.settings.storage.root)
+
     @cached_property
     def store(self) -> Store:
         """Observations and pairs."""
@@ -45,19 +53,28 @@ class Workspace:
 
     @cached_property
     def snapshots(self) -> Snapshots:
-        """The home's snapshots, and those on shared storage."""
-        options = self.settings.storage
-        return Snapshots(self.home.snapshots, options.snapshot_uri, options.memory_limit)
+        """The home's snapshots, and those at the root."""
+        return Snapshots(self.home.snapshots, self.root.snapshots, self.settings.storage.memory_limit)
+
+    @cached_property
+    def trained(self) -> TrainedModels:
+        """The home's finished models, and those at the root."""
+        return TrainedModels(self.home.models, self.root.models)
+
+    @cached_property
+    def records(self) -> SharedRecords:
+        """The home's evaluation records, and those at the root."""
+        return SharedRecords(self.home.evaluations, self.root.evaluations)
 
     @cached_property
     def registry(self) -> Registry:
-        """The home's champions."""
-        return Registry(self.home.registry)
+        """The home's champions, or those of all homes that share a root."""
+        return Registry(self.home.registry, self.root.registry)
 
     @cached_property
     def api(self) -> ApiVectors:
         """The vectors of the paid API."""
-        return ApiVectors.of(self.settings.baseline, self.settings.openai_api_key, self.home.cache)
+        return ApiVectors.of(self.settings.baseline, self.settings.openai_api_key, self.home.cache, self.root.cache)
 
     @property
     def terms(self) -> Terms:
@@ -104,16 +121,41 @@ class Workspace:
             raise FlywheelError("There is no snapshot yet. Run `flywheel snapshot`, or materialise the asset `snapshot`.")
         return latest
 
-    def vectors(self, base: BaseModel) -> Vectors:
-        """What a base model makes of texts."""
-        return Vectors.of(base, self.home.cache, self.settings.models)
+    @cached_property
+    def models(self) -> Models:
+        """The base models of this home."""
+        tables = self.settings.models.tables
+        places = {name: table["path"].expanduser() for name, table in tables.items() if "path" in table}
+        return Models.of({**tables, **{name: {**tables[name], "path": self.home.root / places[name]} for name in places}})
+
+    def vectors(self, base: str) -> Vectors:
+        """What a base model makes of texts. Raises FlywheelError for a name that is not known."""
+        return self._vectors(self.models.find(base), self.settings.training.poolings)
+
+    def vectors_of(self, job: TrainingJob) -> Vectors:
+        """What the base model of a finished training makes of texts, also where the settings no longer have it."""
+        base = self.models.known.get(job.base.name, job.base)
+        return self._vectors(base, job.poolings)
+
+    def _vectors(self, base: BaseModel, holds: Poolings) -> Vectors:
+        return Vectors.of(base, self.home.cache, self.settings.encoding, holds, self.root.cache)
 
     def evaluate(self, subject: Subject, snapshot: Snapshot) -> Evaluation:
-        """The record of a model on a snapshot's test pairs, made if it is not there."""
-        return evaluate(subject, snapshot, self.home.evaluations, self.terms, self.domains)
+        """The record of a model on a snapshot's test pairs, made if it is not there or at the root."""
+        self.records.pull(snapshot.test_id)
+        record = evaluate(subject, snapshot, self.home.evaluations, self.terms, self.domains)
+        self.records.push(snapshot.test_id, subject.record_id)
+        return record
 
     def train(self, job: TrainingJob, snapshot: Snapshot) -> TrainedModel:
-        """The finished model of a job, trained if it is not there."""
-        run = choose_compute(self.settings.compute.run_in)
-        places = Places(snapshot.folder, self.home.models, self.home.cache)
-        return run(job, places, self.settings.models, self.listener)
+        """The finished model of a job, trained if it is not there or at the root."""
+        model = self.trained.finished(job)
+        if model is None:
+            self.snapshots.share(snapshot)
+            if self.root.uri is not None:
+                self.vectors_of(job).cache.share()
+            weights = self.models.find(job.base.name).path
+            places = Places(snapshot.folder, self.home.models, self.home.cache, weights, self.root)
+            model = choose_compute(self.settings.compute, self.root.jobs)(job, places, self.settings.encoding, self.listener)
+        self.trained.share(model)
+        return model

@@ -23,7 +23,7 @@ from flywheel.pipeline.training import train_cell
 from flywheel.pipeline.workspace import Workspace
 from flywheel.training.job import Cell
 from flywheel.training.model import TrainedModel
-from flywheel_tests.helpers.clumps import MINILM, clump_lines, embed_features, noise, six_texts
+from flywheel_tests.helpers.clumps import MINILM, clump_lines, embed, noise, six_texts
 from flywheel_tests.helpers.homes import make_workspace, with_options
 
 WIDE, NARROW = Variant("all-MiniLM-L6-v2", 48), Variant("all-MiniLM-L6-v2", 32)
@@ -33,12 +33,12 @@ CLUMPS = 42  # of fifteen pairs each
 def few_labels(home: Path) -> Workspace:
     """A home of a team with labels of its own alone, as many as no test pairs are set aside from."""
     workspace = make_workspace(
-        home, pairs={"seed_pairs": "none"}, models={"device": "gone"},
+        home, pairs={"seed_pairs": "none"}, encoding={"device": "gone"},
         training={"recipes": {"head": {"learning_rate": 0.03, "epochs": 2, "min_steps": 20}}}, compute={"run_in": "inline"},
         baseline={"source": "local", "local_variant": str(WIDE)},
     )  # fmt: skip
     bring(workspace, range(CLUMPS))
-    workspace.vectors(MINILM).cache.get(unique_texts(general_domain().read()), noise)
+    workspace.vectors(MINILM.name).cache.get(unique_texts(general_domain().read()), noise)
     return workspace
 
 
@@ -46,7 +46,7 @@ def bring(workspace: Workspace, clumps: range) -> None:
     """Ingest the labelled pairs of some clumps; their vectors are cached, and no encoder is there."""
     ingest(workspace.store, json_batch(f"batch {clumps}", "interaction", "test", clump_lines(clumps)))
     texts = [text for clump in clumps for text in six_texts(clump)]
-    workspace.vectors(MINILM).cache.get(texts, embed_features)
+    workspace.vectors(MINILM.name).cache.get(texts, embed)
 
 
 def trained(workspace: Workspace, snapshot: Snapshot, variant: Variant, size: str = "all") -> tuple[TrainedModel, Evaluation]:
@@ -82,7 +82,7 @@ def test_what_was_decided_can_be_made_again_from_the_folds_of_the_folder(tmp_pat
     pairs, made = snapshot.judging_pairs().set_index("pair_id"), decisions(workspace.home.evaluations, record)
     for fold, (head, chosen) in enumerate(zip(model.fold_heads(), model.folds, strict=True)):
         mine = pairs[pairs["fold"] == fold]
-        left, right = (head.apply(embed_features(list(mine[side]))) for side in ("text_a", "text_b"))
+        left, right = (head.apply(embed(list(mine[side]))) for side in ("text_a", "text_b"))
         same = chosen.rule.decide((left * right).sum(1).astype(np.float64), mine["source"].to_numpy())
         pd.testing.assert_series_equal(
             pd.Series(same != mine["label"], mine.index, name="wrong"), made.loc[mine.index, "wrong"], check_dtype=False

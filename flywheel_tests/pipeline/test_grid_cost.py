@@ -25,7 +25,7 @@ from flywheel_tests.helpers.clumps import World, clump_world
 from flywheel_tests.helpers.homes import make_workspace, with_options
 
 VARIANT = Variant("all-MiniLM-L6-v2", 32)
-GROUPS = {"models": {"device": "gone"}, "splits": {"seed_test_share": 0.2, "seed_calibration_share": 0.2}}
+GROUPS = {"encoding": {"device": "gone"}, "splits": {"seed_test_share": 0.2, "seed_calibration_share": 0.2}}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_texts_that_are_missing_are_counted_once_for_each_base_model(world: Worl
     workspace = make_workspace(home, **GROUPS)
     texts = texts_of_cells(workspace, world.snapshot, ["100", "all"])
     assert len(texts) == len(set(texts))
-    few = world.vectors.cache.get(texts[10:], lambda texts: np.zeros((len(texts), 1152)))
+    few = world.vectors.cache.get(texts[10:], lambda texts: np.zeros((len(texts), 384)))
     fresh = replace(world.vectors, cache_folder=workspace.home.cache)
     fresh.cache.get(texts[10:], lambda _: few)
     cells = [Cell(VARIANT, "100"), Cell(VARIANT, "all"), Cell(Variant("all-MiniLM-L6-v2", 16), "100")]
@@ -82,7 +82,7 @@ def test_pruning_keeps_the_texts_of_snapshots_and_what_was_paid_for(world: World
     workspace = make_workspace(home, **GROUPS)
     vectors = replace(world.vectors, cache_folder=workspace.home.cache)
     known = vectors.cache.texts()
-    vectors.cache.get(["a text of no snapshot"], lambda texts: np.ones((1, 1152)))
+    vectors.cache.get(["a text of no snapshot"], lambda texts: np.ones((1, 384)))
     vectors.state_cache(4).get(["clump0 intenta wording0"], lambda texts: np.ones((1, 384)))
     gone = replace(vectors, cache_folder=workspace.home.cache)
     other = workspace.home.cache / f"all-MiniLM-L6-v2-{'0' * 12}-float32"

@@ -109,7 +109,7 @@ def home(measured: Path, tmp_path: Path) -> Path:
 def say(server: Server, home: Path, *arguments: str, **more: str) -> CompletedProcess[str]:
     environment = {
         "OPENAI_API_KEY": "sk-key", "FLYWHEEL_BASELINE__URL": f"http://127.0.0.1:{server.server_port}/v1",
-        "FLYWHEEL_BASELINE__DIMENSIONS": "384", "FLYWHEEL_MODELS__DEVICE": "gone",
+        "FLYWHEEL_BASELINE__DIMENSIONS": "384", "FLYWHEEL_ENCODING__DEVICE": "gone",
         "FLYWHEEL_BASELINE__LOCAL_VARIANT": str(V32),
     }  # fmt: skip
     return verb(*arguments, "--home", home, **{**environment, **more})
@@ -169,7 +169,7 @@ def test_after_again_nothing_is_said_of_the_vectors_before(server: Server, home:
 def test_in_dagster_each_side_has_its_check_and_the_boards_blocks_the_decision(server: Server, home: Path) -> None:
     say(server, home, "baseline", "embed")
     workspace = make_workspace(
-        home, models={"device": "gone"}, baseline={"url": f"http://127.0.0.1:{server.server_port}/v1", "dimensions": 384}
+        home, encoding={"device": "gone"}, baseline={"url": f"http://127.0.0.1:{server.server_port}/v1", "dimensions": 384}
     )
     with open_session(workspace.settings) as session:
         with pytest.raises(FlywheelError, match=f"No verdict is possible: .* {WHAT}"):
@@ -225,7 +225,7 @@ def test_a_champion_that_cannot_be_compared_on_new_pairs_is_said_and_the_next_ca
     measured: Path, tmp_path: Path
 ) -> None:
     workspace = make_workspace(
-        copy_home(measured, tmp_path / "home"), models={"device": "gone"}, compute={"run_in": "inline"},
+        copy_home(measured, tmp_path / "home"), encoding={"device": "gone"}, compute={"run_in": "inline"},
         baseline={"source": "guess"},
     )  # fmt: skip
     snapshot = workspace.current_snapshot()

@@ -1,4 +1,4 @@
-"""Figures as files: PNG for Dagster's metadata, SVG for a page."""
+"""Figures as files: PNG for the home, SVG for a page."""
 
 import re
 from collections.abc import Sequence
@@ -21,20 +21,6 @@ if TYPE_CHECKING:
 
 # A bin of fewer pairs says little; more bins than this say no more.
 _BIN_PAIRS, _MOST_BINS = 20, 10
-
-
-def loss_curve(losses: Sequence[tuple[int, float]]) -> bytes:
-    """PNG of a training's loss against its steps, from (step, loss)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure((6.0, 2.6), facecolor="white", layout="constrained")
-    panel = figure.subplots()
-    panel.plot(*zip(*losses, strict=True), color=COLOURS[0], linewidth=1.4)
-    panel.set(xlabel="training step", ylabel="loss")
-    panel.set_ylim(bottom=0)
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.grid(axis="y", color=GRID)
-    return _png(figure, dpi=110)
 
 
 def learning_curve(
@@ -60,11 +46,6 @@ def reliability_svg(probabilities: ArrayLike, labels: ArrayLike) -> str:
     """`draw_reliability` as an `<svg>` element, narrow enough for a phone. Raises what that raises."""
     title = "Reliability diagram: share of pairs that are the same, against the probability given to it"
     return _svg(draw_reliability(probabilities, labels), title)
-
-
-def reliability(probabilities: ArrayLike, labels: ArrayLike) -> bytes:
-    """PNG of `draw_reliability`. Raises what that raises."""
-    return _png(draw_reliability(probabilities, labels), dpi=110)
 
 
 def draw_reliability(probabilities: ArrayLike, labels: ArrayLike) -> "Figure":

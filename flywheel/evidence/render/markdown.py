@@ -1,7 +1,6 @@
 """The page as Markdown, for Dagster's UI."""
 
 import re
-from base64 import b64encode
 from collections.abc import Iterable
 
 from flywheel.evidence.page import Block, Facts, Page, Picture, Section, Text, without_controls
@@ -16,7 +15,10 @@ _WORD_JOINER = "\u2060"
 
 
 def render_markdown(page: Page) -> str:
-    """The page with tables in GitHub's flavour and pictures within; no text of it becomes markup, HTML or a link."""
+    """The page with tables in GitHub's flavour and without its pictures, for which an event has no room.
+
+    No text of it becomes markup, HTML or a link.
+    """
     lines = [
         f"# {_escape(page.title)}",
         f"**{_escape(page.sign)}. {_escape(page.answer)}**",
@@ -42,8 +44,8 @@ def _block(block: Block) -> str:
                 f"- {_escape(fact.label)}: **{_escape(fact.value)}**" + (f" ({_escape(fact.note)})" if fact.note else "")
                 for fact in facts
             )
-        case Picture(alt=alt, png=png):
-            return f"![{_escape(alt)}](data:image/png;base64,{b64encode(png).decode()})"
+        case Picture(alt=alt):
+            return f"*Picture in the page's file: {_escape(alt)}*"
         case table:
             lines = [_row(map(_escape, table.columns))] if table.rows else []
             lines += [_row("---" if column in table.words else "---:" for column in table.columns)] if table.rows else []
