@@ -1,14 +1,14 @@
-"""The Definitions object that Dagster loads."""
+"""Flywheel's own code location: one home, found as the command line finds it. Each run is one process."""
 
 import os
 
-from flywheel.home import Home
+import dagster as dg
+
 from flywheel.orchestration.build import build_defs
-from flywheel.orchestration.instance import UP, check_home
+from flywheel.orchestration.server import UP
 from flywheel.settings import load_settings, warn_of_other_variables
 
 _settings = load_settings()
 if UP not in os.environ:  # which has said it already
     warn_of_other_variables()
-check_home(Home(_settings.home))
-defs = build_defs(_settings)
+defs = build_defs(_settings, executor=dg.in_process_executor)

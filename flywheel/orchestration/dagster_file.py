@@ -16,8 +16,10 @@ _WANTED = {
 }
 
 
-def instance_config(state: Path) -> dict[str, Any]:
-    """What `dagster.yaml` says, with all state under `state` (absolute, or relative to the working directory)."""
+def instance_config(state: Path, trainings: int = 1) -> dict[str, Any]:
+    """What `dagster.yaml` says, with all state under `state` (absolute, or relative to the working directory), and room for so
+    many trainings at once.
+    """
     return {
         "storage": {"sqlite": {"base_dir": str(state / "storage")}},
         "local_artifact_storage": {
@@ -30,19 +32,29 @@ def instance_config(state: Path) -> dict[str, Any]:
             "class": "LocalComputeLogManager",
             "config": {"base_dir": str(state / "logs")},
         },
-        "concurrency": {"runs": {"max_concurrent_runs": 4}, "pools": {"default_limit": 1, "granularity": "op"}},
+        "concurrency": {
+            "runs": {"max_concurrent_runs": max(4, trainings + 1)},
+            # One run more than a pool has slots may start, so that it is ready when a slot is free.
+            "pools": {"default_limit": 1, "granularity": "op", "op_granularity_run_buffer": 1},
+        },
+        # What waits in the queue is taken from it every so many seconds: five of Dagster's own accord.
+        "run_queue": {"dequeue_interval_seconds": 2},
         "run_monitoring": {"enabled": True, "free_slots_after_run_end_seconds": 30},
+        "retention": {
+            "schedule": {"purge_after_days": 90},
+            "sensor": {"purge_after_days": {"skipped": 2, "success": 30, "failure": 30}},
+        },
         "python_logs": {"python_log_level": "INFO"},
         "telemetry": {"enabled": False},
         "nux": {"enabled": False},
     }
 
 
-def write_ours(home: Home) -> None:
+def write_ours(home: Home, trainings: int) -> None:
     """Write the file, with absolute paths to where the home is now, unless one of somebody else's is there."""
     with explain_disk_errors(home.root):
         if is_ours(home.dagster_file):
-            body = yaml.safe_dump(instance_config(home.dagster), sort_keys=False)
+            body = yaml.safe_dump(instance_config(home.dagster, trainings), sort_keys=False)
             text = f"{_MARK}({digest(body)})\n{body}"
             if _text(home.dagster_file) != text:
                 write_bytes(home.dagster_file, text.encode())

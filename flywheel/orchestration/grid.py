@@ -6,15 +6,15 @@ from typing import Literal
 
 import dagster as dg
 
+from flywheel.compute.remote_job import at_once
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
 from flywheel.orchestration.instance import Session
 from flywheel.orchestration.lineage import MODEL
 from flywheel.orchestration.materialise import materialise
-from flywheel.orchestration.partitions import cell_key, in_grid
-from flywheel.pairs.snapshots.snapshot import ALL, Snapshot
+from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.pipeline.evaluation import evaluate_cell, snapshot_of
-from flywheel.pipeline.training import train_cell, training_job
+from flywheel.pipeline.training import train_cell, training_job, why_impossible
 from flywheel.pipeline.workspace import Workspace
 from flywheel.training.job import Cell
 from flywheel.training.model import TrainedModel
@@ -41,42 +41,61 @@ def plan_cells(session: Session, snapshot: Snapshot, cells: Sequence[Cell], reci
     """Look at every cell asked for: finished on this snapshot, to do, or impossible (too little data, no weights)."""
     workspace = session.workspace
     recorded = set(session.instance.get_materialized_partitions(dg.AssetKey("evaluation")))
-    no_weights = {base: _reason_no_weights(workspace, cell) for base, cell in {c.variant.base: c for c in cells}.items()}
-    largest = snapshot.largest_size(workspace.settings.training.interaction_share)
+    workspace.records.pull(snapshot.test_id)
 
     def planned(cell: Cell) -> PlannedCell:
-        if reason := no_weights[cell.variant.base]:
+        if reason := why_impossible(workspace, snapshot, cell):
             return PlannedCell(cell, "impossible", reason)
-        if cell.size != ALL and int(cell.size) > largest:
-            held = f"`train` holds {snapshot.train.seed:,} seed and {snapshot.train.interaction:,} interaction pairs"
-            if snapshot.is_cross_fitted:
-                held += ", and each model is also trained without one fold and without two"
-            return PlannedCell(cell, "impossible", f"sizes above {largest:,} cannot be filled, since {held}")
-        done = cell_key(cell) in recorded and _is_done(workspace, snapshot, cell, recipe)
+        is_recorded = cell not in session.grid or session.grid.key(cell) in recorded
+        done = is_recorded and _is_done(workspace, snapshot, cell, recipe)
         return PlannedCell(cell, "done" if done else "to do")
 
     return [planned(cell) for cell in cells]
 
 
-def run_cells(session: Session, cells: Sequence[Cell], recipe: str) -> Iterator[FinishedCell]:
-    """Train and evaluate cells, one run each; yields each as it finishes."""
-    for cell in cells:
-        failure = None
+def run_cells(session: Session, snapshot: Snapshot, cells: Sequence[Cell], recipe: str) -> Iterator[FinishedCell]:
+    """Train and evaluate cells, one run each; yields each as it finishes.
+
+    Where a cluster trains, threads wait there for as many trainings at once as `compute.gpu_slots` says; what is done here is
+    done for one cell after the other.
+    """
+    for trained in _on_a_cluster(session.workspace, snapshot, cells, recipe) or (FinishedCell(cell, None) for cell in cells):
+        failure = trained.failure
+        if failure is None:
+            try:
+                train_one(session, snapshot, trained.cell, recipe)
+            except FlywheelError as error:
+                failure = str(error)
+        yield FinishedCell(trained.cell, failure)
+
+
+def _on_a_cluster(
+    workspace: Workspace, snapshot: Snapshot, cells: Sequence[Cell], recipe: str
+) -> Iterator[FinishedCell] | None:
+    """Train cells on the cluster, if there is one; yields each as its model is here."""
+    if workspace.settings.compute.engine is None:
+        return None
+
+    def train(cell: Cell) -> FinishedCell:
         try:
-            materialise(session, ["finetuned_model", "evaluation"], cell, recipe)
+            train_cell(workspace, snapshot, cell, recipe)
         except FlywheelError as error:
-            failure = str(error)
-        yield FinishedCell(cell, failure)
+            return FinishedCell(cell, str(error))
+        return FinishedCell(cell, None)
+
+    return at_once(train, cells, workspace.settings.compute.gpu_slots)
 
 
 def train_one(session: Session, snapshot: Snapshot, cell: Cell, recipe: str) -> tuple[TrainedModel, Evaluation]:
     """Train and evaluate one cell. One outside the grid is not recorded in Dagster, which has no partition for it."""
     workspace = session.workspace
-    if not in_grid(cell):
+    if cell not in session.grid:
         model = train_cell(workspace, snapshot, cell, recipe)
         return model, evaluate_cell(workspace, model, snapshot)
+    if reason := why_impossible(workspace, snapshot, cell):  # which a run would skip
+        raise FlywheelError(f"{cell}: {reason.rstrip('.')}.")
     trained = materialise(session, ["finetuned_model", "evaluation"], cell, recipe)["finetuned_model"]
-    model = TrainedModel.load(workspace.home.models / trained[MODEL])
+    model = workspace.trained.load(trained[MODEL])
     return model, evaluate_cell(workspace, model, snapshot_of(workspace, model))
 
 
@@ -102,11 +121,3 @@ def _is_done(workspace: Workspace, snapshot: Snapshot, cell: Cell, recipe: str) 
     job_id = training_job(workspace, snapshot, cell, recipe).job_id
     folder = evaluation_folder(workspace.home.evaluations, snapshot.test_id, job_id)
     return load_evaluation(folder, workspace.terms) is not None
-
-
-def _reason_no_weights(workspace: Workspace, cell: Cell) -> str:
-    try:
-        _ = workspace.vectors(cell.variant.model).weights
-    except FlywheelError as error:
-        return str(error)
-    return ""

@@ -1,9 +1,17 @@
-"""The Dagster instance of a home, and runs whose process has ended. The one file that uses Dagster's private modules."""
+"""The Dagster instance of a home, and runs whose process has ended.
+
+The file that uses what Dagster does not promise to keep, for want of a public way:
+
+- `InstanceRef.from_dir(..., overrides=...)` opens an instance without the files for what its runs print;
+- `event_log_storage` sets how many slots a pool has, takes them from dead runs, and says where SQLite keeps a run's events.
+
+`server.py` also starts `dagster._daemon`, the daemon as a module, so that it runs in this very environment.
+"""
 
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,23 +19,21 @@ from pathlib import Path
 import dagster as dg
 import psutil
 from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.dagster_run import FINISHED_STATUSES, IN_PROGRESS_RUN_STATUSES
-from dagster._utils.schedules import is_valid_cron_string
 
-from flywheel.errors import FlywheelError, explain_disk_errors
+from flywheel.errors import explain_disk_errors
 from flywheel.home import Home
 from flywheel.orchestration.dagster_file import is_ours, unusable, what_theirs_says, write_ours
+from flywheel.orchestration.partitions import Grid
 from flywheel.pipeline.workspace import Workspace
 from flywheel.settings import Settings
 from flywheel.training.progress import Listener
 
 log = logging.getLogger(__name__)
 
-PROCESS_TAG = "flywheel/process"
-POOL = "gpu"
-UP = "_FLYWHEEL_UP"  # set for what `flywheel up` starts
-ENDED = frozenset(FINISHED_STATUSES)
-DAEMON_MODULE = "dagster._daemon"
+PROCESS_TAG = ".dagster/flywheel_process"  # the prefix keeps it off the pages
+POOL = "gpu"  # of the home's own Dagster
+ENDED = frozenset({dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED})
+_AT_WORK = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _CLOCK_STEP_SECONDS = 60.0
 _set_here: dict[str, str] = {}  # the variables that this process has set itself
 _OUTPUT_STAYS_HERE = {
@@ -35,8 +41,8 @@ _OUTPUT_STAYS_HERE = {
 }
 
 
-def prepare_home(home: Home) -> None:
-    """Give the home a `dagster.yaml` unless it has one, and make Dagster in this process and its children use it.
+def prepare_home(home: Home, trainings: int = 1) -> None:
+    """Give the home a `dagster/dagster.yaml` unless it has one, and make Dagster in this process and its children use it.
 
     Says so when that is not the Dagster, or the file is not the one, that somebody may expect. Raises FlywheelError when the
     folder holds somebody else's files under names that flywheel would write to.
@@ -45,21 +51,15 @@ def prepare_home(home: Home) -> None:
     with explain_disk_errors(home.root):
         for folder in (home.dagster, home.inbox):
             folder.mkdir(parents=True, exist_ok=True)
-    write_ours(home)
+    write_ours(home, trainings)
     if not is_ours(home.dagster_file):
         log.warning("%s", what_theirs_says(home.dagster_file))
     elsewhere = os.environ.get("DAGSTER_HOME")
-    if (
-        elsewhere
-        and elsewhere not in (_set_here.get("DAGSTER_HOME"), str(home.root))
-        and Path(elsewhere).resolve() != home.root
-    ):
+    if elsewhere and elsewhere != _set_here.get("DAGSTER_HOME") and Path(elsewhere).resolve() != home.dagster:
         log.warning(
-            "DAGSTER_HOME is %s, but this command keeps its runs in %s. To have them there, set FLYWHEEL_HOME to it too.",
-            elsewhere,
-            home.root,
+            "DAGSTER_HOME is %s, but this command keeps its runs in %s, which `flywheel up` shows.", elsewhere, home.dagster
         )
-    _set_here.update(DAGSTER_HOME=str(home.root), FLYWHEEL_HOME=str(home.root))
+    _set_here.update(DAGSTER_HOME=str(home.dagster), FLYWHEEL_HOME=str(home.root))
     os.environ.update(_set_here)
 
 
@@ -70,6 +70,11 @@ class Session:
     workspace: Workspace
     instance: dg.DagsterInstance
 
+    @property
+    def grid(self) -> Grid:
+        """The cells that have a partition."""
+        return Grid.of(self.workspace.settings.grid)
+
     def with_listener(self, listener: Listener) -> "Session":
         """The same, with one more who hears of progress."""
         return replace(self, workspace=self.workspace.with_listener(listener))
@@ -79,51 +84,27 @@ class Session:
 def open_session(settings: Settings) -> Iterator[Session]:
     """The home's instance, with dead runs reaped and the pool's slots set.
 
-    What a verb materialises trains in its own process, cell after cell, unless someone has set `compute.run_in`. What that
-    process prints goes to its terminal and to no run's log: Dagster would write it to files with four processes a run.
+    What this process prints goes to its terminal and to no run's log: Dagster would write it to files with four processes a
+    run.
     """
     workspace = Workspace(settings)
-    prepare_home(workspace.home)
+    prepare_home(workspace.home, settings.compute.gpu_slots)
     with _open_instance(workspace.home) as instance:
-        reap_dead_runs(instance)
-        instance.event_log_storage.set_concurrency_slots(POOL, settings.compute.gpu_slots)
-        chosen = "run_in" in settings.compute.model_fields_set
-        yield Session(workspace if chosen else workspace.with_options("compute", run_in="inline"), instance)
+        pools = instance.event_log_storage
+        reap_dead_runs(instance, sorted(pools.get_concurrency_keys()))
+        pools.set_concurrency_slots(POOL, settings.compute.gpu_slots)
+        yield Session(workspace, instance)
 
 
 def _open_instance(home: Home) -> dg.DagsterInstance:
     try:
-        instance = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home.root), overrides=_OUTPUT_STAYS_HERE))
+        instance = dg.DagsterInstance.from_ref(InstanceRef.from_dir(str(home.dagster), overrides=_OUTPUT_STAYS_HERE))
         instance.get_runs(limit=1)
     except Exception as error:  # a storage that is not installed or does not answer, a key that is unknown, ...
         if is_ours(home.dagster_file):
             raise
         raise unusable(home.dagster_file, error) from error
     return instance
-
-
-def is_valid_cron(text: str) -> bool:
-    """Whether Dagster's scheduler understands a cron schedule."""
-    return is_valid_cron_string(text)
-
-
-def check_home(home: Home) -> None:
-    """Refuse a Dagster that keeps its state elsewhere than flywheel does.
-
-    Raises FlywheelError when `DAGSTER_HOME` (or, without it, the working directory's `dagster.yaml`) and the home differ.
-    """
-    dagster_home = os.environ.get("DAGSTER_HOME")
-    if not dagster_home and not Path("dagster.yaml").exists():
-        raise FlywheelError(
-            "DAGSTER_HOME is not set and there is no dagster.yaml here, so Dagster would forget everything. "
-            "Start with `flywheel up`, or run `dagster dev` in flywheel's own folder."
-        )
-    used = Path(dagster_home).resolve() if dagster_home else Path("data").resolve()
-    if used != home.root:
-        raise FlywheelError(
-            f"Dagster keeps its state in {used}, but flywheel's home is {home.root}: one would not see what the other "
-            "did. Start with `flywheel up`, or set DAGSTER_HOME and FLYWHEEL_HOME to the same folder."
-        )
 
 
 def process_tag() -> str:
@@ -137,34 +118,74 @@ def _boot_id() -> str:
     return kernel.read_text().strip() if kernel.exists() else f"{psutil.boot_time():.0f}"
 
 
-def reap_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Report runs whose process has ended as failed and free the pool slots of dead runs; returns whom it reported.
+def reap_dead_runs(instance: dg.DagsterInstance, pools: Sequence[str]) -> list[str]:
+    """Report runs whose process has ended as failed and free the slots of dead runs in `pools`; returns whom it reported.
 
     Dagster notices a killed process only while the code server that launched it lives: any other run would stay started for
     ever. And the slots of a dead run, reported or not, it frees late or never.
     """
     dead = []
-    for run in instance.get_runs(dg.RunsFilter(statuses=list(IN_PROGRESS_RUN_STATUSES))):
+    for run in instance.get_runs(dg.RunsFilter(statuses=_AT_WORK)):
         tag = run.tags.get(PROCESS_TAG)
-        if tag and not _alive(tag):
+        if not _alive(tag) if tag else _died_before_its_first_step(instance, run):
             log.warning("run %s: its process has ended; it is reported as failed", run.run_id)
             instance.report_run_failed(
                 run, message="The run's process has ended: killed, out of memory, or the machine restarted. Launch it again."
             )
             dead.append(run.run_id)
-    for run_id in _slot_holders(instance):
+    for run_id in _slot_holders(instance, pools):
         holder = instance.get_run_by_id(run_id)
         if holder is None or (holder.is_finished and not _alive(holder.tags.get(PROCESS_TAG))):
             instance.event_log_storage.free_concurrency_slots_for_run(run_id)
     return dead
 
 
-def _slot_holders(instance: dg.DagsterInstance) -> set[str]:
-    """The runs that have a slot of the pool, or were given one and have not taken it."""
-    if not instance.event_log_storage.supports_global_concurrency_limits:
+def remove_run(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Delete a run with its events and what it printed; SQLite keeps the events of each run in a file, which goes too."""
+    instance.delete_run(run_id)
+    instance.compute_log_manager.delete_logs(prefix=[run_id])
+    storage = instance.event_log_storage
+    if hasattr(storage, "path_for_shard"):
+        for ending in ("", "-wal", "-shm"):
+            Path(f"{storage.path_for_shard(run_id)}{ending}").unlink(missing_ok=True)
+
+
+def last_skip(instance: dg.DagsterInstance, schedule: str, location: str | None) -> tuple[float, str] | None:
+    """When the last look of a schedule (of a code location, where one is named) skipped, and why; None where it did not."""
+    for state in instance.all_instigator_state():
+        origin = state.origin.repository_origin.code_location_origin
+        if state.instigator_name == schedule and location in (None, origin.location_name):
+            for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1):
+                if tick.status.value == "SKIPPED":
+                    return tick.timestamp, tick.skip_reason or "no reason was given"
+    return None
+
+
+def _died_before_its_first_step(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the process of a run that has no tag yet is gone: Dagster writes down its id as it starts, but not its host.
+
+    So only SQLite is asked, which one machine uses. A run that has not started is left to Dagster, which gives up on it.
+    """
+    if run.status == dg.DagsterRunStatus.STARTING or not hasattr(instance.event_log_storage, "path_for_shard"):
+        return False
+    for event in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
+        found = event.dagster_event.engine_event_data.metadata.get("pid") if event.dagster_event else None
+        if found is not None:
+            try:
+                process = psutil.Process(int(str(found.value)))
+                return "python" not in process.name() or process.status() == psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:
+                return True
+    return False
+
+
+def _slot_holders(instance: dg.DagsterInstance, pools: Sequence[str]) -> set[str]:
+    """The runs that have a slot of a pool, or were given one and have not taken it."""
+    storage = instance.event_log_storage
+    if not storage.supports_global_concurrency_limits:
         return set()
-    pool = instance.event_log_storage.get_concurrency_info(POOL)
-    return pool.active_run_ids | pool.assigned_run_ids
+    found = [storage.get_concurrency_info(pool) for pool in pools]
+    return {run_id for pool in found for run_id in pool.active_run_ids | pool.assigned_run_ids}
 
 
 def _alive(tag: str | None) -> bool:

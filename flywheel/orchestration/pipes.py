@@ -52,20 +52,15 @@ class TrainingPipes:
 
         return paced(log, _SECONDS_BETWEEN_LINES)
 
-    def report(self, metadata: dict[str, Any]) -> dg.MaterializeResult:
+    def report(self, metadata: dict[str, Any], data_version: str) -> dg.MaterializeResult:
         """Report the session's one asset as materialised."""
         (asset,) = self.session.context.selected_asset_keys
-        named = {name: _message(value) for name, value in metadata.items()}
+        named = {name: {"raw_value": value, "type": PIPES_METADATA_TYPE_INFER} for name, value in metadata.items()}
         self.messages.hand(
-            "report_asset_materialization", asset_key=asset.to_escaped_user_string(), metadata=named, data_version=None
-        )
+            "report_asset_materialization",
+            asset_key=asset.to_escaped_user_string(), metadata=named, data_version=data_version,
+        )  # fmt: skip
         return dg.PipesClientCompletedInvocation(self.session).get_materialize_result()
-
-
-def _message(value: Any) -> dict[str, Any]:
-    if isinstance(value, dg.MarkdownMetadataValue):
-        return {"raw_value": value.value, "type": "md"}
-    return {"raw_value": value, "type": PIPES_METADATA_TYPE_INFER}
 
 
 @contextmanager

@@ -1,45 +1,107 @@
 """Sensors, the schedule and the two jobs they launch: they look, decide in a pure function, and ask for a run."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from flywheel.errors import FlywheelError
 from flywheel.files import digest
-from flywheel.orchestration.assets import run_config
+from flywheel.home import Home
+from flywheel.orchestration.flywheel import Flywheel
 from flywheel.orchestration.instance import reap_dead_runs
-from flywheel.orchestration.launching import LAUNCHED_FOR_TAG, Launch, Wait, decide_from_runs, in_flight
-from flywheel.orchestration.partitions import cell_key, in_grid
+from flywheel.orchestration.launching import (
+    LAUNCHED_FOR_TAG,
+    Launch,
+    Wait,
+    asked_once,
+    decide_from_runs,
+    failed_last,
+    in_flight,
+)
 from flywheel.pairs.inbox import waiting_files
-from flywheel.pairs.store.new_pairs import NewPairs, new_pairs
-from flywheel.pipeline.training import next_retraining
+from flywheel.pipeline.retraining import retraining_due
 from flywheel.pipeline.workspace import Workspace
 
-INGEST = dg.define_asset_job(
-    "ingest", selection=dg.AssetSelection.assets("interaction_pairs", "pairs"), description="Take in the inbox."
-)
+INGESTED = ("interaction_pairs", "pairs")
 RETRAINED = (
-    "snapshot", "baseline_scores", "finetuned_model", "evaluation", "api_heads", "leaderboard", "champion", "evidence",
-)  # fmt: skip
-RETRAIN = dg.define_asset_job(
-    "retrain",
-    selection=dg.AssetSelection.assets(*RETRAINED),
-    description="Export the pairs, train the champion's variant on all of them, evaluate, and promote it if it is better.",
+    "snapshot",
+    "baseline_scores",
+    "retrained_model",
+    "challengers",
+    "api_heads",
+    "leaderboard",
+    "champion",
+    "evidence",
 )
-RUNNING_SENSOR, RUNNING_SCHEDULE = dg.DefaultSensorStatus.RUNNING, dg.DefaultScheduleStatus.RUNNING
+Request = dg.RunRequest | dg.SkipReason
 
 
-@dg.sensor(job=INGEST, minimum_interval_seconds=10, default_status=RUNNING_SENSOR)
-def inbox_sensor(context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[Workspace]) -> dg.RunRequest | dg.SkipReason:
-    """Ingest the inbox when it holds finished files; every look also reaps dead runs, so that none blocks the next."""
-    reap_dead_runs(context.instance)
-    files = waiting_files(workspace.home.inbox)
-    if not files:
-        return dg.SkipReason(f"no finished files in {workspace.home.inbox}")
-    if in_flight(context.instance, INGEST.name):
-        return dg.SkipReason("an ingest run is in flight")
-    state = digest("|".join(_fingerprint(path) for path in files))[:16]
-    return _request(decide_from_runs(context.instance, INGEST.name, state), state, None)
+def build_jobs(flywheel: Flywheel) -> list[Any]:
+    """The jobs: taking in the inbox, and retraining."""
+    described = {
+        "ingest": (INGESTED, "Take in the inbox."),
+        "retrain": (
+            RETRAINED,
+            "Export the pairs, train the champion's variant and the challengers on all of them, evaluate, and promote the best "
+            "if it is better.",
+        ),
+    }
+    return [
+        dg.define_asset_job(
+            flywheel.name(name), selection=dg.AssetSelection.assets(*flywheel.keys(*assets)), description=description
+        )
+        for name, (assets, description) in described.items()
+    ]
+
+
+def build_sensors(flywheel: Flywheel, running: bool) -> list[dg.SensorDefinition]:
+    """The sensors, which run from the start if `running`, else wait to be switched on.
+
+    One reports dead runs, but only where every step of a run executes in the run's own process: elsewhere a run's process may
+    end while its steps go on.
+    """
+    status = dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED
+    makers = [_inbox_sensor, _retrain_sensor, _automation_sensor, *([_dead_runs_sensor] if flywheel.in_one_process else [])]
+    return [make(flywheel, status) for make in makers]
+
+
+def _dead_runs_sensor(flywheel: Flywheel, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=flywheel.name("dead_runs_sensor"), minimum_interval_seconds=60, default_status=status,
+        description="Reports runs whose process has ended as failed, and frees the slots that they held in the pools.",
+    )  # fmt: skip
+    def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        dead = reap_dead_runs(context.instance, [pool for pool in vars(flywheel.pools).values() if pool])
+        return dg.SkipReason(f"reported as failed: {', '.join(dead)}" if dead else "no run is dead")
+
+    return dead_runs_sensor
+
+
+def _inbox_sensor(flywheel: Flywheel, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    job = flywheel.name("ingest")
+
+    @dg.sensor(
+        name=flywheel.name("inbox_sensor"), job_name=job, minimum_interval_seconds=15, default_status=status,
+        required_resource_keys={flywheel.resource}, description="Ingests the inbox when it holds finished files.",
+    )  # fmt: skip
+    def inbox_sensor(context: dg.SensorEvaluationContext) -> Request:
+        home = flywheel.workspace(context).home
+        if not home.inbox.is_dir():
+            return dg.SkipReason(f"{home.inbox} is not there; files that lie in it are taken in once it is back")
+        files = waiting_files(home.inbox)
+        if not files:
+            return dg.SkipReason(f"no finished files in {home.inbox}")
+        if in_flight(context.instance, job):
+            return dg.SkipReason("an ingest run is in flight")
+        try:
+            state = digest("|".join(_fingerprint(path) for path in files))[:16]
+        except FileNotFoundError:
+            return dg.SkipReason("files of the inbox are being taken away")
+        return _request(context.instance, home, job, state)
+
+    return inbox_sensor
 
 
 def _fingerprint(path: Path) -> str:
@@ -47,49 +109,65 @@ def _fingerprint(path: Path) -> str:
     return f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}"
 
 
-@dg.sensor(job=RETRAIN, minimum_interval_seconds=15, default_status=RUNNING_SENSOR)
-def retrain_sensor(
-    context: dg.SensorEvaluationContext, workspace: dg.ResourceParam[Workspace]
-) -> dg.RunRequest | dg.SkipReason:
-    """Retrain when enough training pairs have landed since a model was last trained on all of them."""
-    pairs, enough = new_pairs(workspace.store), workspace.settings.retraining.after
-    if pairs.new < enough:
-        return dg.SkipReason(f"{pairs.new:,} of {enough:,} new training pairs")
-    return _retrain(context.instance, workspace, pairs)
+def _retrain_sensor(flywheel: Flywheel, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=flywheel.name("retrain_sensor"), job_name=flywheel.name("retrain"), minimum_interval_seconds=60,
+        default_status=status, required_resource_keys={flywheel.resource},
+        description="Retrains when enough interaction pairs have come in since a model was last trained on all of them.",
+    )  # fmt: skip
+    def retrain_sensor(context: dg.SensorEvaluationContext) -> Request:
+        return _retrain(flywheel, context.instance, flywheel.workspace(context))
+
+    return retrain_sensor
 
 
-def weekly_schedule(cron: str) -> dg.ScheduleDefinition:
-    """The weekly retraining; a week without new pairs needs none."""
+def weekly_schedule(flywheel: Flywheel, cron: str, running: bool) -> dg.ScheduleDefinition:
+    """The weekly retraining; a week with few new pairs needs none.
 
-    @dg.schedule(
-        name="weekly_retrain", job=RETRAIN, cron_schedule=cron, default_status=RUNNING_SCHEDULE, execution_timezone="UTC"
-    )
-    def weekly_retrain(
-        context: dg.ScheduleEvaluationContext, workspace: dg.ResourceParam[Workspace]
-    ) -> dg.RunRequest | dg.SkipReason:
-        pairs = new_pairs(workspace.store)
-        if not pairs.new:
-            return dg.SkipReason("no new training pairs since the last training")
-        return _retrain(context.instance, workspace, pairs)
+    Raises FlywheelError for a text that is no cron schedule.
+    """
 
-    return weekly_retrain
+    def weekly_retrain(context: dg.ScheduleEvaluationContext) -> Request:
+        return _retrain(flywheel, context.instance, flywheel.workspace(context), scheduled=True)
+
+    try:
+        return dg.ScheduleDefinition(
+            name=flywheel.name("weekly_retrain"), job_name=flywheel.name("retrain"), cron_schedule=cron,
+            default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
+            execution_timezone="UTC", required_resource_keys={flywheel.resource}, execution_fn=weekly_retrain,
+            description="Retrains when a tenth of retraining.after has come in.",
+        )  # fmt: skip
+    except dg.DagsterInvalidDefinitionError as error:
+        raise FlywheelError(f"retraining.cron is not a cron schedule: {cron!r}. Write one such as '0 3 * * 1'.") from error
 
 
-def _retrain(instance: dg.DagsterInstance, workspace: Workspace, pairs: NewPairs) -> dg.RunRequest | dg.SkipReason:
-    reap_dead_runs(instance)
-    if in_flight(instance, RETRAIN.name):
+def _automation_sensor(flywheel: Flywheel, status: dg.DefaultSensorStatus) -> dg.SensorDefinition:
+    """What keeps the leaderboard up with cells that somebody materialises by hand."""
+    return dg.AutomationConditionSensorDefinition(
+        flywheel.name("leaderboard_sensor"), target=dg.AssetSelection.assets(flywheel.key("leaderboard")),
+        default_status=status, minimum_interval_seconds=60,
+        description="Makes the leaderboard again when cells have landed, once for all of them.",
+    )  # fmt: skip
+
+
+def _retrain(flywheel: Flywheel, instance: dg.DagsterInstance, workspace: Workspace, scheduled: bool = False) -> Request:
+    job = flywheel.name("retrain")
+    ingesting = in_flight(instance, flywheel.name("ingest"))
+    found, state = retraining_due(workspace, ingesting, scheduled)
+    if not found.due:
+        # A turn that failed after its training has no new pairs left, and was not judged.
+        unfinished = None if ingesting else failed_last(instance, job)
+        request = _request(instance, workspace.home, job, unfinished) if unfinished else None
+        return request if isinstance(request, dg.RunRequest) else dg.SkipReason(found.reason)
+    if in_flight(instance, job):
         return dg.SkipReason("a retraining run is in flight")
-    cell, recipe = next_retraining(workspace)
-    if not in_grid(cell):
-        return dg.SkipReason(f"the champion's variant {cell.variant} is not in the grid; train it by hand")
-    config = run_config(RETRAINED, recipe)
-    return _request(decide_from_runs(instance, RETRAIN.name, pairs.state), pairs.state, cell_key(cell), config)
+    return _request(instance, workspace.home, job, state)
 
 
-def _request(
-    decision: Launch | Wait, state: str, partition: str | None, config: dict[str, Any] | None = None
-) -> dg.RunRequest | dg.SkipReason:
+def _request(instance: dg.DagsterInstance, home: Home, job: str, state: str) -> Request:
+    decision: Launch | Wait = decide_from_runs(instance, job, state)
+    if isinstance(decision, Launch):
+        decision = asked_once(home.requested, job, decision, datetime.now(UTC))
     if isinstance(decision, Wait):
         return dg.SkipReason(decision.reason)
-    tags = {LAUNCHED_FOR_TAG: state}
-    return dg.RunRequest(run_key=decision.run_key, partition_key=partition, tags=tags, run_config=config)
+    return dg.RunRequest(run_key=decision.run_key, tags={LAUNCHED_FOR_TAG: state})

@@ -51,6 +51,7 @@ def test_a_new_home_gets_one_and_a_moved_home_has_its_paths_brought_up_to_date(
 @pytest.mark.parametrize("text", [THEIRS, "", "{{}}\n", "# only a comment\n", "run_monitoring:\n  enabled: true\n"])
 def test_one_of_somebody_elses_is_used_as_it_is_and_said(home: Home, caplog: pytest.LogCaptureFixture, text: str) -> None:
     theirs = text.format(base=home.root / "their-runs")
+    home.dagster.mkdir()
     home.dagster_file.write_text(theirs)
     opened(home)
     opened(home)
@@ -86,10 +87,11 @@ def test_the_one_that_flywheel_wrote_is_its_owners_from_the_first_edit_on(home: 
     ],
 )  # fmt: skip
 def test_one_that_dagster_cannot_use_is_one_sentence_and_moving_it_away_leads_on(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "home" / "dagster.yaml"
-    file.parent.mkdir()
+    home = tmp_path / "home"
+    file = Home(home).dagster_file
+    file.parent.mkdir(parents=True)
     file.write_text(text)
-    run = verb("grid", "--size", "100", "--home", file.parent)
+    run = verb("grid", "--size", "100", "--home", home)
     assert run.returncode == 1
     assert run.stderr.startswith(f"flywheel: {file} is your own, and Dagster cannot use it: ")
     assert len(run.stderr.splitlines()) == 1
@@ -97,7 +99,7 @@ def test_one_that_dagster_cannot_use_is_one_sentence_and_moving_it_away_leads_on
     file.rename(tmp_path / "dagster.yaml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_HOME", "")
-        assert opened(Home(file.parent)) == 0
+        assert opened(Home(home)) == 0
 
 
 def test_a_dagster_home_that_is_another_is_said_and_left_alone(home: Home, tmp_path: Path) -> None:
@@ -106,13 +108,15 @@ def test_a_dagster_home_that_is_another_is_said_and_left_alone(home: Home, tmp_p
     no_seeds = {"FLYWHEEL_PAIRS__SEED_PAIRS": "none"}
     run = flywheel("snapshot", "--json", "--home", home.root, DAGSTER_HOME=str(other), **no_seeds)
     lines = [line for line in run.stderr.splitlines() if "DAGSTER_HOME" in line]
-    said = f"DAGSTER_HOME is {other}, but this command keeps its runs in {home.root}. To have them there, set FLYWHEEL_HOME to"
-    assert lines == [f"{said} it too."]
+    said = f"DAGSTER_HOME is {other}, but this command keeps its runs in {home.dagster}, which `flywheel up` shows."
+    assert lines == [said]
     assert run.stdout == "" or json.loads(run.stdout)
     assert list(other.iterdir()) == []
+    (other / "dagster.yaml").write_text(theirs := "storage:\n  postgres:\n    postgres_url: postgresql://...\n")
     again = flywheel("snapshot", DAGSTER_HOME=str(other), FLYWHEEL_HOME=str(other), **no_seeds)
-    assert "DAGSTER_HOME" not in again.stderr
-    assert (other / "dagster.yaml").exists()
+    assert "DAGSTER_HOME" in again.stderr
+    assert (other / "dagster.yaml").read_text() == theirs
+    assert (other / "dagster" / "dagster.yaml").exists()
 
 
 @pytest.mark.parametrize(
@@ -164,6 +168,7 @@ def test_a_home_that_is_copied_keeps_its_runs_apart(home: Home) -> None:
 
 
 def test_a_link_that_leads_nowhere_is_kept_and_said(home: Home, tmp_path: Path) -> None:
+    home.dagster.mkdir()
     home.dagster_file.symlink_to(tmp_path / "shared.yaml")
     with pytest.raises(FlywheelError, match=r"dagster\.yaml is your own, and Dagster cannot use it: .*No such file"):
         opened(home)

@@ -11,7 +11,6 @@ import pytest
 
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration.instance import POOL, PROCESS_TAG, prepare_home
-from flywheel.orchestration.partitions import cell_key
 from flywheel.pairs.events.seeds import STARTER
 from flywheel.pairs.events.starter import starter_lines
 from flywheel.pipeline.training import training_job
@@ -34,11 +33,11 @@ TERMINATE = "mutation ($run: String!) { terminateRun(runId: $run) { __typename }
 class Runs:
     """Runs of the asset `finetuned_model` on a server."""
 
-    def __init__(self, server: Server, instance: dg.DagsterInstance) -> None:
-        self.server, self.instance = server, instance
+    def __init__(self, server: Server, instance: dg.DagsterInstance, in_one_more: bool) -> None:
+        self.server, self.instance, self.in_one_more = server, instance, in_one_more
 
     def launch(self, variant: str, size: str) -> str:
-        cell = {"": cell_key(Cell(Variant.parse(variant), size)), "/variant": variant, "/size": size}
+        cell = {"": f"{size}|{variant}", "/variant": variant, "/size": size}
         tags = [{"key": f"dagster/partition{dimension}", "value": value} for dimension, value in cell.items()]
         answer = self.server.ask(LAUNCH, tags=tags)["launchRun"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
@@ -56,6 +55,11 @@ class Runs:
         found = self.instance.get_run_by_id(run)
         assert found is not None
         return psutil.Process(int(found.tags[PROCESS_TAG].split("|")[2]))
+
+    def training(self, run: str) -> psutil.Process:
+        """The process in which a run trains."""
+        process = self.process(run)
+        return training_child(process.pid) if self.in_one_more else process
 
     def slots_taken(self) -> int:
         return self.instance.event_log_storage.get_concurrency_info(POOL).active_slot_count
@@ -78,15 +82,17 @@ def world(tmp_path: Path) -> World:
     return take_world(workspace, list(starter_lines(STARTER / "questions.csv"))[-24 * 48 :])
 
 
-@pytest.fixture
-def runs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
-    monkeypatch.setenv("FLYWHEEL_MODELS__DEVICE", "cpu")
+@pytest.fixture(params=["inline", "process"])
+def runs(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Runs]:
+    """Runs that train in their own process, or in one more."""
+    monkeypatch.setenv("FLYWHEEL_ENCODING__DEVICE", "cpu")
+    monkeypatch.setenv("FLYWHEEL_COMPUTE__RUN_IN", request.param)
     prepare_home(world.workspace.home)
     server = Server(world.workspace.home.root, tmp_path / "up.log", retrain_after=1_000_000)
     try:
         server.wait_until("the web server answers", lambda: server.runs("ingest") == [])
         with dg.DagsterInstance.get() as instance:
-            yield Runs(server, instance)
+            yield Runs(server, instance, request.param == "process")
     finally:
         if server.process.poll() is None:
             server.stop()
@@ -98,8 +104,7 @@ def test_no_run_that_dies_holds_the_pool_and_no_training_outlives_its_run(world:
 
     killed = runs.launch("all-MiniLM-L6-v2@256", "100")
     runs.wait_for_message(killed, "encoded")
-    process = runs.process(killed)
-    child = training_child(process.pid)
+    process, child = runs.process(killed), runs.training(killed)
     assert runs.slots_taken() == 1
     assert not list(workspace.home.models.glob("*/flywheel.json"))
     waiting = runs.launch("all-MiniLM-L6-v2@384", "100")
@@ -113,7 +118,7 @@ def test_no_run_that_dies_holds_the_pool_and_no_training_outlives_its_run(world:
     event = runs.instance.get_latest_materialization_event(dg.AssetKey("finetuned_model"))
     assert event is not None
     assert event.asset_materialization is not None
-    assert event.asset_materialization.partition == cell_key(Cell(Variant.parse("all-MiniLM-L6-v2@384"), "100"))
+    assert event.asset_materialization.partition == "100|all-MiniLM-L6-v2@384"
     assert {"calibration_set_error", "threshold", "train_pairs", "dagster/uri"} <= event.asset_materialization.metadata.keys()
 
     with held(workspace.home.models, job):
@@ -130,7 +135,7 @@ def test_no_run_that_dies_holds_the_pool_and_no_training_outlives_its_run(world:
         assert runs.status(by_hand.run_id) == dg.DagsterRunStatus.FAILURE
         assert any("process has ended: killed" in message for message in runs.messages(by_hand.run_id))
 
-        child = training_child(runs.process(cancelled).pid)
+        child = runs.training(cancelled)
         runs.server.ask(TERMINATE, run=cancelled)
         assert is_gone(child)
         runs.wait_for_status(cancelled, dg.DagsterRunStatus.CANCELED)

@@ -15,7 +15,6 @@ from flywheel.files import locked
 from flywheel.models.catalogue import Variant
 from flywheel.orchestration.instance import POOL, Session, open_session
 from flywheel.orchestration.materialise import materialise
-from flywheel.orchestration.partitions import cell_key
 from flywheel.pairs.events.seeds import STARTER
 from flywheel.pairs.events.starter import starter_lines
 from flywheel.pairs.snapshots.snapshot import Snapshot
@@ -46,7 +45,7 @@ def take_another(workspace: Workspace, tmp_path: Path) -> str:
 
 
 def evaluations(session: Session) -> list[dg.AssetMaterialization]:
-    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey("evaluation"), asset_partitions=[cell_key(CELL)])
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey("evaluation"), asset_partitions=[session.grid.key(CELL)])
     records = session.instance.fetch_materializations(wanted, limit=10).records
     return [record.asset_materialization for record in records if record.asset_materialization]
 
