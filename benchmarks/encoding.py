@@ -16,10 +16,8 @@ import pandas as pd
 from quora import add_arguments, cosines, machine, quora_home, row
 
 from flywheel.evaluation.statistics import error_rate
-from flywheel.models.catalogue import CATALOGUE
-from flywheel.models.encoder import load_encoder, quiet_transformers, resolve_device
-from flywheel.models.features import PARTS, pooled, working_dtype
-from flywheel.models.weights import locate_weights
+from flywheel.models.encoder import quiet_transformers, resolve_device
+from flywheel.models.features import pooled
 from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.scoring.thresholds import fit_scores
 
@@ -34,26 +32,20 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2_000, help="pairs of calibration and of test, each")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    import torch
     from sentence_transformers import SentenceTransformer
 
     with quora_home(arguments.quora, arguments.home) as (workspace, snapshot):
-        models, model = workspace.settings.models, CATALOGUE[arguments.base]
-        place = resolve_device(models.device)
+        ours, device = workspace.vectors(arguments.base), workspace.settings.encoding.device
         calibration, test = (snapshot.pairs(split).head(arguments.pairs) for split in ("calibration", "test"))
         texts = unique_texts(calibration, test)
         with quiet_transformers():
-            folder = str(locate_weights(model, models.paths))
-            plain = SentenceTransformer(folder, device=place, local_files_only=True)
-        dtype = working_dtype(models.device)
-        ours = load_encoder(model, models.paths, models.device).to(getattr(torch, dtype))
-        part = PARTS.index(model.pooling) * model.width
+            plain = SentenceTransformer(str(ours.weights), device=resolve_device(device), local_files_only=True)
         sides: dict[str, Encode] = {
             "plain": lambda some: plain.encode(some, show_progress_bar=False),
-            "flywheel": lambda some: pooled(ours, some)[:, part : part + model.width],
+            "flywheel": lambda some: pooled(ours.loaded, some, ours.facts.poolings),
         }
         print(
-            f"{arguments.base} on {machine(models.device)}; {len(texts):,} texts, {arguments.rounds} rounds, {dtype}\n",
+            f"{arguments.base} on {machine(device)}; {len(texts):,} texts, {arguments.rounds} rounds, {ours.dtype}\n",
             flush=True,
         )
         vectors, seconds = take_turns(sides, texts, arguments.rounds)

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from forwards import plan_table
 from original import TanhHead, best_average_precision, distinct, load_states, logistic_error, run_cell, train_heads
-from quora import add_arguments, cosines, machine, quora_home
+from quora import add_arguments, cosines, dimensions, machine, quora_home
 from tables import cost_table, error_table, packed
 
 from flywheel.evaluation.subjects import tuned_subject
@@ -36,7 +36,7 @@ from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.pipeline.training import training_job
 from flywheel.pipeline.workspace import Workspace
 from flywheel.scoring.thresholds import fit_scores
-from flywheel.training.job import GRID_DIMENSIONS, Cell
+from flywheel.training.job import Cell
 from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Encoded, Progress
 from flywheel.training.train import train
@@ -54,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with quora_home(arguments.quora, arguments.home) as (workspace, snapshot):
         bench = Bench(workspace, snapshot, arguments.base, arguments.eval_pairs)
-        done = Done.open(arguments.out, bench.name, machine(workspace.settings.models.device))
+        done = Done.open(arguments.out, bench.name, machine(workspace.settings.encoding.device))
         print(f"{arguments.base} on {done.machine}; snapshot {snapshot.snapshot_id}\n", flush=True)
         timed = arguments.sizes if arguments.timed is None else arguments.timed
         time_flywheel(bench, done, arguments.sizes)
@@ -83,13 +83,13 @@ class Bench:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """The grid's dimensions of the base model."""
-        return GRID_DIMENSIONS[self.base]
+        """The experiment's dimensions of the base model."""
+        return dimensions(self.base)
 
     @property
     def device(self) -> str:
         """Where encoders run."""
-        return resolve_device(self.workspace.settings.models.device)
+        return resolve_device(self.workspace.settings.encoding.device)
 
     @property
     def folder(self) -> Path:
@@ -99,8 +99,7 @@ class Bench:
     @cached_property
     def vectors(self) -> Vectors:
         """flywheel's cached vectors."""
-        model = Variant(self.base, self.dims[0]).model
-        return Vectors.of(model, self.folder / "cache", self.workspace.settings.models)
+        return Vectors.of(self.workspace.models.find(self.base), self.folder / "cache", self.workspace.settings.encoding)
 
     @cached_property
     def states(self) -> dict[str, np.ndarray]:

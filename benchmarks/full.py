@@ -78,12 +78,12 @@ def main() -> None:
     variant = Variant(arguments.base, arguments.dim)
     with quora_home(arguments.quora, arguments.home) as (workspace, snapshot), tempfile.TemporaryDirectory() as scratch:
         options = workspace.settings
-        on, size = machine(options.models.device), arguments.size
+        on, size = machine(options.encoding.device), arguments.size
         print(f"{variant} on {on}; {size:,} pairs, {arguments.epochs} epochs\n", flush=True)
-        vectors = workspace.vectors(variant.model)
+        vectors = workspace.vectors(variant.base)
         start = untuned_start(snapshot, vectors, arguments.dim)
         pairs = snapshot.training_pairs(str(size), 0, options.training.interaction_share)
-        device = resolve_device(options.models.device)
+        device = resolve_device(options.encoding.device)
         trials = [run_plain(vectors.weights, start, pairs, arguments.epochs, arguments.batch_size, device, Path(scratch))]
         try:
             job = our_job(workspace, snapshot, variant, arguments)

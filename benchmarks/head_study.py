@@ -60,8 +60,8 @@ def main() -> None:
     torch.set_num_threads(1)
     variant = Variant(arguments.base, arguments.dim)
     with quora_home(arguments.quora, arguments.home) as (workspace, snapshot):
-        vectors = workspace.vectors(variant.model)
-        print(f"{variant} on {machine(workspace.settings.models.device)}; {arguments.redraws} redraws\n", flush=True)
+        vectors = workspace.vectors(variant.base)
+        print(f"{variant} on {machine(workspace.settings.encoding.device)}; {arguments.redraws} redraws\n", flush=True)
         study(snapshot, vectors, arguments.dim, arguments.sizes, arguments.redraws)
 
 

@@ -4,6 +4,7 @@
 
 Each figure comes from a process of its own. `floor` is `CREATE TABLE ... AS FROM read_json(...)` into a new file, `ratio`
 compares with it within one run. `next 10^4` is a further batch of 10,000 events on top, `how many?` the sensor's question.
+A second table has files of one line against one file that holds all of them.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 from synthetic import write_interactions
 
 NEXT = 10_000
+FILES = 2_000
 
 
 def main() -> None:
@@ -40,6 +42,9 @@ def main() -> None:
     print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for size in arguments.sizes:
         print(row(folder, size), flush=True)
+    print("\n| files of one line | one file of all | files | ratio |")
+    print("|---:|---:|---:|---:|")
+    print(many(folder), flush=True)
     if not arguments.folder:
         shutil.rmtree(folder)
 
@@ -51,13 +56,29 @@ def row(folder: Path, size: int) -> str:
         write_interactions(file, size)
     write_interactions(more, NEXT, seed=1, topics=max(1, size // 80))
     shutil.rmtree(home, ignore_errors=True)
-    done = {name: child(name, more if name == "next" else file, home) for name in MEASURES}
+    done = {name: child(name, more if name == "next" else file, home) for name in OF_A_SIZE}
     (folder / "floor.duckdb").unlink(missing_ok=True)
     shutil.rmtree(home)
     ratio = done["ingest"]["seconds"] / done["floor"]["seconds"]
     cells = [f"{size:,}", seconds(done["floor"]), seconds(done["ingest"]), f"{ratio:.1f}", peak(done["ingest"])]
     cells += [seconds(done["next"]), peak(done["next"]), seconds(done["snapshot"]), peak(done["snapshot"])]
     return "| " + " | ".join([*cells, f"{1000 * done['new']['seconds']:.0f} ms"]) + " |"
+
+
+def many(folder: Path) -> str:
+    """What so many files cost that hold one line each."""
+    file, single = folder / "all.jsonl", folder / "single"
+    write_interactions(file, FILES)
+    shutil.rmtree(single, ignore_errors=True)
+    single.mkdir()
+    for number, line in enumerate(file.read_bytes().splitlines(keepends=True)):
+        (single / f"{number:06}.jsonl").write_bytes(line)
+    took = []
+    for name, given in (("ingest", file), ("files", single)):
+        shutil.rmtree(folder / "home-files", ignore_errors=True)
+        took.append(child(name, given, folder / "home-files"))
+    ratio = took[1]["seconds"] / took[0]["seconds"]
+    return "| " + " | ".join([f"{FILES:,}", *map(seconds, took), f"{ratio:.1f}"]) + " |"
 
 
 def child(name: str, file: Path, home: Path) -> dict[str, Any]:
@@ -99,6 +120,17 @@ def ingest(file: Path, home: Path) -> None:
     assert report.accepted + report.duplicates + report.quarantined == report.lines
 
 
+def files(folder: Path, home: Path) -> None:
+    """The same for every file of a folder; a file whose only line is no event is refused."""
+    from flywheel.home import Home
+    from flywheel.pairs.deliveries import ingest_each
+    from flywheel.pairs.options import PairOptions, StorageOptions
+    from flywheel.pairs.store.ducklake import open_store
+
+    deliveries = [(path, path.name) for path in sorted(folder.iterdir())]
+    assert len(list(ingest_each(open_store(Home(home), StorageOptions()), deliveries, PairOptions()))) == len(deliveries)
+
+
 def new(file: Path, home: Path) -> None:
     """How many training pairs are new?"""
     from flywheel.home import Home
@@ -133,7 +165,8 @@ def peak(figure: dict[str, float]) -> str:
     return f"{figure['mib']:,.0f} MiB"
 
 
-MEASURES = {"floor": floor, "ingest": ingest, "new": new, "snapshot": snapshot, "next": ingest}
+OF_A_SIZE = {"floor": floor, "ingest": ingest, "new": new, "snapshot": snapshot, "next": ingest}
+MEASURES = {**OF_A_SIZE, "files": files}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from quora import machine, quora_home, row
+from quora import dimensions, machine, quora_home, row
 from tables import difference_interval
 
 from flywheel.evaluation.records import Evaluation
@@ -27,7 +27,7 @@ from flywheel.pairs.snapshots.snapshot import ALL, Snapshot
 from flywheel.pipeline.evaluation import leaderboard
 from flywheel.pipeline.training import training_job
 from flywheel.pipeline.workspace import Workspace
-from flywheel.training.job import GRID_DIMENSIONS, SIZES, Cell
+from flywheel.training.job import SIZES, Cell
 from flywheel.training.progress import ignore_progress
 from flywheel.training.train import train
 
@@ -45,12 +45,12 @@ def main() -> None:
     arguments = parser.parse_args()
     with quora_home(arguments.quora, arguments.home) as (workspace, snapshot):
         test = f"{snapshot.test.pairs:,} test pairs, {snapshot.test.components:,} components"
-        print(f"On {machine(workspace.settings.models.device)}; {test}, {arguments.redraws} redraws\n")
+        print(f"On {machine(workspace.settings.encoding.device)}; {test}, {arguments.redraws} redraws\n")
         print(row("variant", "pairs", "recipe", "error, 95 %", "spread", "own threshold", "MRR@10", "seconds", "start shipped"))
         print(row("---", "---:", "---", "---:", "---:", "---:", "---:", "---:", "---:"), flush=True)
         records: list[Evaluation] = []
         for base in arguments.base:
-            for dim in GRID_DIMENSIONS[base]:
+            for dim in dimensions(base):
                 records += curve(workspace, snapshot, Variant(base, dim), arguments)
         if arguments.figure:
             arguments.figure.write_bytes(learning_curve(all_records(workspace, snapshot), None))
@@ -58,7 +58,7 @@ def main() -> None:
 
 def curve(workspace: Workspace, snapshot: Snapshot, variant: Variant, arguments: argparse.Namespace) -> list[Evaluation]:
     """The untuned model and every size the data fills, a row each."""
-    vectors = workspace.vectors(variant.model)
+    vectors = workspace.vectors(variant.base)
     untuned = workspace.evaluate(untuned_subject(variant, snapshot, vectors), snapshot)
     tell(workspace, [untuned], "untuned", [])
     found = [untuned]

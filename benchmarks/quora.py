@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from flywheel.models.catalogue import CATALOGUE
 from flywheel.models.encoder import resolve_device
 from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.pipeline.ingest import ingest_seed, take_snapshot
@@ -22,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quora", type=Path, required=True, help="Parquet file of pairs: text_a, text_b, label")
     parser.add_argument("--home", type=Path, help="the home to work in (a temporary one)")
     parser.add_argument("--base", default="all-MiniLM-L6-v2", help="base model")
+
+
+def dimensions(base: str) -> tuple[int, ...]:
+    """The experiment's dimensions of a base model: 256, and 512 or its width."""
+    return 256, min(512, CATALOGUE[base].width)
 
 
 @contextmanager

@@ -43,11 +43,11 @@ def main() -> None:
     variant = Variant(arguments.base, arguments.dim)
     redraws = {size: arguments.redraws if size <= OUT_OF_FOLD_PAIRS else arguments.large_redraws for size in arguments.sizes}
     with quora_home(arguments.quora, arguments.home) as (workspace, snapshot), tempfile.TemporaryDirectory() as home:
-        print(f"{variant} on {machine(workspace.settings.models.device)}", flush=True)
-        study("Quora", snapshot, workspace.vectors(variant.model), arguments.dim, redraws)
+        print(f"{variant} on {machine(workspace.settings.encoding.device)}", flush=True)
+        study("Quora", snapshot, workspace.vectors(variant.base), arguments.dim, redraws)
         starter = Workspace(load_settings(Path(home)))
         ingest_seed(starter)
-        study("Starter set", take_snapshot(starter), starter.vectors(variant.model), arguments.dim, redraws)
+        study("Starter set", take_snapshot(starter), starter.vectors(variant.base), arguments.dim, redraws)
 
 
 def study(name: str, snapshot: Snapshot, vectors: Vectors, dim: int, redraws: dict[int, int]) -> None:

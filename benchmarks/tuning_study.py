@@ -62,7 +62,7 @@ def main() -> None:
     arguments = parser.parse_args()
     variant = Variant(arguments.base, arguments.dim)
     with quora_home(arguments.quora, arguments.home) as (workspace, snapshot):
-        on = machine(workspace.settings.models.device)
+        on = machine(workspace.settings.encoding.device)
         print(f"{variant} on {on}; {arguments.size} pairs, {arguments.redraws} redraws\n")
         print(row("recipe", "loss", "error", "places", "CPU s", "test error", "MRR@10"))
         print(row("---", *["---:"] * 6), flush=True)
@@ -86,7 +86,7 @@ def job_of_row(workspace: Workspace, snapshot: Snapshot, variant: Variant, size:
 
 def measured(workspace: Workspace, snapshot: Snapshot, job: TrainingJob, tested: bool) -> Figures:
     """The figures of a job, trained if it is not there yet; those of calibration are kept beside the home's models."""
-    vectors, models = workspace.vectors(Variant.parse(job.variant).model), workspace.home.models
+    vectors, models = workspace.vectors_of(job), workspace.home.models
     kept = workspace.home.root / "study" / f"{job.job_id}.json"
     begun = (workspace.home.trained_layers / job.tuning_id).exists()
     started = time.process_time()
@@ -107,7 +107,7 @@ def on_calibration(model: TrainedModel, vectors: Vectors, snapshot: Snapshot, cp
     pairs = judging_pairs(snapshot)
     if model.tuned_encoder:
         vectors = replace(vectors, tuned=model.folder)
-    scores, labels = pair_scores(Head(*read_head(model.folder)), vectors, pairs), pairs["label"].to_numpy()
+    scores, labels = pair_scores(Head(*read_head(model.folder, vectors.poolings)), vectors, pairs), pairs["label"].to_numpy()
     wrong = model.rule.decide(scores, pairs["source"].to_numpy()) != labels
     return Figures(float(log_losses(scores, labels).mean()), float(wrong.mean()), model.place, cpu)
 

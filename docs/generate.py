@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from flywheel.cli.app import app
+from flywheel.models.options import ModelTable, ModelTables
 from flywheel.settings import groups, to_toml
 
 FOLDER = Path(__file__).parent
@@ -42,10 +44,13 @@ Other variables that flywheel or its libraries read:
 | variable | meaning |
 |---|---|
 | `FLYWHEEL_HOME` | The home. `--home` wins over it; without both it is `data/` in the working directory. |
-| `DAGSTER_HOME` | Where Dagster keeps its state, if you run Dagster yourself. It must be the same folder. |
+| `DAGSTER_HOME` | Where Dagster keeps its state, if you run it yourself; `flywheel up` and the verbs keep theirs in the home. |
 | `OPENAI_API_KEY` | The key of the embedding API. It is read from the environment only and never stored or shown. |
+| `FLYWHEEL_ALARM_URLS` | Who is told of events, as Apprise writes addresses, separated by spaces. Never stored or shown. |
 | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | Credentials for `s3://` addresses. |
 | `AWS_REGION`, `AWS_ENDPOINT_URL` | Where these addresses are. |
+| `HF_TOKEN`, `HF_ENDPOINT` | For `export --to hub`: a token with write access, and the hub's address. |
+| `MLFLOW_TRACKING_URI`, `MLFLOW_REGISTRY_URI` | For `export --to mlflow`: the server, and a registry elsewhere. |
 | `HF_HUB_OFFLINE` | With `1`, nothing is asked of the Hugging Face hub. |
 | `TIKTOKEN_CACHE_DIR` | Where tiktoken keeps its vocabulary. It is used if it is there and never downloaded. |
 
@@ -67,19 +72,39 @@ or killed continues where it was when it is run again.
 
 def pages() -> dict[Path, str]:
     """The content of each generated page, by its file."""
-    settings = _SETTINGS.format(command=COMMAND) + "\n".join(_group(name, options) for name, options in groups().items())
+    settings = _SETTINGS.format(command=COMMAND) + "\n".join(_group(name, options) for name, options in _nested(groups()))
     return {FOLDER / "settings.md": settings, FOLDER / "cli.md": _CLI.format(command=COMMAND) + "\n".join(_verbs())}
 
 
+def _nested(groups: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The groups, each followed by those within it."""
+    for group, options in groups.items():
+        yield group, options
+        if options is not ModelTables:
+            fields = options.model_fields.items()
+            yield from _nested({f"{group}.{name}": field.annotation for name, field in fields if _is_group(field.annotation)})
+
+
+def _is_group(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
 def _group(group: str, options: Any) -> str:
+    name = f"{group}.NAME" if options is ModelTables else group
+    options = ModelTable if options is ModelTables else options
     defaults = options()
-    lines = [f"## `[{group}]`", "", (options.__doc__ or "").splitlines()[0], ""]
+    lines = [f"## `[{name}]`", "", (options.__doc__ or "").splitlines()[0], ""]
+    if "." in group:
+        lines += [f"In the environment it is one variable, `FLYWHEEL_{group.replace('.', '__').upper()}`: a table as JSON.", ""]
     lines += ["| name | default | environment variable | meaning |", "|---|---|---|---|"]
     for name, field in options.model_fields.items():
+        if _is_group(field.annotation):
+            continue
         value = getattr(defaults, name)
         default = "not set" if value is None else f"`{to_toml(value)}`"
         meaning = f"{field.description}{_choices(field.annotation)}".replace("|", "\\|").replace("<", "&lt;")
-        lines.append(f"| `{name}` | {default} | `{f'FLYWHEEL_{group}__{name}'.upper()}` | {meaning} |")
+        variable = "-" if options is ModelTable or "." in group else f"`{f'FLYWHEEL_{group}__{name}'.upper()}`"
+        lines.append(f"| `{name}` | {default} | {variable} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,15 +11,23 @@ class FlywheelError(Exception):
     """A failure explained to the person who reads it; the command line prints it and exits with 1."""
 
 
+class NoVerdictError(FlywheelError):
+    """Two models cannot be compared on these pairs, whatever their figures."""
+
+
 class UnreadableFileError(FlywheelError):
     """A file of interactions that cannot be read at all; its neighbours can."""
 
 
-class StoreBusyError(FlywheelError):
+class TryAgainError(FlywheelError):
+    """A failure that time alone may lift: the same again may succeed."""
+
+
+class StoreBusyError(TryAgainError):
     """The database stayed locked by another process for longer than the bounded wait."""
 
 
-def one_line(error: BaseException, limit: int = 200) -> str:
+def one_line(error: BaseException | str, limit: int = 200) -> str:
     """What a library's error says, on one line of at most `limit` characters and without a full stop."""
     return " ".join(str(error).split())[:limit].rstrip(". ")
 

@@ -1,10 +1,12 @@
 """Files that appear whole or not at all: written aside, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +18,7 @@ from filelock import FileLock
 from flywheel.errors import explain_disk_errors
 
 _ASIDE = ".aside-"
+_F_SETSIG = 10  # fcntl.h of Linux, on every processor
 _OURS = re.compile(re.escape(_ASIDE) + r"(\d{1,9})-[0-9a-f]{32}")
 
 
@@ -27,7 +30,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     """
     with explain_disk_errors(parent):
         parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(parent)
+        remove_leftovers(parent)
         aside = parent / f"{_ASIDE}{os.getpid()}-{uuid.uuid4().hex}"
         aside.mkdir()
         try:
@@ -43,6 +46,14 @@ def publish(scratch: Path, target: Path) -> None:
     except OSError:
         if not target.is_dir():
             raise
+
+
+def open_to_all(folder: Path) -> None:
+    """Let every user read the files below `folder`; some libraries write theirs for their own user alone."""
+    for file in folder.rglob("*"):
+        mode = file.stat().st_mode
+        if file.is_file() and mode & 0o444 != 0o444:
+            file.chmod(mode & 0o777 | 0o444)
 
 
 def replace_folder(scratch: Path, target: Path) -> None:
@@ -73,7 +84,8 @@ def write_bytes(target: Path, content: bytes) -> None:
             aside.unlink(missing_ok=True)
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
+    """Delete what processes that were killed have left of unfinished files and folders in `folder`."""
     for leftover in folder.glob(f"{_ASIDE}*"):
         ours = _OURS.fullmatch(leftover.name)
         if ours and not _alive(int(ours[1])):
@@ -90,6 +102,28 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def is_being_written(path: Path) -> bool:
+    """Whether a process of this machine has a file open for writing, where the system can tell: Linux, on local disks.
+
+    A read lease is granted only where nobody writes. It is given back at once; who opens the file meanwhile waits that long.
+    """
+    try:
+        import fcntl
+
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            fcntl.fcntl(file, _F_SETSIG, signal.SIGURG)  # told of a writer by a signal that is ignored
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+        finally:
+            os.close(file)
+    except (ImportError, AttributeError):  # another system
+        return False
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    return False
 
 
 def digest(text: str) -> str:

@@ -1,10 +1,52 @@
-"""Where everything is in a home: the one file that names the folders and files below it."""
+"""Where everything is, in a home and below the root that several homes share: the one file that names folders and files."""
 
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from flywheel.errors import FlywheelError
+
+_SNAPSHOTS, _MODELS, _CACHE, _EVALUATIONS, _REGISTRY = "snapshots", "models", "cache", "evaluations", "registry"
+
+
+@dataclass(frozen=True)
+class Root:
+    """The URI below which several machines have the same folders, each None where there is no such URI."""
+
+    uri: str | None = None
+
+    @property
+    def snapshots(self) -> str | None:
+        """As in a home."""
+        return self._below(_SNAPSHOTS)
+
+    @property
+    def models(self) -> str | None:
+        """As in a home."""
+        return self._below(_MODELS)
+
+    @property
+    def cache(self) -> str | None:
+        """Vectors, as in a home; token states and weights stay on each machine."""
+        return self._below(_CACHE)
+
+    @property
+    def evaluations(self) -> str | None:
+        """Evaluation records, one folder a test set, one file a record."""
+        return self._below(_EVALUATIONS)
+
+    @property
+    def registry(self) -> str | None:
+        """The history of decisions, and which of its entries made a champion."""
+        return self._below(_REGISTRY)
+
+    @property
+    def jobs(self) -> str | None:
+        """Specs of trainings that another machine runs, while it does."""
+        return self._below("jobs")
+
+    def _below(self, name: str) -> str | None:
+        return None if self.uri is None else f"{self.uri.rstrip('/')}/{name}"
 
 
 @dataclass(frozen=True)
@@ -46,12 +88,12 @@ class Home:
     @property
     def snapshots(self) -> Path:
         """One folder a snapshot, by its id."""
-        return self.root / "snapshots"
+        return self.root / _SNAPSHOTS
 
     @property
     def models(self) -> Path:
         """One folder a trained model, by its job's id."""
-        return self.root / "models"
+        return self.root / _MODELS
 
     @property
     def trained_layers(self) -> Path:
@@ -61,12 +103,17 @@ class Home:
     @property
     def cache(self) -> Path:
         """What encoders and the API made of texts."""
-        return self.root / "cache"
+        return self.root / _CACHE
+
+    @property
+    def exports(self) -> Path:
+        """Models in forms for other programs, unless they are put elsewhere."""
+        return self.root / "exports"
 
     @property
     def evaluations(self) -> Path:
         """Evaluation records, one folder a test set."""
-        return self.root / "evaluations"
+        return self.root / _EVALUATIONS
 
     @property
     def speeds(self) -> Path:
@@ -74,9 +121,19 @@ class Home:
         return self.root / "speeds.json"
 
     @property
+    def passed_checks(self) -> Path:
+        """Checks that model folders have passed with the libraries of this machine."""
+        return self.root / "passed_checks.json"
+
+    @property
     def registry(self) -> Path:
         """The champion's pointer and the history of decisions."""
-        return self.root / "registry"
+        return self.root / _REGISTRY
+
+    @property
+    def shared_registry(self) -> Path:
+        """The root whose history of decisions the registry holds, if it is not this home's own."""
+        return self.registry / "root.json"
 
     @property
     def figure(self) -> Path:
@@ -96,7 +153,12 @@ class Home:
     @property
     def dagster_file(self) -> Path:
         """How that instance is set up."""
-        return self.root / "dagster.yaml"
+        return self.dagster / "dagster.yaml"
+
+    @property
+    def requested(self) -> Path:
+        """Which runs sensors have asked for last."""
+        return self.root / "requested.json"
 
     @property
     def up_lock(self) -> Path:
@@ -107,7 +169,7 @@ class Home:
         """Raise FlywheelError when the folder has none of the files that make a home, and holds something by a name of ours."""
         marks = (
             *(self.settings_file, self.database, self.speeds, self.dagster / "storage", self.registry / "champion.json"),
-            *(self.trained_layers, self.models / ".locks", self.snapshots / "latest.json"),
+            *(self.shared_registry, self.trained_layers, self.models / ".locks", self.snapshots / "latest.json"),
         )
         if any(path.exists() for path in marks):
             return

@@ -18,15 +18,18 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from flywheel.alarms.options import AlarmOptions
+from flywheel.alarms.send import VARIABLE as _ALARM_URLS
 from flywheel.compute.options import ComputeOptions
 from flywheel.errors import FlywheelError
-from flywheel.evaluation.options import EvaluationOptions
+from flywheel.evaluation.options import DriftOptions, EvaluationOptions
 from flywheel.evidence.options import EvidenceOptions
 from flywheel.home import Home
-from flywheel.models.options import BaselineOptions, ModelOptions
+from flywheel.models.catalogue import Models
+from flywheel.models.options import BaselineOptions, EncodingOptions, ModelTables
 from flywheel.pairs.options import PairOptions, SplitOptions, StorageOptions
-from flywheel.registry.options import PromotionOptions
-from flywheel.training.options import RetrainingOptions, TrainingOptions
+from flywheel.registry.options import HousekeepingOptions, PromotionOptions
+from flywheel.training.options import GridOptions, RetrainingOptions, TrainingOptions
 from flywheel.variables import Variables, meant_by
 
 log = logging.getLogger(__name__)
@@ -45,14 +48,19 @@ class Settings(BaseSettings):
     pairs: PairOptions = PairOptions()
     splits: SplitOptions = SplitOptions()
     storage: StorageOptions = StorageOptions()
-    models: ModelOptions = ModelOptions()
+    models: ModelTables = ModelTables()
+    encoding: EncodingOptions = EncodingOptions()
     training: TrainingOptions = TrainingOptions()
+    grid: GridOptions = GridOptions()
     compute: ComputeOptions = ComputeOptions()
     evaluation: EvaluationOptions = EvaluationOptions()
+    drift: DriftOptions = DriftOptions()
     baseline: BaselineOptions = BaselineOptions()
     promotion: PromotionOptions = PromotionOptions()
     retraining: RetrainingOptions = RetrainingOptions()
     evidence: EvidenceOptions = EvidenceOptions()
+    alarms: AlarmOptions = AlarmOptions()
+    housekeeping: HousekeepingOptions = HousekeepingOptions()
 
     @classmethod
     def settings_customise_sources(
@@ -98,7 +106,43 @@ def load_settings(home: Path | None = None) -> Settings:
             f"Invalid settings: {_listed(error, in_environment)}. Fix {place.settings_file} or the FLYWHEEL_* variables; "
             "`flywheel config` lists every setting."
         ) from error
-    return settings.model_copy(update={"home": place.root})
+    return _checked(settings).model_copy(update={"home": place.root})
+
+
+class _InFile(Settings):
+    """Settings that know of no environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: PydanticBaseSettingsSource,
+        **more: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        """What is passed in is all there is."""
+        return (init_settings,)
+
+
+def settings_in_file(home: Path) -> Settings:
+    """The settings of a home's file alone, whatever the environment says and wherever the process works.
+
+    Raises FlywheelError naming every setting that is unknown or invalid.
+    """
+    file = Home(home).settings_file
+    try:
+        settings = _InFile(**_read_file(file))
+    except ValidationError as error:
+        raise FlywheelError(f"Invalid settings: {_listed(error, {})}. Fix {file}.") from error
+    return _checked(settings).model_copy(update={"home": home})
+
+
+def _checked(settings: Settings) -> Settings:
+    """Give settings back whose grid has known base models only; raises FlywheelError for others."""
+    models = Models.of(settings.models.tables)
+    try:
+        for cell in settings.grid.cells:
+            models.find(cell.variant.base)
+    except FlywheelError as error:
+        raise FlywheelError(f"Invalid settings: grid.variants: {error}") from error
+    return settings
 
 
 def origins(home: Path | None = None) -> dict[tuple[str, str], Origin]:
@@ -167,7 +211,7 @@ def _read_file(file: Path) -> dict[str, Any]:
 
 def variables() -> Variables:
     """The variables of the environment that begin like ours, sorted out."""
-    return Variables.of(os.environ, {*_fields(), _HOME_VARIABLE})
+    return Variables.of(os.environ, {*_fields(), _HOME_VARIABLE, _ALARM_URLS})
 
 
 def warn_of_other_variables() -> None:
@@ -225,6 +269,10 @@ def _listed(error: ValidationError, in_environment: Mapping[str, Any]) -> str:
         from_environment = len(loc) > 1 and isinstance(given, Mapping) and loc[1] in given
         name = f"FLYWHEEL_{loc[0]}__{loc[1]}".upper() if from_environment else ".".join(map(str, loc))
         hint = _meant(str(loc[1]), str(loc[0])) if kind == "extra_forbidden" and len(loc) == 2 else ""
+        if loc[0] == "models" and len(loc) == 2:
+            hint = f", since it is the name of a base model{_meant(str(loc[1]), 'models')}"
+        elif loc[0] == "models" and kind == "extra_forbidden" and str(loc[-1])[:1].isdigit():
+            hint = f'. A name with a dot stands in quotes: [models."{".".join(map(str, loc[1:]))}"]'
         return f"{name}: {message.removeprefix('Value error, ')}{hint}"
 
     return "; ".join(line(each["loc"], each["msg"], each["type"]) for each in error.errors())

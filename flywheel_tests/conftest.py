@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import secrets
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -30,13 +31,16 @@ from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pipeline.workspace import Workspace
 from flywheel_tests.helpers.endpoint import endpoint, plain_environment, secret_key, vectors
 from flywheel_tests.helpers.homes import make_workspace
+from flywheel_tests.helpers.postgres import postgres
 
-__all__ = ["endpoint", "plain_environment", "secret_key", "vectors"]  # fixtures of every test that asks for them
+__all__ = ["endpoint", "plain_environment", "postgres", "secret_key", "vectors"]  # fixtures of every test that asks for them
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Ray reads these once, when it is first imported: a cluster of these tests obeys these tests alone.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32), RAY_USAGE_STATS_ENABLED="0")
 for name in [name for name in os.environ if name.startswith("FLYWHEEL_") or name in ("DAGSTER_HOME", "OPENAI_API_KEY")]:
     del os.environ[name]
 
@@ -104,7 +108,7 @@ def verb(*arguments: str | Path, **environment: str) -> subprocess.CompletedProc
 @pytest.fixture(scope="session")
 def encoder() -> "SentenceTransformer":
     """MiniLM on the CPU, in float32; loaded once for all that only read it."""
-    return load_encoder(CATALOGUE["all-MiniLM-L6-v2"], {}, "cpu")
+    return load_encoder(CATALOGUE["all-MiniLM-L6-v2"], "cpu")
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ def test_the_originals_recipe_trains_the_same_head_as_the_loop_it_was_written_fo
 
     rows = [(f"how do i change setting {n}?", f"where is the switch for {n}?", n % 2) for n in range(40)]
     pairs = pd.DataFrame(rows, columns=["text_a", "text_b", "label"])
-    weights = locate_weights(CATALOGUE["all-MiniLM-L6-v2"], {})
+    weights = locate_weights(CATALOGUE["all-MiniLM-L6-v2"])
     encoder = original.load_states(weights, "cpu")
     (dense,) = original.new_heads(encoder, [16], random_seed=3)
     start = original.TanhHead.of(dense)

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 GENERATED = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRITTEN = [page for page in PAGES if page not in GENERATED["pages"]()]
-OTHER_VARIABLES = {"FLYWHEEL_HOME", "FLYWHEEL_"}
+OTHER_VARIABLES = {"FLYWHEEL_HOME", "FLYWHEEL_ALARM_URLS", "FLYWHEEL_"}
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 by_written_page = pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ def test_a_wheel_installed_without_the_sources_runs_the_demo(tmp_path: Path) -> 
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, PROJECT]
     subprocess.run(build, check=True)
     (wheel,) = tmp_path.glob("flywheel-*.whl")
+    packed = {name.partition("/")[0].partition("-")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert packed == {"flywheel"}, "neither tests nor deployment files"
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"

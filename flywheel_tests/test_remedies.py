@@ -181,9 +181,9 @@ def damaged_decision(place: Place) -> None:
 
 def half_shared(place: Place) -> None:
     shared = place.root / "shared"
-    setting("storage", "snapshot_uri", f"file://{shared}", ENOUGH)(place)
+    setting("storage", "root", f"file://{shared}", ENOUGH)(place)
     place.do("snapshot")
-    next(shared.glob("*/manifest.json")).unlink()
+    next(shared.glob("snapshots/*/manifest.json")).unlink()
     shutil.rmtree(next((place.home / "snapshots").glob("*/manifest.json")).parent)
 
 
@@ -414,6 +414,8 @@ ELSEWHERE = {
     "Set OPENAI_API_KEY and run `flywheel baseline embed`, which buys them": "pipeline/test_baseline.py",
     "`train` holds no pairs": "the table: that of pairs that are missing",
     "could not embed one text or both of every test pair": "models/test_failing_texts.py (one text, by the same command)",
+    "`flywheel up` starts it again": "by hand",
+    "Delete it; `flywheel grid` evaluates again": "evaluation/test_shared_records.py",
     "so nothing was dropped. Set it and run `flywheel baseline embed --again`": "pipeline/test_sane_sides.py",
 }
 # What an API answers, a Dagster of one's own and settings have tables of their own beside those rooms' tests.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flywheel.errors import FlywheelError
+from flywheel.models.catalogue import ReferenceVector
 from flywheel.settings import Settings, groups, load_settings, origins, settings_template
 from flywheel.variables import Variables
 from flywheel_tests.conftest import flywheel, verb
@@ -52,8 +53,12 @@ def test_groups_come_from_the_homes_file(home: Path) -> None:
         [pairs]
         redact = ["email", "card"]
         columns = {text_a = "question"}
-        [models.paths]
-        all-mpnet-base-v2 = "/models/mpnet"
+        [models.all-mpnet-base-v2]
+        path = "/models/mpnet"
+        [models."our-model-v1.5"]
+        hub_id = "us/our-model-v1.5"
+        prompts = {query = "query: "}
+        published = {text = "hello", numbers = [0.5, -0.5]}
         [training.recipes.head]
         epochs = 3
         """,
@@ -61,7 +66,14 @@ def test_groups_come_from_the_homes_file(home: Path) -> None:
     settings = load_settings(home)
     assert (settings.home, settings.baseline.url) == (home, "https://example.org/v1")
     assert (settings.pairs.redact, settings.pairs.columns) == (("email", "card"), {"text_a": "question"})
-    assert settings.models.paths == {"all-mpnet-base-v2": Path("/models/mpnet")}
+    assert settings.models.tables == {
+        "all-mpnet-base-v2": {"path": Path("/models/mpnet")},
+        "our-model-v1.5": {
+            "hub_id": "us/our-model-v1.5",
+            "prompts": {"query": "query: "},
+            "published": ReferenceVector("hello", (0.5, -0.5)),
+        },
+    }
     assert settings.training.recipes == {"head": {"epochs": 3}}
     assert settings.baseline.model == Settings().baseline.model  # what a group does not name keeps its default
     changed = {key for key, origin in origins(home).items() if origin != "default"}
@@ -69,29 +81,47 @@ def test_groups_come_from_the_homes_file(home: Path) -> None:
         ("baseline", "url"),
         ("pairs", "redact"),
         ("pairs", "columns"),
-        ("models", "paths"),
         ("training", "recipes"),
     }
 
 
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (
+            '[models]\ndevice = "cpu"',
+            r"models\.device: .*since it is the name of a base model \(did you mean encoding\.device\?\)",
+        ),
+        ('[models.bge-m3]\npth = "/a"', r"models\.bge-m3\.pth: Extra inputs are not permitted"),
+        ('[models.our-model-v1.5]\npath = "/a"', r'a dot stands in quotes: \[models\."our-model-v1\.5"\]'),
+        ('[models.bge-m3]\npooling = "median"', r"models\.bge-m3\.pooling: Input should be 'mean', 'cls'"),
+    ],
+)
+def test_a_table_of_a_base_model_that_is_wrong_is_named(home: Path, table: str, said: str) -> None:
+    write(home, table)
+    with pytest.raises(FlywheelError, match=said):
+        load_settings(home)
+
+
 def test_variables_name_group_and_setting_and_win_over_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(
-        home, '[baseline]\nurl = "https://file/v1"\nprice = 3\n[models.paths]\nbge = "/file"\n[splits]\nmax_split_pairs = 7\n'
+        home,
+        '[baseline]\nurl = "https://file/v1"\nprice = 3\n[pairs]\ncolumns = {text_a = "file"}\n[splits]\nmax_split_pairs = 7\n',
     )
     variables = {
-        "FLYWHEEL_BASELINE__URL": "https://environment/v1", "FLYWHEEL_MODELS__PATHS": '{"jina": "/environment"}',
+        "FLYWHEEL_BASELINE__URL": "https://environment/v1", "FLYWHEEL_PAIRS__COLUMNS": '{"text_b": "environment"}',
         "FLYWHEEL_PAIRS__REDACT": '["phone"]', "FLYWHEEL_COMPUTE__GPU_SLOTS": "2",
     }  # fmt: skip
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     settings = load_settings(home)
     assert (settings.baseline.url, settings.baseline.price) == ("https://environment/v1", 3)
-    assert settings.models.paths == {"jina": Path("/environment")}  # a table as a whole
+    assert settings.pairs.columns == {"text_b": "environment"}  # a table as a whole
     assert (settings.pairs.redact, settings.compute.gpu_slots, settings.splits.max_split_pairs) == (("phone",), 2, 7)
     sources = origins(home)
     assert sources.keys() == EVERY
     assert {key for key, origin in sources.items() if origin == "environment"} == {
-        ("baseline", "url"), ("models", "paths"), ("pairs", "redact"), ("compute", "gpu_slots"),
+        ("baseline", "url"), ("pairs", "columns"), ("pairs", "redact"), ("compute", "gpu_slots"),
     }  # fmt: skip
     assert {key for key, origin in sources.items() if origin == "file"} == {
         ("baseline", "price"),
@@ -149,11 +179,11 @@ def test_an_unknown_name_in_the_file_is_refused_by_name(home: Path, text: str, n
         ("FLYWHEEL_BASELINE__URI", "FLYWHEEL_BASELINE__URL"),
         ("FLYWHEEL_COMPUTE_RUNIN", "FLYWHEEL_COMPUTE__RUN_IN"),
         ("FLYWHEEL_TRAINING__RANDOMSEED", "FLYWHEEL_TRAINING__RANDOM_SEED"),
-        ("FLYWHEEL_MODEL__DEVICE", "FLYWHEEL_MODELS__DEVICE"),
+        ("FLYWHEEL_ENCODNG__DEVICE", "FLYWHEEL_ENCODING__DEVICE"),
         ("FLYWHEEL_HOMES", "FLYWHEEL_HOME"),
         ("flywheel_home", "FLYWHEEL_HOME"),
         ("FLYWHEEL_BASELINE__NOSUCH", None),  # of which the group says that it was meant for us
-        ("FLYWHEEL_MODELS__PATHS__JINA", None),
+        ("FLYWHEEL_PAIRS__COLUMNS__JINA", None),
     ],
 )
 def test_a_misspelt_variable_is_refused_with_the_setting_that_was_meant(
@@ -179,7 +209,7 @@ def test_every_slip_of_one_letter_or_underscore_in_every_variable_is_refused() -
 
 
 SERVICES = [
-    "FLYWHEEL", "FLYWHEEL_BASELINE", "FLYWHEEL_TRAINING", "FLYWHEEL_HOME", "FLYWHEEL_BASELINE_URL", "FLYWHEEL_MODELS__PATHS",
+    "FLYWHEEL", "FLYWHEEL_BASELINE", "FLYWHEEL_TRAINING", "FLYWHEEL_HOME", "FLYWHEEL_BASELINE_URL", "FLYWHEEL_PAIRS__COLUMNS",
     "FLYWHEEL_BASELINE_MODEL", "FLYWHEEL_2",
 ]  # fmt: skip
 
@@ -250,7 +280,7 @@ def test_a_misspelt_name_in_the_file_is_refused_with_the_one_that_was_meant(home
 
 
 def test_a_value_of_the_wrong_type_is_named_as_it_was_given(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(home, '[splits]\nmax_split_pairs = "many"\n[compute]\ngpu_slots = 0\n[models]\nstate_cache_gb = 3\n')
+    write(home, '[splits]\nmax_split_pairs = "many"\n[compute]\ngpu_slots = 0\n[encoding]\nstate_cache_gb = 3\n')
     monkeypatch.setenv("FLYWHEEL_EVALUATION__MIN_COMPONENTS", "few")
     monkeypatch.setenv("FLYWHEEL_COMPUTE__GPU_SLOTS", "two")
     monkeypatch.setenv("FLYWHEEL_PAIRS__REDACT", '["name"]')
@@ -266,7 +296,7 @@ def test_a_value_of_the_wrong_type_is_named_as_it_was_given(home: Path, monkeypa
     assert "state_cache_gb" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["PAIRS__REDACT", "PAIRS__COLUMNS", "MODELS__PATHS", "TRAINING__RECIPES"])
+@pytest.mark.parametrize("name", ["PAIRS__REDACT", "PAIRS__COLUMNS", "TRAINING__RECIPES"])
 @pytest.mark.parametrize("value", ["email", "", "{'a': 'b'}"])
 def test_a_list_or_table_that_is_not_json_is_refused_by_name(
     home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
@@ -285,7 +315,7 @@ def test_a_file_that_cannot_be_read_is_named(home: Path, content: bytes | None) 
 
 
 @pytest.mark.parametrize("value", ["inf", "nan", "-1"])
-@pytest.mark.parametrize("name", ["COMPUTE__PRICE_PER_HOUR", "BASELINE__PRICE", "MODELS__STATE_CACHE_GB"])
+@pytest.mark.parametrize("name", ["COMPUTE__PRICE_PER_HOUR", "BASELINE__PRICE", "ENCODING__STATE_CACHE_GB"])
 def test_an_amount_is_a_finite_number(home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"FLYWHEEL_{name}", value)
     with pytest.raises(FlywheelError, match=rf"Invalid settings: FLYWHEEL_{name}: Input should be .* Fix .*flywheel\.toml"):
@@ -367,7 +397,7 @@ def test_config_shows_every_setting_with_its_origin(home: Path) -> None:
     environment = {"FLYWHEEL_PAIRS__REDACT": '["phone"]'}
     bare = json.loads(verb("config", "--json", "--home", home).stdout)
     assert bare["file"] is None
-    file = write(home, '[baseline]\nprice = 3\n[models.paths]\njina = "/a"\n[pairs.files."x.csv"]\nlabels = {yes = 1}\n')
+    file = write(home, '[baseline]\nprice = 3\n[pairs.columns]\ntext_a = "q"\n[pairs.files."x.csv"]\nlabels = {yes = 1}\n')
     run, as_json = (verb("config", *more, "--home", home, **environment) for more in ((), ("--json",)))
     shown: dict[str, Any] = json.loads(as_json.stdout)
     assert (shown.pop("home"), shown.pop("file")) == (str(home), str(file))
@@ -377,7 +407,7 @@ def test_config_shows_every_setting_with_its_origin(home: Path) -> None:
     assert shown["pairs"]["quora_path"] == {"value": None, "origin": "default"}
     lines = run.stdout.splitlines()
     assert lines[0] == f"# home {home}, settings in {file}"
-    assert {'redact = ["phone"]  # environment', "price = 3.0  # file", 'paths = {"jina" = "/a"}  # file'} <= set(lines)
+    assert {'redact = ["phone"]  # environment', "price = 3.0  # file", 'columns = {"text_a" = "q"}  # file'} <= set(lines)
     assert {"quora_path = not set  # default", 'files = {"x.csv" = {"labels" = {"yes" = 1}}}  # file'} <= set(lines)
     values = "\n".join(line for line in lines if " = not set  #" not in line)
     assert {(group, name) for group, options in tomllib.loads(values).items() for name in options} == {

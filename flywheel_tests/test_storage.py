@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,64 @@ def test_a_complete_folder_is_not_uploaded_again(uri: str, folder: Path, tmp_pat
     written(folder, {"model.bin": b"something else", "more.txt": b"more"})
     storage.upload(folder, uri, LAST)
     assert fetched(uri, tmp_path / "there") == FILES
+
+
+def test_of_several_that_create_a_file_one_has_done_so(uri: str) -> None:
+    place, contents = f"{uri}/history/1.json", [bytes([number]) for number in range(40)]
+    with ThreadPoolExecutor(8) as several:
+        created = list(several.map(lambda content: storage.create(place, content), contents))
+    assert created.count(True) == 1 or uri.startswith("memory")  # which looks before it writes
+    winner = storage.read(place)
+    assert storage.create(place, winner or b""), "as when only the answer was lost"
+    assert not storage.create(place, b"another")
+    assert storage.read(place) == winner
+    assert list(storage.files(uri)) == ["history/1.json"]
+
+
+def test_files_are_listed_with_a_version_that_changes_with_their_content(uri: str) -> None:
+    assert storage.files(uri) == {}
+    first = storage.write(f"{uri}/a/b.json", b"first")
+    storage.write(f"{uri}/c", b"c")
+    before = storage.files(uri)
+    assert before.keys() == {"a/b.json", "c"}
+    assert before["a/b.json"] == first
+    second = storage.write(f"{uri}/a/b.json", b"later")
+    assert storage.files(uri) == {**before, "a/b.json": second}
+    assert second != first
+
+
+def test_a_mixture_of_two_uploads_is_not_taken(uri: str, folder: Path, tmp_path: Path) -> None:
+    storage.upload(folder, uri, LAST)
+    storage.write(f"{uri}/model.bin", FILES["model.bin"][::-1])  # as another machine that had begun before wrote it
+    (tmp_path / "there").mkdir()
+    with pytest.raises(FlywheelError, match=r"is damaged: model.bin is not the file that was uploaded with the others"):
+        storage.fetch(uri, tmp_path / "there" / "model", LAST, lambda _: None)
+    assert held(tmp_path / "there") == {}
+    storage.delete_folder(uri, LAST)
+    storage.upload(folder, uri, LAST)
+    storage.fetch(uri, tmp_path / "there" / "model", LAST, lambda _: None)
+    assert held(tmp_path / "there" / "model") == FILES
+
+
+def test_a_large_file_that_another_folder_has_is_copied_by_the_storage_itself(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, large, sent = f"memory://{uuid.uuid4()}", bytes(2**20), []
+    put = MemoryFileSystem.put_file
+    monkeypatch.setattr(
+        MemoryFileSystem, "put_file", lambda self, file, *more, **named: sent.append(file) or put(self, file, *more, **named)
+    )
+    written(folder, {"weights": large})
+    for name in ("a", "b"):
+        storage.upload(folder, f"{uri}/{name}", LAST, alike=f"{uri}/.files")
+    assert sent.count(str(folder / "weights")) == 1
+    storage.write(f"{uri}/a/weights", b"damaged")
+    storage.upload(folder, f"{uri}/c", LAST, alike=f"{uri}/.files")
+    storage.delete_folder(f"{uri}/c", LAST)
+    storage.upload(folder, f"{uri}/d", LAST, alike=f"{uri}/.files")
+    assert sent.count(str(folder / "weights")) == 3, "a source that changed or is gone is none"
+    for name in ("b", "d"):
+        assert fetched(f"{uri}/{name}", tmp_path / name) == {**FILES, "weights": large}
 
 
 def test_a_deleted_folder_is_nowhere_and_its_neighbour_stays(uri: str, folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from flywheel.cli import baseline, demo, grid, models, pairs, results
+from flywheel.cli import alarms, baseline, demo, export, grid, housekeeping, models, pairs, reembed, results
 from flywheel.cli.common import Home, Json, open_home, print_json, read_settings
 from flywheel.errors import FlywheelError, disk_is_full
 from flywheel.files import write_bytes
@@ -64,18 +64,19 @@ def _fail(sentence: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-for verbs in (demo, pairs, models, grid, baseline, results):
+for verbs in (demo, pairs, models, grid, baseline, results, export, reembed, alarms, housekeeping):
     app.add_typer(verbs.app)
 
 
 @app.command()
 def up(home: Home = None, port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the Dagster UI.")] = 3000) -> None:
     """Open the Dagster UI on this home, with sensors and schedule running."""
-    from flywheel.orchestration.server import serve_ui
+    from flywheel.orchestration.server import check_free, serve_ui
 
     with open_home(home) as session:
         place = session.workspace.home
-    sys.exit(serve_ui(place, port))
+        check_free(place, port)
+    serve_ui(place, port)
 
 
 @app.command()

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from flywheel.training.progress import Encoded, Event, Listener, Trained
+from flywheel.training.progress import Encoded, Event, Listener, Notice, Trained
 
 ENCODING = "encoding questions"
 
@@ -48,9 +48,11 @@ def bars(to_stderr: bool) -> Iterator[Bars]:
 
 
 def training_listener(shown: Bars) -> Listener:
-    """Shows how far a training is."""
+    """Shows how far a training is, and above the bars what somebody who waits should know: what it waits for, and where."""
 
     def on_event(event: Event) -> None:
+        if isinstance(event, Notice):
+            shown.console.print(event.text, style="dim", markup=False)
         if isinstance(event, Encoded | Trained):
             shown.report(ENCODING if isinstance(event, Encoded) else "training steps", event.done, event.of)
 

@@ -24,11 +24,10 @@ _BASE = "all-MiniLM-L6-v2"
 def demo(home: Home = None, as_json: Json = False) -> None:
     """Turn the whole loop once on the starter set: ingest, train, evaluate, promote."""
     from flywheel.cli.console import console
-    from flywheel.models.catalogue import Variant
     from flywheel.orchestration.grid import measure_references
     from flywheel.orchestration.materialise import materialise
     from flywheel.pipeline.evaluation import how_to_measure_the_api
-    from flywheel.training.job import GRID_DIMENSIONS, SIZES, Cell
+    from flywheel.training.options import GridOptions
 
     with open_home(home) as opened:
         # A demo spends no money, even where a key is set.
@@ -38,8 +37,7 @@ def demo(home: Home = None, as_json: Json = False) -> None:
         out.print(f"flywheel demo: home {workspace.home.root}")
         snapshot = _bring_pairs(session, out)
         out.print(f"\n[bold]2. Train and evaluate[/bold]  {_BASE}, head on a frozen encoder, every size the data fills")
-        cells = [Cell(Variant(_BASE, dim), size) for dim in GRID_DIMENSIONS[_BASE] for size in SIZES]
-        outcomes = run_grid(session, snapshot, cells, "head", as_json)
+        outcomes = run_grid(session, snapshot, GridOptions().cells, "head", as_json)
         if any(outcome["outcome"] == "failed" for outcome in outcomes):
             raise FlywheelError(
                 "Some cells failed; the reasons are above. Put that right and run `flywheel demo` again; finished cells stay."

@@ -24,17 +24,16 @@ app = typer.Typer()
 def grid_command(variant: Annotated[list[str] | None, typer.Option(help="A variant; may be given several times.")] = None,
                  size: Annotated[list[str] | None, typer.Option(help="A size; may be given several times.")] = None,
                  recipe: Recipe = "head", home: Home = None, as_json: Json = False) -> None:  # fmt: skip
-    """Train and evaluate many cells: the whole grid, or the variants and sizes given."""
+    """Train and evaluate many cells: the whole grid (settings `grid`), or the variants and sizes given, in the grid or not."""
     from flywheel.models.catalogue import Variant
     from flywheel.orchestration import grid
-    from flywheel.orchestration.partitions import GRID_VARIANTS, cell_key
-    from flywheel.training.job import SIZES, Cell, check_recipe
+    from flywheel.training.job import Cell, check_recipe, check_size
 
-    variants = [Variant.parse(text) for text in variant or GRID_VARIANTS]
-    cells = [Cell(each, number) for each in variants for number in size or SIZES]
-    for cell in cells:
-        cell_key(cell)
+    named, sizes = [Variant.parse(text) for text in variant or ()], [check_size(text) for text in size or ()]
     with open_home(home) as session:
+        options = session.workspace.settings.grid
+        variants = named or [Variant.parse(text) for text in options.variants]
+        cells = [Cell(each, number) for each in variants for number in sizes or options.sizes]
         snapshot = grid.ensure_snapshot(session)
         outcomes = run_grid(session, snapshot, cells, check_recipe(recipe), as_json)
         if all(outcome["outcome"] == "impossible" for outcome in outcomes):
@@ -85,7 +84,7 @@ def run_grid(
             listening = session.with_listener(training_listener(shown))
             progress = partial(shown.report, "training and evaluating cells")
             progress(0, len(to_do))
-            for i, finished in enumerate(grid.run_cells(listening, to_do, recipe), start=1):
+            for i, finished in enumerate(grid.run_cells(listening, snapshot, to_do, recipe), start=1):
                 outcomes[finished.cell] = ("failed", finished.failure) if finished.failure else ("trained", "")
                 progress(i, len(to_do))
     for cell, (outcome, reason) in outcomes.items():
@@ -106,6 +105,8 @@ def _cost_text(cost: "GridCost") -> str:
     trainings = "duration unknown (no finished training to compare)"
     if cost.training_seconds is not None:
         trainings = f"about {duration(cost.training_seconds)}"
+        if cost.at_once > 1:
+            trainings += f" of machines, {cost.at_once} at once: about {duration(cost.training_seconds / cost.at_once)}"
     parts = [f"{cost.texts:,} texts to encode{again}{disk}{took}", f"{cost.trainings} trainings, {trainings}"]
     if cost.money is not None:
         parts.append(f"about {cost.money:.2f} by compute.price_per_hour")

@@ -1,4 +1,4 @@
-"""Verbs for models: train, and the cache of what encoders made of texts."""
+"""Verbs for models: base models, train, and the cache of what encoders made of texts."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +10,7 @@ from flywheel.errors import FlywheelError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from flywheel.pipeline.base_models import CheckedModel, KnownModel
     from flywheel.pipeline.cleanup import CachedItem
 
 Recipe = Annotated[str, typer.Option("--recipe", help="How weights move: head, top or full.")]
@@ -17,6 +18,8 @@ Recipe = Annotated[str, typer.Option("--recipe", help="How weights move: head, t
 app = typer.Typer()
 cache_app = typer.Typer(no_args_is_help=False, help="Cached vectors and trained layers: what there is, prune.")
 app.add_typer(cache_app, name="cache")
+models_app = typer.Typer(no_args_is_help=False, help="Base models: what is known of them, check one.")
+app.add_typer(models_app, name="models")
 
 
 @app.command()
@@ -32,10 +35,12 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
     from flywheel.orchestration import grid
     from flywheel.pipeline.training import encode_ahead
     from flywheel.training.job import Cell, check_recipe, check_size
+    from flywheel.training.readable import cut_in_words
     from flywheel.training.starts import start_in_words
 
     cell, recipe = Cell(Variant.parse(variant), check_size(size)), check_recipe(recipe)
     with open_home(home) as session:
+        session.workspace.vectors(cell.variant.base).check_dim(cell.variant.dim)
         snapshot = grid.ensure_snapshot(session)
         with bars(as_json) as shown:
             _, failures = encode_ahead(session.workspace, snapshot, [cell], partial(shown.report, ENCODING))
@@ -57,6 +62,7 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
         "start": model.start,
         "place": model.place,
         "kept_start": model.kept_start,
+        "cut": dict(model.cut),
     }
     if as_json:
         return print_json(result)
@@ -64,6 +70,8 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
         print(f"Training did not help, so {start_in_words(model.start)} is used: {model.kept_start}.")
     elif model.place != 1:
         print(f"The model lies {model.ships}, a place chosen on pairs that it had not seen.")
+    for source, share in model.cut.items():
+        print(cut_in_words(source, share, cell.variant.base))
     judged = "test pairs"
     if record.is_cross_fitted:
         judged = "labelled pairs, each judged by a model trained without it"
@@ -71,6 +79,35 @@ def train(variant: Annotated[str, typer.Argument(help="Base model and dimension:
     if snapshot.on_quora and record.contamination:
         print(record.contamination)
     print("Next: flywheel leaderboard")
+
+
+@models_app.callback(invoke_without_command=True)
+def models_show(context: typer.Context, home: Home = None, as_json: Json = False) -> None:
+    """The base models that are known, and whether their weights are at hand; nothing is downloaded."""
+    if context.invoked_subcommand is not None:
+        return
+    from dataclasses import asdict
+
+    from flywheel.pipeline.base_models import list_models
+
+    known = list_models(open_workspace(home))
+    if as_json:
+        return print_json([asdict(each) for each in known])
+    _print_known(known)
+
+
+@models_app.command("check")
+def models_check(name: Annotated[str, typer.Argument(help="Base model: all-MiniLM-L6-v2.")],
+                 home: Home = None, as_json: Json = False) -> None:  # fmt: skip
+    """Load a base model, encode some texts, and say how quick it is and which recipes it allows."""
+    from dataclasses import asdict
+
+    from flywheel.pipeline.base_models import check_model
+
+    checked = check_model(open_workspace(home), name)
+    if as_json:
+        return print_json(asdict(checked))
+    _print_checked(checked)
 
 
 @cache_app.callback(invoke_without_command=True)
@@ -112,3 +149,31 @@ def _print_cached(items: "Sequence[CachedItem]") -> None:
         table.add_row(item.name, "" if item.texts is None else f"{item.texts:,}", f"{item.bytes / 1e6:,.1f}")
     console(False).print(table)
     print(f"{sum(item.bytes for item in items) / 1e6:,.1f} MB in all. Next: flywheel cache prune")
+
+
+def _print_known(known: "Sequence[KnownModel]") -> None:
+    """Base models, as a table."""
+    from flywheel.cli.console import console, new_table
+
+    table = new_table("Base models", ["model", "licence", "weights"], ("width", "reads"))
+    for each in known:
+        where = each.weights or each.problem or f"not here: {each.origin}"
+        read = "" if each.reads is None else f"{each.reads:,}"
+        table.add_row(each.name, each.licence, where, "" if each.width is None else str(each.width), read)
+    console(False).print(table)
+    for each in known:
+        print(f"{each.name}: {each.contamination}{'' if each.met else ' Its real weights were never met by our tests.'}")
+    print("Next: flywheel models check NAME")
+
+
+def _print_checked(checked: "CheckedModel") -> None:
+    dims = f", trained for {', '.join(map(str, checked.dims))} as well" if checked.dims else ""
+    print(f"{checked.name}: {checked.kind} in {checked.weights}")
+    print(f"Vectors of {checked.width} numbers{dims}: any dimension from 1 to {checked.width} can be asked for.")
+    print("It reads texts of any length." if checked.reads is None else f"It reads {checked.reads:,} tokens of a text at most.")
+    print(f"Before every text: {checked.prompt!r}." if checked.prompt else "No prompt stands before texts.")
+    print("It gives its published vector." if checked.published else "There is no published vector to check it by.")
+    print(f"{checked.texts_per_second:,.0f} texts a second on {checked.device}.")
+    for recipe, reason in checked.recipes.items():
+        print(f"Recipe {recipe}: {reason or 'yes'}")
+    print(f"Next: flywheel train {checked.name}@{min(256, checked.width)} all")

@@ -29,7 +29,7 @@ def ingest(paths: Annotated[list[Path], typer.Argument(help="Files of events, or
     from dataclasses import asdict
 
     from flywheel.cli.console import counter
-    from flywheel.pairs.ingest import quarantine_reasons
+    from flywheel.pairs.store.accounts import quarantine_reasons
     from flywheel.pipeline.ingest import ingest_paths, preview_paths
 
     workspace = open_workspace(home)

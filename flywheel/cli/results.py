@@ -8,6 +8,7 @@ from flywheel.cli.common import Home, Json, open_home, open_workspace, print_jso
 from flywheel.errors import FlywheelError
 
 if TYPE_CHECKING:
+    from flywheel.evaluation.records import Evaluation
     from flywheel.pairs.snapshots.snapshot import Snapshot
     from flywheel.pipeline.workspace import Workspace
     from flywheel.registry.champions import Entry
@@ -78,15 +79,16 @@ def show(home: Home = None, as_json: Json = False) -> None:
 
 @champion_app.command()
 def history(home: Home = None, as_json: Json = False) -> None:
-    """Every decision and rollback, oldest first."""
+    """What became of every turn, and every rollback, oldest first."""
     from dataclasses import asdict
+
+    from flywheel.registry.decisions import in_words
 
     entries = open_workspace(home).registry.history()
     if as_json:
         return print_json([asdict(entry) for entry in entries])
     for entry in entries:
-        who = entry.verdict.challenger_name if entry.verdict else entry.champion and entry.champion.variant
-        print(f"{entry.number:>4}  {entry.time}  {entry.action:<11}  {who}  {entry.verdict.reason if entry.verdict else ''}")
+        print(f"{entry.number:>4}  {entry.time}  {entry.action:<11}  {in_words(entry)}")
     if not entries:
         print("No decision yet.")
 
@@ -104,9 +106,9 @@ def promote(home: Home = None, as_json: Json = False) -> None:
     workspace = session.workspace
     history = workspace.registry.history()
     entry = next(entry for entry in history if entry.number == decision["entry"])
-    if not decision["judged"] and not as_json:
+    if not decision["judged"] and not entry.turn and not as_json:
         print(_reason_unjudged(workspace, entry, snapshot.test_id))
-    if entry.verdict is None:  # a rollback: what is shown is the decision that once made this champion
+    if entry.verdict is None and entry.turn is None:  # a rollback: what is shown is the decision that once made this champion
         entry = next(former for former in reversed(history) if former.verdict and former.champion == entry.champion)
     _print_entry(workspace, entry, as_json, judged=decision["judged"])
 
@@ -138,19 +140,23 @@ def _print_entry(workspace: "Workspace", entry: "Entry", as_json: bool, **more: 
     from dataclasses import asdict
 
     from flywheel.cli.console import console
+    from flywheel.evaluation.comparison import unsound_text
     from flywheel.evidence.render.terminal import print_section
     from flywheel.evidence.sections import decision_section
 
     present = workspace.registry.current()
     champion = present.champion if present else None
-    folder = str(workspace.home.models / champion.model) if champion else None
+    folder = str(workspace.trained.find(champion.model)) if champion else None
     snapshot = workspace.snapshots.latest()
-    alarm = _alarm(workspace, snapshot, champion.model) if champion and snapshot else None
+    now = _now(workspace, snapshot, champion.model) if champion and snapshot else None
+    alarm = unsound_text(now) if now and now.alarm else None
     if as_json:
         fields = {**asdict(champion), "model": folder, "alarm": alarm} if champion else {"model": None}
-        verdict = asdict(entry.verdict) if entry.verdict else None
-        return print_json({**fields, "entry": entry.number, "action": entry.action, "verdict": verdict, **more})
-    print_section(decision_section(entry, present, snapshot is not None and snapshot.on_quora), console(False))
+        if now:
+            fields |= {"present_error": now.error, "present_test_id": now.test_id, "present_n": now.metrics.n}
+        parts = {name: asdict(part) if part else None for name, part in (("verdict", entry.verdict), ("turn", entry.turn))}
+        return print_json({**fields, "entry": entry.number, "action": entry.action, **parts, **more})
+    print_section(decision_section(entry, present, snapshot is not None and snapshot.on_quora, now), console(False))
     if folder:
         print(f"Model folder: {folder}")
     if alarm:
@@ -158,10 +164,8 @@ def _print_entry(workspace: "Workspace", entry: "Entry", as_json: bool, **more: 
     return None
 
 
-def _alarm(workspace: "Workspace", snapshot: "Snapshot", model: str) -> str | None:
-    """What speaks against comparing the champion's `model` on the present test pairs with anything."""
-    from flywheel.evaluation.comparison import unsound_text
-    from flywheel.evaluation.records import evaluation_folder, load_evaluation
+def _now(workspace: "Workspace", snapshot: "Snapshot", model: str) -> "Evaluation | None":
+    """The champion's `model` on the present test pairs, where it was evaluated on them."""
+    from flywheel.pipeline.evaluation import read_record
 
-    record = load_evaluation(evaluation_folder(workspace.home.evaluations, snapshot.test_id, model), workspace.terms)
-    return unsound_text(record) if record and record.alarm else None
+    return read_record(workspace, snapshot, model)

@@ -103,11 +103,11 @@ def test_new_interactions_move_the_snapshot_and_mark_older_cells_stale(demo: Dem
         (["train", "all-MiniLM-L6-v2@256", "102400"], 1, "102400 seed pairs, but `train` holds 4106"),
         (["train", "all-MiniLM-L6-v2@256", "many"], 1, "'many' is not a size"),
         (["train", "all-MiniLM-L6-v2@256", "100", "--recipe", "magic"], 1, "Unknown recipe 'magic'"),
-        (["train", "bge-base-en-v1.5@256", "100"], 1, "models.paths"),
-        (["train", "jina-embeddings-v2-small-en@256", "100"], 1, "models.paths"),
+        (["train", "bge-base-en-v1.5@256", "100"], 1, 'models."bge-base-en-v1.5".path'),
+        (["train", "jina-embeddings-v2-small-en@256", "100"], 1, "models.jina-embeddings-v2-small-en.path"),
         (["ingest", "missing.jsonl"], 1, "is not a file"),
         (["champion", "rollback"], 1, "no earlier champion"),
-        (["grid", "--size", "123"], 1, "not in the grid"),
+        (["grid", "--size", "many"], 1, "'many' is not a size"),
         (["train"], 2, "Missing argument"),
         (["nonsense"], 2, "No such command"),
     ],
@@ -121,6 +121,15 @@ def test_bad_input_is_one_clear_sentence(demo: Demo, tmp_path: Path, arguments: 
     if code == 1:
         assert len(run.stderr.strip().splitlines()) == 1
     assert (sorted(demo[0].glob("models/*")), sorted(demo[0].glob("evaluations/*/*"))) == before
+
+
+def test_a_cell_outside_the_grid_is_trained_and_on_the_leaderboard(demo: Demo, tmp_path: Path) -> None:
+    home, cell = copy_home(demo[0], tmp_path / "outside"), ["--variant", "all-MiniLM-L6-v2@64", "--size", "123"]
+    for outcome in ("trained", "done"):
+        run = verb("grid", *cell, "--json", "--home", home)
+        assert [row["outcome"] for row in json.loads(run.stdout)] == [outcome]
+    board = json.loads(verb("leaderboard", "--json", "--home", home).stdout)
+    assert any((row["variant"], row["size"]) == ("all-MiniLM-L6-v2@64", "123") for row in board)
 
 
 def test_the_api_baseline_without_a_key_says_what_to_do(demo: Demo, tmp_path: Path) -> None:

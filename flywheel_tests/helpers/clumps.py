@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 
 from flywheel.evaluation.retention import general_domain
 from flywheel.models.catalogue import CATALOGUE
-from flywheel.models.features import PARTS
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.events.json_rows import json_batch
 from flywheel.pairs.ingest import ingest
@@ -42,16 +41,11 @@ def embed(texts: list[str]) -> np.ndarray:
 
     def part(name: str, first: int, width: int, length: float) -> np.ndarray:
         rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big"))
-        return np.pad(rng.normal(0, length / width**0.5, width), (first, MINILM.width - first - width))
+        return np.pad(rng.normal(0, length / width**0.5, width), (first, 384 - first - width))
 
     named = [text.split() for text in texts]
     rows = [part(c, 0, 384, 0.7) + part(f"{c} {i}", 0, 32, 0.5) + part(f"{c} {i} {w}", 32, 96, 1.0) for c, i, w in named]
     return (np.stack(rows) / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def embed_features(texts: list[str]) -> np.ndarray:
-    """The same as what a cache of features holds."""
-    return np.tile(embed(texts), len(PARTS))
 
 
 def clump_pairs(clumps: range) -> PairFeatures:
@@ -75,7 +69,9 @@ class World:
         """A small job on the snapshot."""
         usual = {
             "variant": "all-MiniLM-L6-v2@32", "size": "100", "recipe": "head", "random_seed": 0, "interaction_share": 0.0,
-            "snapshot_id": self.snapshot.snapshot_id, "weights": self.vectors.weights_id, "head": HeadRecipe(),
+            "snapshot_id": self.snapshot.snapshot_id, "base": replace(self.vectors.model, path=None),
+            "weights": self.vectors.weights_id, "head": HeadRecipe(),
+            "poolings": self.vectors.holds,
         }  # fmt: skip
         return TrainingJob(**{**usual, **fields})
 
@@ -85,19 +81,19 @@ def take_world(workspace: Workspace, lines: list[bytes]) -> World:
     workspace = with_options(workspace, splits={"frozen_from": 0})
     ingest(workspace.store, json_batch(hashlib.sha256(b"".join(lines)).hexdigest(), "seed", "test", lines))
     snapshot = take_snapshot(workspace.store, workspace.snapshots, workspace.split_rules)
-    return World(workspace, snapshot, workspace.vectors(MINILM))
+    return World(workspace, snapshot, workspace.vectors(MINILM.name))
 
 
 def clump_world(home: Path, clumps: int, **groups: dict[str, Any]) -> World:
     """A world of clumps. Their vectors are cached and the device does not exist, so that encoding anything else fails."""
-    workspace = with_options(make_workspace(home, **groups), models={"device": "gone"})
+    workspace = with_options(make_workspace(home, **groups), encoding={"device": "gone"})
     world = take_world(workspace, clump_lines(range(clumps)))
     texts = [text for clump in range(clumps) for text in six_texts(clump)]
-    world.vectors.cache.get(texts, embed_features)
-    world.vectors.cache.get(unique_texts(general_domain().read()), noise)
+    world.vectors.cache.get(texts, lambda some: np.tile(embed(some), len(world.vectors.poolings)))
+    world.vectors.cache.get(unique_texts(general_domain().read()), lambda some: noise(some, world.vectors.width))
     return world
 
 
-def noise(texts: list[str]) -> np.ndarray:
+def noise(texts: list[str], width: int = 384) -> np.ndarray:
     """Features that say nothing, for texts that are of no clump."""
-    return np.random.default_rng(0).normal(size=(len(texts), len(PARTS) * MINILM.width)).astype(np.float16)
+    return np.random.default_rng(0).normal(size=(len(texts), width)).astype(np.float16)

@@ -17,8 +17,9 @@ import pytest
 from flywheel.errors import FlywheelError
 from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events.readers import read_batch
-from flywheel.pairs.ingest import IngestReport, unaccounted
+from flywheel.pairs.ingest import IngestReport
 from flywheel.pairs.options import PairOptions
+from flywheel.pairs.store.accounts import unaccounted
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel_tests.pairs.test_ingest import balanced, line
 

@@ -1,7 +1,9 @@
 """Homes for tests: opened ones, with some settings changed."""
 
+import json
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from flywheel.pipeline.workspace import Workspace
 from flywheel.settings import Settings, load_settings
@@ -19,3 +21,11 @@ def with_options(workspace: Workspace, **groups: dict[str, Any]) -> Workspace:
         values[group] = {**values.get(group, {}), **changes}
     settings = Settings(**{name: value for name, value in values.items() if name != "home"})
     return Workspace(settings.model_copy(update={"home": workspace.home.root}), workspace.listener)
+
+
+def write_a_pair(workspace: Workspace) -> Path:
+    """A file with a new pair that trains: one of its questions is in the current snapshot's train."""
+    known = workspace.current_snapshot().pairs("train")["text_a"].iloc[0]
+    file = workspace.home.root / f"{uuid4()}.jsonl"
+    file.write_text(json.dumps({"text_a": f"{known} ({uuid4()})", "text_b": known, "label": 1}))
+    return file
