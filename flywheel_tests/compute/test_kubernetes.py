@@ -77,7 +77,7 @@ def test_a_job_gets_its_own_variables_and_the_secrets_entries_and_nothing_of_the
     words = {**world.workspace.settings.compute.environment, "PRICE": "$5 $(HOME)"}
 
     def look(event: Progress) -> None:
-        seen.extend(each.info["environ"] for each in processes_of(world.job()))
+        seen.extend(each.info["environ"] for each in processes_of(world, world.job()))
 
     train(world, Heard(look), environment=words, kubernetes={"env_from_secrets": ["storage"]})
     assert seen
@@ -90,13 +90,13 @@ def test_who_stops_leaves_no_job_behind(world: World, lab: Cluster) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(world, Heard(stop_at(Trained)), long(world))
     wait_until(lambda: not lab.jobs(), "the job's end")
-    assert not processes_of(long(world))
+    assert not processes_of(world, long(world))
 
 
 def test_a_launcher_that_was_killed_finds_its_job_again(world: World, lab: Cluster, tmp_path: Path) -> None:
     job = long(world)
     with launcher(world, job, tmp_path) as process:
-        wait_until(lambda: lab.pods and processes_of(job), "the job")
+        wait_until(lambda: lab.pods and processes_of(world, job), "the job")
         process.kill()
     heard = Heard()
     train(world, heard, job)

@@ -56,7 +56,7 @@ def test_a_job_makes_there_what_it_makes_here_and_says_how_far_it_is(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     cloud.secret["AWS_SECRET_ACCESS_KEY"] = "of Modal"
     variables: list[dict[str, str]] = []
-    heard = Heard(lambda event: variables.extend(each.info["environ"] for each in processes_of(world.job())))
+    heard = Heard(lambda event: variables.extend(each.info["environ"] for each in processes_of(world, world.job())))
     folder = train(world, heard)
     away = contents(folder)
     [(call, made)] = cloud.calls.items()
@@ -75,14 +75,14 @@ def test_who_stops_leaves_no_call_behind(world: World, cloud: Cloud) -> None:
         train(world, Heard(stop_at(Trained)), long(world))
     [call] = cloud.calls.values()
     assert call.done.is_set()
-    wait_until(lambda: not processes_of(long(world)), "the container's end")
+    wait_until(lambda: not processes_of(world, long(world)), "the container's end")
     assert not list(Path(str(world.workspace.root.uri).removeprefix("file://")).glob("jobs/*.modal"))
 
 
 def test_a_launcher_that_was_killed_finds_its_call_again(world: World, cloud: Cloud, tmp_path: Path) -> None:
     job = long(world)
     with launcher(world, job, tmp_path) as process:
-        wait_until(lambda: list((tmp_path / "root" / "jobs").glob("*.modal")) and processes_of(job), "the call")
+        wait_until(lambda: list((tmp_path / "root" / "jobs").glob("*.modal")) and processes_of(world, job), "the call")
         process.kill()
     heard = Heard()
     train(world, heard, job)
@@ -139,7 +139,7 @@ def test_what_cannot_be_is_said_in_a_sentence(
 def test_memory_that_ran_out_is_the_likely_reason_of_a_kill(world: World) -> None:
     def kill(event: Progress) -> None:
         if isinstance(event, Trained):
-            for each in processes_of(long(world)):
+            for each in processes_of(world, long(world)):
                 if each.name() != "timeout":
                     each.kill()
 

@@ -5,11 +5,9 @@ import shutil
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 
 from flywheel.compute import remote_job
@@ -17,7 +15,7 @@ from flywheel.errors import FlywheelError, TryAgainError
 from flywheel.training.job import TrainingJob
 from flywheel.training.progress import Progress, Trained
 from flywheel_tests.helpers.clumps import World
-from flywheel_tests.helpers.clusters import Heard, cluster_options, cluster_world, here, launcher, stop_at
+from flywheel_tests.helpers.clusters import Heard, cluster_options, cluster_world, here, launcher, processes_of, stop_at
 from flywheel_tests.helpers.homes import with_options
 from flywheel_tests.helpers.slurm import slurm, tool, wait_until
 from flywheel_tests.training.test_training import contents
@@ -68,10 +66,7 @@ def test_nothing_of_the_launchers_environment_goes_there(world: World, monkeypat
     seen: list[dict[str, str]] = []
 
     def look(event: Progress) -> None:
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if "flywheel.training" in process.cmdline() and world.job().job_id in str(process.cmdline()):
-                    seen.append(process.environ())
+        seen.extend(each.info["environ"] for each in processes_of(world, world.job()))
 
     train(world, Heard(look))
     assert seen

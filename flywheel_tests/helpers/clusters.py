@@ -75,10 +75,14 @@ def stop_at(kind: type[Trained | Encoded | Notice], text: str = "") -> Callable[
     return on_event
 
 
-def processes_of(job: TrainingJob) -> list[psutil.Process]:
-    """The processes of this machine that have a job's id in their command; their `info` has its words and variables."""
+def processes_of(world: World, job: TrainingJob) -> list[psutil.Process]:
+    """The processes that train a job of this world; their `info` has words and variables.
+
+    The root says whose: equal jobs of other tests have the same id, and may run at the same time.
+    """
+    spec = f"{world.workspace.root.jobs}/{job.job_id}.json"
     running = psutil.process_iter(["cmdline", "environ"])
-    return [each for each in running if job.job_id in str(each.info["cmdline"]) and each.info["environ"]]
+    return [each for each in running if spec in str(each.info["cmdline"]) and each.info["environ"]]
 
 
 LAUNCHER = """
