@@ -108,6 +108,9 @@ def _cost_text(cost: "GridCost") -> str:
         if cost.at_once > 1:
             trainings += f" of machines, {cost.at_once} at once: about {duration(cost.training_seconds / cost.at_once)}"
     parts = [f"{cost.texts:,} texts to encode{again}{disk}{took}", f"{cost.trainings} trainings, {trainings}"]
+    if cost.texts_away:
+        as_here = f", about {duration(cost.away_seconds)} at this machine's speed" if cost.away_seconds else ""
+        parts.insert(1, f"{cost.texts_away:,} to encode on the cluster{as_here}")
     if cost.money is not None:
         parts.append(f"about {cost.money:.2f} by compute.price_per_hour")
     return "; ".join(parts)

@@ -99,6 +99,8 @@ def _attempts(job: RemoteJob) -> bool:
     attempt, running = _running(job)
     began, why = time.monotonic(), ""
     while attempt < job.options.attempts:
+        if _ending.is_set():
+            raise KeyboardInterrupt
         started = running or job.engine.start(Command(f"{job.name}-{attempt}", job.words, job.options.environment))
         job.listener(Notice(f"{'Following' if running else 'Started'} {job.engine.title} {started}."))
         end, state, last_words = _follow(job, started)

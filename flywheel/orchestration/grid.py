@@ -1,5 +1,6 @@
 """Many cells in one process: what there is to do, and doing it cell by cell so that one failure takes no other with it."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,12 +13,13 @@ from flywheel.evaluation.records import Evaluation, evaluation_folder, load_eval
 from flywheel.orchestration.instance import Session
 from flywheel.orchestration.lineage import MODEL
 from flywheel.orchestration.materialise import materialise
-from flywheel.pairs.snapshots.snapshot import Snapshot
+from flywheel.pairs.snapshots.snapshot import ALL, Snapshot
 from flywheel.pipeline.evaluation import evaluate_cell, snapshot_of
 from flywheel.pipeline.training import train_cell, training_job, why_impossible
 from flywheel.pipeline.workspace import Workspace
 from flywheel.training.job import Cell
 from flywheel.training.model import TrainedModel
+from flywheel.training.progress import Progress, Trained
 
 
 @dataclass(frozen=True)
@@ -72,18 +74,40 @@ def run_cells(session: Session, snapshot: Snapshot, cells: Sequence[Cell], recip
 def _on_a_cluster(
     workspace: Workspace, snapshot: Snapshot, cells: Sequence[Cell], recipe: str
 ) -> Iterator[FinishedCell] | None:
-    """Train cells on the cluster, if there is one; yields each as its model is here."""
+    """Train cells on the cluster, if there is one; yields each as its model is here.
+
+    The largest cell of a base model goes first, and its others once it has encoded its texts, so that they find them at the
+    root instead of encoding the same.
+    """
     if workspace.settings.compute.engine is None:
         return None
+    largest_first = sorted(cells, key=lambda cell: -float("inf" if cell.size == ALL else cell.size))
+    first = {cell.variant.base: cell for cell in reversed(largest_first)}
+    encoded = {base: threading.Event() for base in first}
 
     def train(cell: Cell) -> FinishedCell:
+        base = cell.variant.base
+        leads, home = cell == first[base], workspace
+
+        def hear(event: Progress) -> None:
+            if isinstance(event, Trained):
+                encoded[base].set()
+
+        if leads:
+            home = workspace.with_listener(hear)
+        else:
+            encoded[base].wait()
         try:
-            train_cell(workspace, snapshot, cell, recipe)
+            train_cell(home, snapshot, cell, recipe)
         except FlywheelError as error:
             return FinishedCell(cell, str(error))
+        finally:
+            if leads:
+                encoded[base].set()
         return FinishedCell(cell, None)
 
-    return at_once(train, cells, workspace.settings.compute.gpu_slots)
+    others = [cell for cell in cells if cell not in first.values()]
+    return at_once(train, [*first.values(), *others], workspace.settings.compute.gpu_slots)
 
 
 def train_one(session: Session, snapshot: Snapshot, cell: Cell, recipe: str) -> tuple[TrainedModel, Evaluation]:

@@ -11,7 +11,7 @@ from flywheel.models.catalogue import Variant
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import ALL, Snapshot, unique_texts
 from flywheel.pipeline.cleanup import readable_models
-from flywheel.pipeline.training import evaluated_pairs, texts_of_cells
+from flywheel.pipeline.training import evaluated_pairs, texts_encoded_here, texts_of_cells
 from flywheel.pipeline.workspace import Workspace
 from flywheel.training.job import Cell, RecipeName, tuning_recipe
 from flywheel.training.model import TrainedModel
@@ -21,17 +21,19 @@ _TIMED_TEXTS = 256
 
 @dataclass(frozen=True)
 class GridCost:
-    """What a grid takes: texts to encode and those to encode by layers that it trains, token states on disk in bytes,
-    trainings (one for both dimensions where layers move) and how many of them at once, seconds (None where nothing tells),
-    money by `price_per_hour`.
+    """What a grid takes: texts to encode here, those to encode on the cluster's machines, those to encode by layers that it
+    trains, token states on disk in bytes, trainings (one for both dimensions where layers move) and how many of them at once,
+    seconds (None where nothing tells; those of the cluster's encoding by this machine's speed), money by `price_per_hour`.
     """
 
     texts: int
+    texts_away: int
     texts_by_trained: int
     state_bytes: int
     trainings: int
     at_once: int
     encoding_seconds: float
+    away_seconds: float
     training_seconds: float | None
     money: float | None
 
@@ -57,9 +59,11 @@ def estimate_grid(workspace: Workspace, snapshot: Snapshot, cells: Sequence[Cell
             for cell in cells
         )
     )
-    texts = texts_of_cells(workspace, snapshot, [cell.size for cell in cells]) if cells else []
+    sizes = [cell.size for cell in cells]
+    texts = texts_of_cells(workspace, snapshot, sizes) if cells else []
+    here = texts_encoded_here(workspace, snapshot, sizes) if cells else []
     frozen = len(unique_texts(*evaluated_pairs(workspace, snapshot)))
-    missing, by_trained, state_bytes, encoding = 0, 0, 0, 0.0
+    missing, missing_away, by_trained, state_bytes, encoding, encoding_away = 0, 0, 0, 0, 0.0, 0.0
     for base in dict.fromkeys(each.base for each in trainings):
         vectors = workspace.vectors(base)
         trained_here = sum(each.base == base for each in trainings) if recipe != "head" else 0
@@ -70,16 +74,22 @@ def estimate_grid(workspace: Workspace, snapshot: Snapshot, cells: Sequence[Cell
                 state_bytes += vectors.new_state_bytes(texts, max(0, (vectors.facts.layers or 0) - tuning.layers))
         except FlywheelError:
             continue
-        new = vectors.missing(texts)
+        new = vectors.missing(here)
+        away = vectors.missing(texts) - new
         missing += new
+        missing_away += away
+        encoding_away += rate * away
         by_trained += trained_here * frozen
         encoding += rate * (new + trained_here * frozen)
     training = _all_seconds(readable_models(workspace), trainings, recipe)
     compute = workspace.settings.compute
     price = compute.price_per_hour
     at_once = 1 if compute.engine is None else max(1, min(compute.gpu_slots, len(trainings)))
-    money = None if price is None or training is None else (encoding + training) / 3600 * price
-    return GridCost(missing, by_trained, state_bytes, len(trainings), at_once, encoding, training, money)
+    paid = encoding if compute.engine is None else encoding_away
+    money = None if price is None or training is None else (paid + training) / 3600 * price
+    return GridCost(
+        missing, missing_away, by_trained, state_bytes, len(trainings), at_once, encoding, encoding_away, training, money
+    )
 
 
 def _seconds_a_text(vectors: Vectors, texts: Sequence[str]) -> float:

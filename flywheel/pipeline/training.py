@@ -90,14 +90,21 @@ def evaluated_pairs(workspace: Workspace, snapshot: Snapshot) -> list[pd.DataFra
     return [snapshot.pairs("calibration"), snapshot.judging_pairs(), *(domain.read() for domain in workspace.domains)]
 
 
+def texts_encoded_here(workspace: Workspace, snapshot: Snapshot, sizes: Iterable[str]) -> list[str]:
+    """The texts that this machine encodes for cells of these sizes: all, or where a cluster trains those of evaluations."""
+    if workspace.settings.compute.engine is None:
+        return texts_of_cells(workspace, snapshot, sizes)
+    return unique_texts(*evaluated_pairs(workspace, snapshot))
+
+
 def encode_ahead(
     workspace: Workspace, snapshot: Snapshot, cells: Sequence[Cell], progress: Callable[[int, int], None]
 ) -> tuple[int, dict[str, str]]:
-    """Encode all that some cells and their evaluation will need; `progress` hears (encoded, to encode).
+    """Encode all that some cells and their evaluation will need of this machine; `progress` hears (encoded, to encode).
 
     Returns how many texts were new, and for each base model that cannot be loaded why.
     """
-    texts = texts_of_cells(workspace, snapshot, (cell.size for cell in cells))
+    texts = texts_encoded_here(workspace, snapshot, (cell.size for cell in cells))
     encoded, failures = 0, {}
     for base in dict.fromkeys(cell.variant.base for cell in cells):
         try:

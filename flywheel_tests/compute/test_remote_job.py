@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,17 +13,23 @@ from pathlib import Path
 import pytest
 
 from flywheel import storage
-from flywheel.compute import remote_job
+from flywheel.compute import launch, remote_job
 from flywheel.compute.engine import Command, State, Tail
 from flywheel.compute.options import ComputeOptions
 from flywheel.compute.places import Places
 from flywheel.errors import FlywheelError, TryAgainError
-from flywheel.pairs.snapshots.snapshot import Snapshot
-from flywheel.training.job import TrainingJob
+from flywheel.models.catalogue import Variant
+from flywheel.orchestration import grid
+from flywheel.orchestration.instance import open_session
+from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.pipeline.costs import estimate_grid
+from flywheel.pipeline.training import encode_ahead, evaluated_pairs, texts_of_cells, training_job
+from flywheel.training.job import Cell, TrainingJob
 from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Progress, Trained
 from flywheel_tests.helpers.clumps import World
 from flywheel_tests.helpers.clusters import Heard, cluster_options, cluster_world, stop_at
+from flywheel_tests.helpers.homes import with_options
 
 
 class Processes:
@@ -228,6 +235,30 @@ def test_many_are_followed_at_once_and_all_are_stopped_with_the_caller(world: Wo
     assert next(at_once) is None
     at_once.close()
     assert [job.poll() for job in away.engine.jobs.values()] == [-signal.SIGTERM] * 3
+
+
+@pytest.mark.slow
+def test_a_grid_encodes_here_what_is_evaluated_and_all_else_once_on_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = cluster_world(tmp_path, tmp_path / "disk", engine="slurm", gpu_slots=2)
+    workspace, snapshot = with_options(world.workspace, encoding={"device": "cpu"}), world.snapshot
+    for folder in (workspace.home.cache, tmp_path / "root" / "cache"):
+        shutil.rmtree(folder)
+    (tmp_path / "output").mkdir()
+    engine = Processes(tmp_path / "output")
+    monkeypatch.setattr(launch, "_engine", lambda options, notes: engine)
+    cells = [Cell(Variant("all-MiniLM-L6-v2", 32), size) for size in ("50", "all")]
+    cost = estimate_grid(workspace, snapshot, cells, "head")
+    encoded, failures = encode_ahead(workspace, snapshot, cells, lambda done, of: None)
+    assert (encoded, failures) == (len(unique_texts(*evaluated_pairs(workspace, snapshot))), {})
+    assert (cost.texts, cost.texts_away) == (encoded, len(texts_of_cells(workspace, snapshot, ["all"])) - encoded)
+    with open_session(workspace.settings) as session:
+        finished = list(grid.run_cells(session, snapshot, cells, "head"))
+    assert [done.failure for done in finished] == [None] * 2
+    encodes = {job: b'{"event": "encoded"' in (tmp_path / "output" / job).read_bytes() for job in engine.jobs}
+    assert encodes == {"0": True, "1": False}
+    assert engine.names["0"] == f"flywheel-{training_job(workspace, snapshot, cells[1], 'head').job_id}-0"
 
 
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "aws_secret_access_key", "HF_TOKEN", "PGPASSWORD"])
