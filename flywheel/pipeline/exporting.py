@@ -126,13 +126,14 @@ def export_to_mlflow(workspace: Workspace, model: TrainedModel, name: str | None
 @contextmanager
 def _without_warnings() -> Iterator[None]:
     """Keep the exporters' advice to their own developers off the terminal."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 def _described(model: TrainedModel, place: str, loaded_from: str | None = None) -> Export:
