@@ -20,6 +20,7 @@ from flywheel.models.vectors import FEATURES_NAME
 from flywheel.models.weights import find_weights
 from flywheel.pairs.snapshots.snapshot import SPLITS, Snapshot, unique_texts
 from flywheel.pipeline.workspace import Workspace
+from flywheel.training.checkpoints import HEAD_FILE, JOB_FILE
 from flywheel.training.job import TrainingJob
 from flywheel.training.model import TrainedModel, finished_models
 
@@ -115,8 +116,8 @@ def texts_of_pairs(snapshots: Mapping[str, Snapshot], pair_ids: frozenset[str]) 
 
 
 def remove_layers(workspace: Workspace, snapshots: set[str]) -> None:
-    """Delete trained layers that no model uses, unless their training goes on or may; those of `snapshots` in any case, once
-    a training of theirs has ended.
+    """Delete trained layers that no model uses, unless their training goes on or may; those of `snapshots` in any case, at the
+    root too, once a training of theirs here has ended.
 
     Models keep their own link to the weights.
     """
@@ -129,6 +130,18 @@ def remove_layers(workspace: Workspace, snapshots: set[str]) -> None:
             ended = not (folder / "checkpoints").exists()
             if of_those or (folder.name not in used and (ended or abandoned)):
                 shutil.rmtree(folder)
+    if workspace.root.models is not None and snapshots:
+        _remove_shared_layers(f"{workspace.root.models}/{workspace.home.trained_layers.name}", snapshots)
+
+
+def _remove_shared_layers(uri: str, snapshots: set[str]) -> None:
+    for path in storage.files(uri):
+        name, _, file = path.partition("/")
+        if file == JOB_FILE and (content := storage.read(f"{uri}/{path}")) is not None:
+            with suppress(FlywheelError):  # an earlier version's
+                if TrainingJob.from_json(content).snapshot_id not in snapshots:
+                    continue
+            storage.delete_folder(f"{uri}/{name}", HEAD_FILE)
 
 
 def readable_models(workspace: Workspace) -> list[TrainedModel]:
@@ -165,7 +178,7 @@ def _snapshot_of(layers: Path) -> str | None:
 
 def _job_of(layers: Path) -> TrainingJob | None:
     try:
-        return TrainingJob.from_json((layers / "job.json").read_bytes())
+        return TrainingJob.from_json((layers / JOB_FILE).read_bytes())
     except (OSError, FlywheelError):
         return None
 

@@ -17,6 +17,7 @@ from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.training.progress import Listener, Notice
 
 HEAD_FILE = "head.safetensors"
+JOB_FILE = "job.json"  # whose layers these are, for who tidies up or forgets
 _LAST = "trainer_state.json"
 _LAYERS = (WEIGHTS_FILE, HEAD_FILE)
 
@@ -67,6 +68,7 @@ class KeptLayers:
         here = [folder.name for folder in self.checkpoints.glob("checkpoint-*") if (folder / _LAST).exists()]
         if self.uri is not None:
             with self._said():
+                self._say_whose(self.uri)
                 there = self._checkpoints_there()
                 for name in sorted(set(here) - set(there), key=step):
                     storage.upload(self.checkpoints / name, f"{self.uri}/checkpoints/{name}", _LAST)
@@ -77,12 +79,18 @@ class KeptLayers:
         """Bring the trained layers to the root, and remove the checkpoints, here and there."""
         if self.uri is not None and self.checkpoints.exists():
             with self._said(), scratch_folder(self.target) as folder:
+                self._say_whose(self.uri)
                 for name in _LAYERS:
                     (folder / name).hardlink_to(self.target / name)
                 storage.upload(folder, f"{self.uri}/layers", HEAD_FILE)
                 for name in self._checkpoints_there():
                     storage.delete_folder(f"{self.uri}/checkpoints/{name}", _LAST)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def _say_whose(self, uri: str) -> None:
+        """Before anything else is there."""
+        if (self.target / JOB_FILE).exists():
+            storage.put(self.target / JOB_FILE, f"{uri}/{JOB_FILE}")
 
     def _has(self, path: str) -> bool:
         return storage.read(f"{self.uri}/{path}") is not None

@@ -30,7 +30,7 @@ from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots.snapshot import unique_texts
-from flywheel.training.checkpoints import HEAD_FILE, KeptLayers
+from flywheel.training.checkpoints import HEAD_FILE, JOB_FILE, KeptLayers
 from flywheel.training.head import PairFeatures
 from flywheel.training.job import TrainingJob, TuningRecipe, count_epochs
 from flywheel.training.losses import PairLoss, logistic_fit
@@ -83,7 +83,7 @@ def tune(task: TuningTask, kept: KeptLayers, listener: Listener) -> Head:
     target = kept.target
     if not kept.are_trained():
         target.mkdir(parents=True, exist_ok=True)
-        (target / "job.json").write_text(task.job.to_json())  # whose layers these are, for who tidies up
+        (target / JOB_FILE).write_text(task.job.to_json())
         try:
             with quiet_transformers(), torch.random.fork_rng(devices=[]):
                 _train(task, kept, listener)

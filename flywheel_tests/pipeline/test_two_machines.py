@@ -28,11 +28,13 @@ from flywheel.pipeline.forgetting import forget
 from flywheel.pipeline.ingest import ingest_paths, take_snapshot
 from flywheel.pipeline.promotion import decide_champion, decided_pairs, rollback
 from flywheel.pipeline.publish import save_page
-from flywheel.pipeline.training import train_cell
+from flywheel.pipeline.training import train_cell, training_job
 from flywheel.pipeline.workspace import Workspace
 from flywheel.registry.decisions import count_decisions
+from flywheel.training.checkpoints import KeptLayers
 from flywheel.training.job import Cell
 from flywheel.training.model import TrainedModel
+from flywheel.training.progress import ignore_progress
 from flywheel.training.shared import TrainedModels
 from flywheel_tests.conftest import copy_home, flywheel, verb
 from flywheel_tests.helpers.clumps import clump_world, noise
@@ -191,6 +193,23 @@ def test_a_model_that_only_the_root_has_is_named_when_its_pairs_are_forgotten(ma
     assert champion.model in (*report.models, *report.unknown)
     assert len(report.snapshots) == 1
     assert not (machines.here.home.models / champion.model).exists(), "no weights are fetched for that"
+
+
+def test_layers_at_the_root_go_with_the_pairs_that_trained_them(machines: Machines) -> None:
+    here, snapshot_id = machines.here, machines.here.current_snapshot().snapshot_id
+    job = training_job(here, here.current_snapshot(), Cell(V32, "100"), "full")
+    of_it, of_another = (
+        KeptLayers(here.home.root / name, f"{here.root.models}/.tuned/{name}", ignore_progress) for name in "ab"
+    )
+    for kept, whose in ((of_it, snapshot_id), (of_another, "another")):
+        checkpoint = kept.checkpoints / "checkpoint-1"
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "trainer_state.json").write_text("{}")
+        (kept.target / "job.json").write_text(replace(job, snapshot_id=whose).to_json())
+        kept.keep_checkpoints()
+    forget(here, Selection(text="clump0 "))
+    assert {path.partition("/")[0] for path in storage.files(f"{here.root.models}/.tuned")} == {"b"}
+    assert of_another.last_checkpoint() is not None
 
 
 def test_an_empty_home_prunes_nothing_that_a_snapshot_at_the_root_needs(machines: Machines) -> None:

@@ -310,6 +310,7 @@ def test_another_machine_goes_on_from_the_last_checkpoint_at_the_root(world: Wor
     assert steps(events)[0] > 1, "it began at the beginning"
     assert other.layers(job) == alone.layers(job)
     assert not list((there / "checkpoints").glob("*"))
+    assert TrainingJob.from_json((there / "job.json").read_text()).tuning_id == job.tuning_id
     sibling = replace(job, variant=f"all-MiniLM-L6-v2@{min(DIMS)}")
     assert sibling.tuning_id == job.tuning_id
     third = Command(world, tmp_path / "third", root)
