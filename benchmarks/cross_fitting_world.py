@@ -6,7 +6,6 @@ cosine by ridge regression; how far it goes is chosen out of fold, and so is one
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from interval_coverage import component_sizes
@@ -51,8 +50,11 @@ class Texts:
         ids = np.repeat(np.arange(len(sizes)), sizes)
         shape, whole = (len(ids), WIDTH), (len(sizes), WIDTH)
         labels = (rng.random(len(ids)) < rng.beta(1.2, 1.8, len(sizes))[ids]).astype(np.int64)
-        draw = partial(rng.standard_normal, dtype=np.float32)
-        topics = draw(whole) * 0.8 * np.exp(0.25 * draw(len(sizes)))[:, None]
+
+        def draw(shape: tuple[int, ...]) -> np.ndarray:
+            return rng.standard_normal(shape, np.float32)
+
+        topics = draw(whole) * 0.8 * np.exp(0.25 * draw((len(sizes), 1)))
         meanings = draw(whole)
         near = np.where(labels == 1, 0.95, 0.4).astype(np.float32)[:, None]
         other = near * meanings[ids] + np.sqrt(1 - near**2) * draw(shape)
@@ -61,7 +63,7 @@ class Texts:
 
     def noise(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """What blurs the texts for one model, of unit size."""
-        return tuple(rng.standard_normal(side.shape, np.float32) for side in (self.hubs, self.others))
+        return rng.standard_normal(self.hubs.shape, np.float32), rng.standard_normal(self.others.shape, np.float32)
 
     def products(self, size: float, noise: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """What the dimensions add to each pair's cosine (n, WIDTH), as a model sees the texts with noise of this size."""

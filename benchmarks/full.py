@@ -145,7 +145,7 @@ def run_plain(
     class Report(TrainerCallback):
         """Tells the clock."""
 
-        def on_step_end(self, arguments: Any, state: Any, control: Any, **rest: Any) -> None:
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             """A batch is done."""
             clock.report(state.global_step)
 

@@ -27,8 +27,7 @@ from flywheel.training.head import PairFeatures, train_head
 from flywheel.training.job import HeadRecipe, count_epochs
 from flywheel.training.losses import logistic_fit, ranking_loss
 from flywheel.training.progress import ignore_progress
-from flywheel.training.starts import Start, start_from_features, start_from_pooling
-from flywheel.training.train import pair_features
+from flywheel.training.starts import Start, pair_features, start_from_features, start_from_pooling
 
 Embed = Callable[[np.ndarray], np.ndarray]
 DEFAULT = HeadRecipe()

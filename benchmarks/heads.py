@@ -76,8 +76,9 @@ def compare_seconds(sides: dict[str, Path], rounds: int) -> None:
                     seconds[side].append((sum(heads), whole, used, len(heads)))
         older = [heads for heads, *_ in seconds["older"]]
         for side, found in seconds.items():
-            heads, demo, used, number = zip(*found, strict=True)
-            print(row(kind, side, number[0], *map(spread, (heads, demo, used, np.divide(older, heads)))), flush=True)
+            times, demos, processors, numbers = zip(*found, strict=True)
+            shown_here = map(spread, (times, demos, processors, np.divide(older, times)))
+            print(row(kind, side, numbers[0], *shown_here), flush=True)
 
 
 def compare_errors(sides: dict[str, Path], quora: Path | None, homes: Path, redraws: int, sizes: list[str]) -> None:
@@ -122,7 +123,7 @@ def shown(found: list[dict[str, Any]], size: str) -> list[str]:
     own = size.isdecimal() and int(size) <= 1_600
     return [
         varied([100 * record.get("calibrated_error", record["error"]) for record in found], 2),
-        varied([100 * record.get("calibration_error", record.get("calibration_set_error")) for record in found], 2),
+        varied([100 * (record.get("calibration_error") or record["calibration_set_error"]) for record in found], 2),
         varied([(record.get("own_labels") or record)["threshold"] for record in found], 4) if own else "-",
         varied([record["retrieval"]["mrr_at_10"] for record in found], 4),
         f"{sum(record['kept_start'] is None for record in found)} of {len(found)}",

@@ -11,7 +11,7 @@ and a logistic regression on the cosines of its training pairs is its threshold.
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,16 @@ class BestAveragePrecision(BinaryClassificationEvaluator):
 
     def __init__(self, pairs: pd.DataFrame) -> None:
         a, b, labels = (list(pairs[column]) for column in ("text_a", "text_b", "label"))
-        super().__init__(a, b, labels, batch_size=BATCH_SIZE, similarity_fn_names=list(SIMILARITIES))
+        super().__init__(a, b, labels, batch_size=BATCH_SIZE, similarity_fn_names=list(SIMILARITIES))  # type: ignore[arg-type]
         self.heads: list[TanhHead] = []
 
-    def __call__(self, model: SentenceTransformer, *arguments: Any, **options: Any) -> float:
+    def __call__(  # type: ignore[override]  # a number, which is all that `old_fit` reads
+        self, model: SentenceTransformer, *arguments: Any, **options: Any
+    ) -> float:
         """Encode the pairs and score them."""
-        self.heads.append(TanhHead.of(model[2]))
+        head = model[2]
+        assert isinstance(head, Dense)
+        self.heads.append(TanhHead.of(head))
         return float(super().__call__(model, *arguments, **options)["max_ap"])
 
 
@@ -105,7 +109,7 @@ def run_cell(weights: Path, dim: int, pairs: pd.DataFrame, test: pd.DataFrame, r
     evaluator = BestAveragePrecision(test)
     with tempfile.TemporaryDirectory() as output, quiet_transformers():
         model.old_fit(
-            [(DataLoader(examples(pairs), batch_size=BATCH_SIZE, shuffle=True), OnlineContrastiveLoss(model))],
+            [(batches(pairs), OnlineContrastiveLoss(model))],
             evaluator=evaluator,
             epochs=EPOCHS,
             scheduler="warmuplinear",
@@ -131,7 +135,7 @@ def train_heads(
     """
     encoder = load_states(weights, device)
     heads = new_heads(encoder, dims, random_seed)
-    loader = DataLoader(examples(pairs), BATCH_SIZE, shuffle=True, collate_fn=encoder.smart_batching_collate)
+    loader = batches(pairs, encoder.smart_batching_collate)
     optimizers = [optimizer_of(head) for head in heads]
     schedules = [schedule(optimizer, epochs * len(loader)) for optimizer in optimizers]
     loss = OnlineContrastiveLoss(encoder)
@@ -156,7 +160,7 @@ def train_heads(
 def load_states(weights: Path, device: str) -> SentenceTransformer:
     """The base model up to the mean of its token states; frozen."""
     with quiet_transformers():
-        transformer = SentenceTransformer(str(weights), device=device, local_files_only=True)[0]
+        transformer: Any = SentenceTransformer(str(weights), device=device, local_files_only=True)[0]
     for parameter in transformer.parameters():
         parameter.requires_grad = False
     return SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean")], device=device)
@@ -183,10 +187,11 @@ def schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sch
     return get_linear_schedule_with_warmup(optimizer, WARMUP_STEPS, steps)
 
 
-def examples(pairs: pd.DataFrame) -> list[InputExample]:
-    """Pairs as the library's loop takes them."""
+def batches(pairs: pd.DataFrame, collate: Callable[[list[InputExample]], Any] | None = None) -> "DataLoader[Any]":
+    """Pairs as the library's loop takes them, shuffled."""
     rows = zip(pairs["text_a"], pairs["text_b"], pairs["label"], strict=True)
-    return [InputExample(texts=[a, b], label=int(label)) for a, b, label in rows]
+    examples: Any = [InputExample(texts=[a, b], label=int(label)) for a, b, label in rows]
+    return DataLoader(examples, BATCH_SIZE, shuffle=True, collate_fn=collate)
 
 
 def distinct(*frames: pd.DataFrame) -> list[str]:

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def dimensions(base: str) -> tuple[int, ...]:
     """The experiment's dimensions of a base model: 256, and 512 or its width."""
-    return 256, min(512, CATALOGUE[base].width)
+    return 256, min(512, CATALOGUE[base].width or 512)
 
 
 @contextmanager

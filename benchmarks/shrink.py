@@ -26,8 +26,8 @@ from flywheel.training.head import PairFeatures, train_head, train_with_folds
 from flywheel.training.job import HEAD
 from flywheel.training.progress import ignore_progress
 from flywheel.training.shrink import PLACES, choose_place
-from flywheel.training.starts import Start, choose_start, start_from_pooling
-from flywheel.training.train import OUT_OF_FOLD_PAIRS, pair_features
+from flywheel.training.starts import Start, choose_start, pair_features, start_from_pooling
+from flywheel.training.train import OUT_OF_FOLD_PAIRS
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def write_interactions(path: Path, lines: int, cross_topic: float = 0.05, seed: 
             topic = rng.randrange(topics)
             other = rng.randrange(topics) if rng.random() < cross_topic else topic
             a, b, kind = text(topic), text(other), rng.random()
-            event = {"event_id": f"e{seed}-{i}", "user": f"u{rng.randrange(lines // 20 + 1)}",
+            event: dict[str, object] = {"event_id": f"e{seed}-{i}", "user": f"u{rng.randrange(lines // 20 + 1)}",
                      "time": (START + timedelta(seconds=i * 2)).isoformat()}  # fmt: skip
             if kind < 0.6:
                 event |= {"text_a": a, "text_b": b, "label": int(other == topic and rng.random() < 0.6)}

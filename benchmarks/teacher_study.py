@@ -33,6 +33,7 @@ from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.pipeline.workspace import Workspace
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import fit_scores, log_losses
+from flywheel.training.checkpoints import KeptLayers
 from flywheel.training.head import PairFeatures, own_components, train_head
 from flywheel.training.job import HeadRecipe, TrainingJob
 from flywheel.training.layers import Layers
@@ -203,13 +204,12 @@ def taught_layers(
     """Layers, and the head with them, trained on the teacher's labels; the head starts as the pairs' own labels make it, or
     `from_start`, untrained.
     """
-    if (folder / "head.safetensors").exists():
-        return Layers(vectors, folder, start.raw, tune(None, folder, said))  # type: ignore[arg-type]  # reads what is there
-    own, head = pair_features(taught.labelled, vectors, start.scale), start.head
-    if not from_start:
+    kept, head = KeptLayers(folder, None, said), start.head
+    if not from_start and not kept.are_trained():
+        own = pair_features(taught.labelled, vectors, start.scale)
         head = train_head(head, own, job.head, job.random_seed, said, job.dims)
     task = TuningTask(job, head, start.scale, taught.all, soft_features(taught, start, vectors), stopping, vectors)
-    return Layers(vectors, folder, start.raw, tune(task, folder, said))
+    return Layers(vectors, folder, start.raw, tune(task, kept, said))
 
 
 def on_test(

@@ -42,8 +42,6 @@ def test_at_100_pairs_the_originals_warm_up_outlasts_its_training(original: Modu
 
 @pytest.mark.slow
 def test_the_originals_recipe_trains_the_same_head_as_the_loop_it_was_written_for(original: ModuleType) -> None:
-    from torch.utils.data import DataLoader
-
     rows = [(f"how do i change setting {n}?", f"where is the switch for {n}?", n % 2) for n in range(40)]
     pairs = pd.DataFrame(rows, columns=["text_a", "text_b", "label"])
     weights = locate_weights(CATALOGUE["all-MiniLM-L6-v2"])
@@ -51,9 +49,8 @@ def test_the_originals_recipe_trains_the_same_head_as_the_loop_it_was_written_fo
     (dense,) = original.new_heads(encoder, [16], random_seed=3)
     start = original.TanhHead.of(dense)
     model = original.SentenceTransformer(modules=[*encoder, dense], device="cpu")
-    loader = DataLoader(original.examples(pairs), batch_size=original.BATCH_SIZE, shuffle=True)
     model.old_fit(
-        [(loader, original.OnlineContrastiveLoss(model))],
+        [(original.batches(pairs), original.OnlineContrastiveLoss(model))],
         epochs=2, scheduler="warmuplinear", warmup_steps=500, optimizer_params={"lr": 1e-4}, show_progress_bar=False,
     )  # fmt: skip
 
