@@ -145,6 +145,13 @@ drawn = once("drawn", after(ENOUGH, "snapshot"))
 trained = once("trained", after(drawn, TRAIN))
 
 
+def few_steps(place: Place) -> None:
+    """A home whose recipe top is over soon."""
+    trained(place)
+    for name in ("min_steps", "epochs"):
+        place.set("training", f"recipes.top.{name}", 1)
+
+
 def lost(place: Place) -> None:
     """A first decision that made no champion."""
     trained(place)
@@ -349,7 +356,7 @@ ROWS = {
         half_shared, "leaderboard", r"is not complete: .* Upload it again: a snapshot by `flywheel snapshot`", "Next:"
     ),
     "more layers than there are": Row(
-        setting("training", "recipes.top.layers", 9, trained), f"{TRAIN} --recipe top",
+        setting("training", "recipes.top.layers", 9, few_steps), f"{TRAIN} --recipe top",
         r"Set training\.recipes\.top\.layers to 5", "Next: flywheel leaderboard", slow=True,
     ),
     "a damaged decision": Row(
