@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from flywheel.compute.remote_job import at_once
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
 from flywheel.pairs.snapshots.snapshot import ALL, Snapshot
@@ -54,20 +55,25 @@ def _best_before(workspace: Workspace) -> list[tuple[Cell, str]]:
 
 
 def train_challengers(workspace: Workspace, snapshot: Snapshot, tell: Callable[[str], None]) -> TrainedChallengers:
-    """Train them on all of a snapshot, or find them finished, one after another; `tell` hears how far they are.
+    """Train them on all of a snapshot, or find them finished; `tell` hears how far they are.
 
-    One that cannot be trained keeps no other back.
+    They train one after another, and where a cluster trains at once, as many as `compute.gpu_slots` says. One that cannot be
+    trained keeps no other back.
     """
-    trained, failed = {}, {}
-    for cell, recipe in next_challengers(workspace):
-        name = f"{cell.variant} {recipe}"
+
+    def train(name: str) -> tuple[str, TrainedModel | str]:
         listener = paced(partial(_tell, tell, name), _SECONDS_BETWEEN_LINES)
         try:
-            trained[name] = train_cell(workspace.with_listener(listener), snapshot, cell, recipe)
+            return name, train_cell(workspace.with_listener(listener), snapshot, *wanted[name])
         except FlywheelError as error:
-            failed[name] = str(error)
             tell(f"{name}: {error}")
-    return TrainedChallengers(trained, failed)
+            return name, str(error)
+
+    wanted = {f"{cell.variant} {recipe}": (cell, recipe) for cell, recipe in next_challengers(workspace)}
+    compute, names = workspace.settings.compute, list(wanted)
+    became = dict(map(train, names) if compute.engine is None else at_once(train, names, compute.gpu_slots))
+    trained = {name: model for name in names if isinstance(model := became[name], TrainedModel)}
+    return TrainedChallengers(trained, {name: reason for name in names if isinstance(reason := became[name], str)})
 
 
 def _tell(tell: Callable[[str], None], name: str, event: Progress) -> None:

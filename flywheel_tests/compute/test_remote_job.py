@@ -22,6 +22,7 @@ from flywheel.models.catalogue import Variant
 from flywheel.orchestration import grid
 from flywheel.orchestration.instance import open_session
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.pipeline.challengers import train_challengers
 from flywheel.pipeline.costs import estimate_grid
 from flywheel.pipeline.training import encode_ahead, evaluated_pairs, texts_of_cells, training_job
 from flywheel.training.job import Cell, TrainingJob
@@ -259,6 +260,24 @@ def test_a_grid_encodes_here_what_is_evaluated_and_all_else_once_on_the_cluster(
     encodes = {job: b'{"event": "encoded"' in (tmp_path / "output" / job).read_bytes() for job in engine.jobs}
     assert encodes == {"0": True, "1": False}
     assert engine.names["0"] == f"flywheel-{training_job(workspace, snapshot, cells[1], 'head').job_id}-0"
+
+
+@pytest.mark.slow
+def test_challengers_are_away_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["all-MiniLM-L6-v2@16", "gone-model@16", "all-MiniLM-L6-v2@8"]
+    world = cluster_world(tmp_path, tmp_path / "disk", engine="slurm", gpu_slots=3)
+    (tmp_path / "output").mkdir()
+    engine, running = Processes(tmp_path / "output"), list[int]()
+    monkeypatch.setattr(launch, "_engine", lambda options, notes: engine)
+
+    def said(text: str) -> None:
+        running.append(sum(job.poll() is None for job in engine.jobs.values()))
+
+    workspace = with_options(world.workspace, retraining={"challengers": names})
+    found = train_challengers(workspace, world.snapshot, said)
+    assert list(found.trained) == [f"{name} head" for name in (names[0], names[2])]
+    assert list(found.failed) == ["gone-model@16 head"]
+    assert max(running) == 2
 
 
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "aws_secret_access_key", "HF_TOKEN", "PGPASSWORD"])
