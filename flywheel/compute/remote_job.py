@@ -57,7 +57,7 @@ def run(
 ) -> TrainedModel:
     """Run `job` on `engine` (see `Compute`), or follow it where another launcher has started it.
 
-    Jobs that share trained layers go one after the other: the second finds them at the root.
+    Jobs that share trained layers go one after the other: most likely the first has made the second's model along with its own.
     """
     trained = TrainedModels(places.models, places.root.models)
     with locked(places.models, f"away-{job.job_id if job.tuning is None else job.tuning_id}"):

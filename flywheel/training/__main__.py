@@ -19,13 +19,14 @@ from pydantic import ValidationError
 from flywheel import storage
 from flywheel.errors import FlywheelError, TryAgainError, one_line
 from flywheel.home import Home
+from flywheel.models.catalogue import Variant
 from flywheel.models.options import EncodingOptions
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.folder import fetch_snapshot
 from flywheel.processes import at_end_of_input
 from flywheel.training.job import TrainingJob
 from flywheel.training.model import RECORD, TrainedModel
-from flywheel.training.progress import LESS_MEMORY, Event, Failure, Listener, Result, to_line
+from flywheel.training.progress import LESS_MEMORY, Event, Failure, Listener, Notice, Result, to_line
 from flywheel.training.shared import TrainedModels
 from flywheel.training.train import train
 
@@ -112,8 +113,16 @@ def _run(arguments: argparse.Namespace, listener: Listener) -> Result:
     if not storage.is_uri(output):
         model = train(job, snapshot, vectors, Path(output), listener)
         return _result(model, str(model.folder))
+    models = TrainedModels(place.models, output)
     model = train(job, snapshot, vectors, place.models, listener, output)
-    TrainedModels(place.models, output).share(model)
+    models.share(model)
+    for dim in job.dims:  # what shares its layers costs little more here, and would need a machine of its own
+        other = replace(job, variant=str(Variant(job.base.name, dim)))
+        if other != job:
+            try:
+                models.share(train(other, snapshot, vectors, place.models, listener, output))
+            except FlywheelError as error:
+                listener(Notice(f"{other.variant} is not made along with {job.variant}: {error}"))
     return _result(model, target)
 
 

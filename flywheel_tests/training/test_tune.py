@@ -313,6 +313,8 @@ def test_another_machine_goes_on_from_the_last_checkpoint_at_the_root(world: Wor
     assert TrainingJob.from_json((there / "job.json").read_text()).tuning_id == job.tuning_id
     sibling = replace(job, variant=f"all-MiniLM-L6-v2@{min(DIMS)}")
     assert sibling.tuning_id == job.tuning_id
+    assert TrainedModel.load(root / sibling.job_id).job == sibling, "it is not made along with the other"
+    shutil.rmtree(root / sibling.job_id)
     third = Command(world, tmp_path / "third", root)
     assert steps(third.run(sibling)) == [], "the layers were trained again"
     assert third.layers(sibling) == alone.layers(job)
