@@ -97,7 +97,7 @@ class Up:
         """Launch a cell and its evaluation, and wait for the end."""
         cell = {"": f"{SIZE}|{VARIANT}", "/variant": VARIANT, "/size": SIZE}
         tags = [{"key": f"dagster/partition{dimension}", "value": value} for dimension, value in cell.items()]
-        config = {"resources": {"workspace": {"config": {"home": str(self.home), "random_seed": random_seed}}}}
+        config = {"resources": {"workspace": {"config": {"random_seed": random_seed}}}}
         before, started = sum(self.cpu().values()), time.time()
         answer = self.ask(LAUNCH, tags=tags, config=config)["launchRun"]
         if answer["__typename"] != "LaunchRunSuccess":

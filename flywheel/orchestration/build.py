@@ -68,7 +68,7 @@ def build_defs(
         jobs=[*jobs, *build_operator_jobs(flywheel), tidy_job, *alarm_jobs],
         sensors=[*build_sensors(flywheel, sensors), *alarm_sensors],
         schedules=[weekly_schedule(flywheel, settings.retraining.cron, schedule), nightly],
-        resources={flywheel.resource: workspace or WorkspaceResource(home=str(settings.home))},
+        resources={flywheel.resource: workspace or WorkspaceResource.at(settings.home)},
         executor=executor,
     )
 

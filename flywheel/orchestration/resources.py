@@ -20,6 +20,15 @@ class WorkspaceResource(dg.ConfigurableResource[Workspace]):
     run_in: str | None = Field(default=None, description="In place of compute.run_in: process or inline.")
     baseline: str | None = Field(default=None, description="In place of baseline.source: auto, openai, local or guess.")
 
+    @classmethod
+    def at(cls, root: Path) -> "WorkspaceResource":
+        """The resource of the home `root`; a run that sets a value need not name it again."""
+
+        class HomeResource(cls):  # type: ignore[valid-type, misc]  # Dagster takes defaults from the class alone
+            home: str = Field(default=str(root), description="The folder that holds all state; an absolute path.")
+
+        return HomeResource()
+
     def create_resource(self, context: dg.InitResourceContext) -> Workspace:
         """The workspace. Raises FlywheelError for a value that the setting would not take."""
         workspace = Workspace(load_settings(Path(self.home)))

@@ -384,5 +384,9 @@ def test_a_value_for_one_run_takes_the_place_of_a_setting(tmp_path: Path) -> Non
     settings = WorkspaceResource(home=str(tmp_path), **said).create_resource(context).settings
     assert (settings.training.random_seed, settings.training.interaction_share) == (7, 0.5)
     assert (settings.encoding.device, settings.compute.run_in, settings.baseline.source) == ("cpu", "inline", "local")
+    job = build_defs(tmp_path).resolve_job_def("ingest")
+    asked = dg.validate_run_config(job, {"resources": {"workspace": {"config": {"random_seed": 7}}}})
+    config = asked["resources"]["workspace"]["config"]
+    assert (config["home"], config["random_seed"]) == (str(tmp_path), 7), "the home has to be named again"
     with pytest.raises(FlywheelError, match=r"run_in of this run's workspace cannot be 'moon': Input should be"):
         WorkspaceResource(home=str(tmp_path), run_in="moon").create_resource(context)
