@@ -78,7 +78,8 @@ def _fill(settings: Settings, recipe: str, sizes: list[str] | None) -> tuple[dic
     with open_session(settings) as session:
         workspace = session.workspace
         snapshot = workspace.current_snapshot()
-        cells = [cell for cell in settings.grid.cells if not sizes or cell.size in sizes]
+        wanted = [cell for cell in settings.grid.cells if not sizes or cell.size in sizes]
+        cells = [planned.cell for planned in grid.plan_cells(session, snapshot, wanted, recipe) if planned.state == "to do"]
         encode_ahead(workspace, snapshot, cells, lambda done, total: None)
         began = time.perf_counter()
         for finished in grid.run_cells(session, snapshot, cells, recipe):

@@ -160,22 +160,26 @@ class OnRay:
         self._device = work.device if work.device != "auto" else "cuda" if cluster.gpu else "cpu"
 
     def rate(self, sample: Sequence[str]) -> float:
-        """Texts a second of all actors, as one of them is alone. Raises FlywheelError when none can start within 90 seconds."""
+        """Texts a second of all actors, as one of them is alone. Raises FlywheelError when none can start within 90 seconds;
+        how long it then takes to load its model is not limited.
+        """
         ray = _ray()
         self._check_machines()
         work = self._work
-        task = ray.remote(max_retries=0, **self._takes)(_rate_there)
         started = time.perf_counter()
-        found = task.remote(work.folder, self._device, numbers_of(work.plan), list(sample))
-        ready, _ = ray.wait([found], timeout=_FREE_SECONDS)
-        if not ready:
-            ray.cancel(found, force=True)
-            raise FlywheelError(
-                f"No {'GPU' if self._cluster.gpu else 'core'} of the cluster was free for {_FREE_SECONDS} seconds. Wait for "
-                "what runs there, or stop it, then run the same command again."
-            )
-        with _explained():
-            seconds, rate, failure = ray.get(found)
+        first = ray.remote(max_restarts=0, **self._takes)(_First).remote()
+        try:
+            ready, _ = ray.wait([first.is_here.remote()], timeout=_FREE_SECONDS)
+            if not ready:
+                raise FlywheelError(
+                    f"No {'GPU' if self._cluster.gpu else 'core'} of the cluster was free for {_FREE_SECONDS} seconds. Wait "
+                    "for what runs there, or stop it, then run the same command again."
+                )
+            with _explained():
+                found = first.rate.remote(work.folder, self._device, numbers_of(work.plan), list(sample))
+                seconds, rate, failure = ray.get(found)
+        finally:
+            ray.kill(first)
         if failure:
             raise FlywheelError(failure)
         self.startup = time.perf_counter() - started - seconds
@@ -257,17 +261,23 @@ class _Actor:
         return {"part": batch["part"], "failure": failures}
 
 
-def _rate_there(folder: Path, device: str, numbers: Any, sample: list[str]) -> tuple[float, float, str]:
-    """Seconds that embedding a sample took, texts a second, and what failed."""
-    import torch
+class _First:
+    """The actor that is timed: it says when it has its core, before it loads anything."""
 
-    torch.set_num_threads(1)
-    try:
-        embedder, started = Embedder(folder, device, numbers), time.perf_counter()
-        rate = measured_rate(embedder, sample)
-    except FlywheelError as error:
-        return 0.0, 0.0, str(error)
-    return time.perf_counter() - started, rate, ""
+    def is_here(self) -> None:
+        """It is."""
+
+    def rate(self, folder: Path, device: str, numbers: Any, sample: list[str]) -> tuple[float, float, str]:
+        """Seconds that embedding a sample took, texts a second, and what failed."""
+        import torch
+
+        torch.set_num_threads(1)
+        try:
+            embedder, started = Embedder(folder, device, numbers), time.perf_counter()
+            rate = measured_rate(embedder, sample)
+        except FlywheelError as error:
+            return 0.0, 0.0, str(error)
+        return time.perf_counter() - started, rate, ""
 
 
 def _what_is_wrong(paths: list[str]) -> str | None:
