@@ -4,8 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Two tests at a time, each on one core: processes that both spread over all cores only wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# Some tests at a time, each on one core: processes that all spread over all cores only wait for each other.
+TESTS_AT_ONCE ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile
 
 .PHONY: demo test test-all lint check clean
 

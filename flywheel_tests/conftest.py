@@ -5,9 +5,9 @@ Two tiers. `make test` runs every test that is not marked `slow`: a person waits
 simulations, inputs of real size. A test that takes over five seconds of processor time belongs there, unless nothing
 quicker would notice that the part is broken. Random cases that make a store each are fewer in `make test` (`examples`).
 
-Both run two tests at a time, in processes of their own (`pytest -n 2 --dist loadfile`). The tests of one file share a
-process, one after the other, so that a module's fixtures are made once; `demo` is made once for both processes. What two
-tests may use at once must not be one thing: no fixed port, no folder outside `tmp_path`.
+Both run two tests at a time (`make TESTS_AT_ONCE=N`), in processes of their own (`pytest --dist loadfile`). The tests of one
+file share a process, one after the other, so that a module's fixtures are made once; `demo` is made once for all processes.
+What two tests may use at once must not be one thing: no fixed port, no folder outside `tmp_path`.
 """
 
 import io
