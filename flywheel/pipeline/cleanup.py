@@ -138,7 +138,7 @@ def _remove_shared_layers(uri: str, snapshots: set[str]) -> None:
     for path in storage.files(uri):
         name, _, file = path.partition("/")
         if file == JOB_FILE and (content := storage.read(f"{uri}/{path}")) is not None:
-            with suppress(FlywheelError):  # an earlier version's
+            with suppress(FlywheelError):  # what cannot be read may be of them
                 if TrainingJob.from_json(content).snapshot_id not in snapshots:
                     continue
             storage.delete_folder(f"{uri}/{name}", HEAD_FILE)
