@@ -15,8 +15,11 @@ import json
 import logging
 import os
 import secrets
+import signal
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +77,23 @@ def _without_home(patch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _no_home_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
     _without_home(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def _children_can_be_stopped(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A process inherits which signals are blocked or ignored: what one test leaves so would make children of the next deaf."""
+    _let_stop("before", request.node.nodeid)
+    yield
+    _let_stop("after", request.node.nodeid)
+
+
+def _let_stop(when: str, test: str) -> None:
+    blocked = signal.SIGTERM in signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if blocked or ignored:
+        warnings.warn(f"SIGTERM was {'blocked' if blocked else 'ignored'} {when} {test}", stacklevel=1)
 
 
 def flywheel(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
