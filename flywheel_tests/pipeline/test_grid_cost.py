@@ -9,13 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from flywheel.cli.app import app
+from flywheel.cli.grid import _cost_text
 from flywheel.compute.process import training_environment
 from flywheel.files import locked
 from flywheel.models.cache import EmbeddingCache
 from flywheel.models.catalogue import Variant
 from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.pipeline.cleanup import list_cached, prune, remove_layers
-from flywheel.pipeline.costs import estimate_grid
+from flywheel.pipeline.costs import GridCost, estimate_grid
 from flywheel.pipeline.training import evaluated_pairs, texts_of_cells, train_cell
 from flywheel.training.job import TUNING, Cell
 from flywheel.training.model import TrainedModel
@@ -64,6 +65,18 @@ def test_texts_that_are_missing_are_counted_once_for_each_base_model(world: Worl
     cells = [Cell(VARIANT, "100"), Cell(VARIANT, "all"), Cell(Variant("all-MiniLM-L6-v2", 16), "100")]
     cost = estimate_grid(workspace, world.snapshot, cells, "head")
     assert cost.texts == 10
+
+
+def test_the_plan_says_what_is_encoded_here_and_what_on_the_cluster() -> None:
+    cost = GridCost(
+        texts=1_000, texts_away=50_000, texts_by_trained=0, state_bytes=0, trainings=6, at_once=3, encoding_seconds=60.0,
+        away_seconds=3_000.0, training_seconds=600.0, money=1.5,
+    )  # fmt: skip
+    assert _cost_text(cost) == (
+        "1,000 texts to encode, about 60 s; 50,000 to encode on the cluster, about 50 min at this machine's speed; "
+        "6 trainings, about 10 min of machines, 3 at once: about 3 min; about 1.50 by compute.price_per_hour"
+    )
+    assert "cluster" not in _cost_text(replace(cost, texts_away=0))
 
 
 def test_a_listener_hears_of_the_trainings_of_its_workspace_and_of_no_others(world: World) -> None:
