@@ -53,6 +53,12 @@ def examples(most: int) -> int:
     return most // 3 if "QUICK" in os.environ else most
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: the last minutes belong to short ones, and no process waits long for another's end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """A home that draws as soon as a draw can judge."""

@@ -116,7 +116,7 @@ def test_the_jobs_own_failure_is_final_and_the_ended_job_makes_way_for_the_next(
 def test_a_training_whose_pod_was_lost_goes_on_from_its_checkpoint_in_another(
     starter: World, lab: Cluster, tmp_path: Path
 ) -> None:
-    job, alone = job_of(starter, "full", min_steps=15), Command(starter, tmp_path / "alone")
+    job, alone = job_of(starter, "top", layers=1, batch_size=2, min_steps=60), Command(starter, tmp_path / "alone")
     alone.run(job)
     options = cluster_options(tmp_path / "disk", engine="kubernetes", kubernetes=SETTINGS, work=str(tmp_path / "work"))
     workspace = with_options(starter.workspace, storage={"root": f"file://{tmp_path}/root"}, compute=options)

@@ -95,7 +95,7 @@ def test_a_launcher_that_was_killed_finds_its_call_again(world: World, cloud: Cl
 def test_a_training_whose_container_was_lost_goes_on_from_its_checkpoint_in_another(
     starter: World, cloud: Cloud, tmp_path: Path
 ) -> None:
-    job, alone = job_of(starter, "full", min_steps=15), Command(starter, tmp_path / "alone")
+    job, alone = job_of(starter, "top", layers=1, batch_size=2, min_steps=60), Command(starter, tmp_path / "alone")
     alone.run(job)
     options = cluster_options(tmp_path / "disk", engine="modal", work=str(tmp_path / "work"))
     workspace = with_options(starter.workspace, storage={"root": f"file://{tmp_path}/root"}, compute=options)

@@ -118,7 +118,7 @@ def test_a_preempted_training_goes_on_from_its_checkpoint_on_another_disk(
     starter: World,
     tmp_path: Path,
 ) -> None:
-    job, alone = job_of(starter, "full", min_steps=15), Command(starter, tmp_path / "alone")
+    job, alone = job_of(starter, "top", layers=1, batch_size=2, min_steps=60), Command(starter, tmp_path / "alone")
     alone.run(job)
     options = cluster_options(tmp_path / "disk", engine="slurm", slurm={"folder": str(tmp_path / "logs")})
     workspace = with_options(

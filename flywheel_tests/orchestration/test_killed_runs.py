@@ -79,7 +79,7 @@ class Runs:
 def world(tmp_path: Path) -> World:
     """A home with enough questions for some seconds of encoding, and nothing encoded."""
     workspace = with_options(make_workspace(tmp_path / "home"), evaluation={"min_components": 2})
-    return take_world(workspace, list(starter_lines(STARTER / "questions.csv"))[-24 * 48 :])
+    return take_world(workspace, list(starter_lines(STARTER / "questions.csv"))[-14 * 48 :])
 
 
 @pytest.fixture(params=["inline", "process"])

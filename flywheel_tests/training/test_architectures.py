@@ -83,7 +83,7 @@ def check_served(world: World, model: TrainedModel) -> None:
 
 STOPPED = [
     *((architecture, "top") for architecture in ARCHITECTURES if architecture != "t5"),
-    *((architecture, "full") for architecture in ARCHITECTURES),
+    *((architecture, "full") for architecture in ("bert", "qwen3", "t5")),
     ("t5", "full+lora"),
 ]
 CASES = [
