@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.curve import LearningCurve, learning_curve_of
-from flywheel.evaluation.records import Evaluation
+from flywheel.evaluation.records import Evaluation, Terms
 from flywheel.pairs.snapshots.snapshot import ALL
 from flywheel.pipeline.evaluation import leaderboard
 from flywheel.pipeline.workspace import Workspace
@@ -45,7 +45,8 @@ def expected_worth(workspace: Workspace, new: int) -> Worth | str:
         return str(error)
     line = [row for row in board.trained if (row.variant, row.recipe) == (champion.variant, champion.recipe)]
     rows = tuple(row for row in line if row.size != ALL or not snapshot.mixed)
-    curve = _curve(_Line(snapshot.test_id, tuple(row.record_id for row in rows), workspace.home.evaluations, rows))
+    known = tuple((row.record_id, row.terms, row.error) for row in rows)
+    curve = _curve(_Line(snapshot.test_id, known, workspace.home.evaluations, rows))
     if isinstance(curve, str):
         return curve
     now = max(row.train_pairs or 0 for row in line)
@@ -55,10 +56,10 @@ def expected_worth(workspace: Workspace, new: int) -> Worth | str:
 
 @dataclass(frozen=True)
 class _Line:
-    """The records of a line; two are equal when the records' names are."""
+    """The records of a line; two are equal when the same models were evaluated on the same terms with the same outcome."""
 
     test_id: str
-    names: tuple[str, ...]
+    known: tuple[tuple[str, Terms, float], ...]
     evaluations: Path = field(compare=False)
     rows: tuple[Evaluation, ...] = field(compare=False)
 

@@ -153,6 +153,9 @@ def test_what_new_pairs_are_worth_is_read_from_the_champions_learning_curve(work
     assert champion is not None
     assert many.cost == pytest.approx(workspace.trained.load(champion.model).seconds)
     assert expected_worth(workspace, 100) == "retraining.point_dollars needs compute.price_per_hour beside it"
+    strict = with_options(priced, evaluation={"min_components": 10_000})
+    measure(strict, strict.current_snapshot(), *SIZES)
+    assert str(expected_worth(strict, 100)).startswith("no verdict: ")
 
 
 def test_an_operators_jobs_judge_restore_a_champion_and_draw_a_new_test_set(workspace: Workspace) -> None:
