@@ -54,9 +54,14 @@ def examples(most: int) -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: the last minutes belong to short ones, and no process waits long for another's end."""
+    """Files with slow tests first: the last minutes belong to short ones, and no process waits long for another's end.
+
+    The demo is made by the first of them, while the others are at files that need none.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    demo = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
+    maker = min(demo & slow, default=None)
+    items.sort(key=lambda item: (item.path != maker, item.path not in slow, item.path in demo))
 
 
 @pytest.fixture
