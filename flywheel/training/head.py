@@ -128,6 +128,7 @@ def _train(
     dims: tuple[int, ...],
 ) -> list[Head]:
     import torch
+    from torch.optim.adam import adam  # the class Adam would import torch's compiler, which takes longer than many a head
 
     from flywheel.training.losses import PairLoss, logistic_fit
 
@@ -150,10 +151,9 @@ def _train(
     weight = torch.tensor(np.stack([start.weight[:, used].T for start in starts])).requires_grad_()
     bias = torch.tensor(np.stack([start.bias[None] for start in starts])).requires_grad_()
     steps = count_epochs(recipe, count) * -(-count // recipe.batch_size)
-    optimizer = torch.optim.Adam([weight, bias, *objective.parameters()], lr=recipe.learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / max(1.0, 0.1 * steps)) * (1 - step / steps)
-    )
+    trained = [weight, bias, *objective.parameters()]
+    means, squares = ([torch.zeros_like(each) for each in trained] for _ in range(2))
+    taken = [torch.zeros(()) for _ in trained]
     batches = [_batches(some, recipe.batch_size, random_seed) for some in rows]
     started, every = time.monotonic(), max(1, steps // _EVENTS)
     losses = []
@@ -164,10 +164,13 @@ def _train(
         if not torch.isfinite(loss).all():
             value = loss.sum().item()
             raise FlywheelError(f"The loss is {value} at step {step - 1}: {lower_rate(recipe)}. No model was saved.")
-        optimizer.zero_grad()
-        loss.sum().backward()
-        optimizer.step()
-        schedule.step()
+        gradients = torch.autograd.grad(loss.sum(), trained)
+        rate = recipe.learning_rate * (min(1.0, step / max(1.0, 0.1 * steps)) * (1 - (step - 1) / steps))
+        with torch.no_grad():
+            adam(
+                trained, list(gradients), means, squares, [], taken, lr=rate, beta1=0.9, beta2=0.999, eps=1e-8,
+                weight_decay=0.0, amsgrad=False, maximize=False, fused=True,
+            )  # fmt: skip
         losses.append(loss[0].item())
         if step % every == 0 or step == steps:
             remaining = (time.monotonic() - started) * (steps - step) / step
