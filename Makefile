@@ -1,6 +1,7 @@
 # make demo: a virtual environment with pinned packages, then the whole loop on the starter set.
 # make test: the same environment with the test tools, then lint, types, import rules and every quick test.
-# make test-all: the same, and the slow tests too. flywheel_tests/conftest.py says which test belongs where.
+# make test-all: the same, and the slow tests too: all but the long ones (make test-most), then those (make test-long).
+# flywheel_tests/conftest.py says which test belongs where.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 TESTS_AT_ONCE ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-all lint check clean
+.PHONY: demo test test-all test-most test-long lint check clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/flywheel demo
@@ -16,8 +17,13 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev lint
 	QUICK=1 $(PYTEST) -m 'not slow'
 
-test-all: $(VENV)/.installed-dev lint
-	$(PYTEST)
+test-all: test-most test-long
+
+test-most: $(VENV)/.installed-dev lint
+	$(PYTEST) -m 'not long'
+
+test-long: $(VENV)/.installed-dev
+	$(PYTEST) -m long
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

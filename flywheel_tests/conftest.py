@@ -1,11 +1,12 @@
 """Homes for tests: temporary, separate, with every model from local files only.
 
-Two tiers. `make test` runs every test that is not marked `slow`: a person waits for it, five minutes at most on two cores.
-`make test-all` runs the others too: loops that kill real processes, `flywheel up` with its web server and daemon, long
-simulations, inputs of real size. A test that takes over five seconds of processor time belongs there, unless nothing
-quicker would notice that the part is broken. Random cases that make a store each are fewer in `make test` (`examples`).
+Three tiers. `make test` runs every test that is not marked `slow`: a person waits for it. `make test-most` runs the slow ones
+too: loops that kill real processes, `flywheel up` with its web server and daemon, simulations, inputs of real size. A test
+that takes over five seconds of processor time belongs there, unless nothing quicker would notice that the part is broken.
+`make test-long` runs those that are marked `long` as well: minutes each on two cores, and what they show a shorter test shows
+in part. Random cases that make a store each are fewer in `make test` (`examples`).
 
-Both run two tests at a time (`make TESTS_AT_ONCE=N`), in processes of their own (`pytest --dist loadfile`). The tests of one
+All run two tests at a time (`make TESTS_AT_ONCE=N`), in processes of their own (`pytest --dist loadfile`). The tests of one
 file share a process, one after the other, so that a module's fixtures are made once; `demo` is made once for all processes.
 What two tests may use at once must not be one thing: no fixed port, no folder outside `tmp_path`.
 """

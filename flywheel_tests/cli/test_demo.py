@@ -140,6 +140,7 @@ def test_the_api_baseline_without_a_key_says_what_to_do(demo: Demo, tmp_path: Pa
     assert len(run.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ctrl_c_stops_and_the_same_command_goes_on(demo: Demo, tmp_path: Path) -> None:
     home = copy_home(demo[0], tmp_path / "interrupted")

@@ -77,6 +77,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
     assert not (tmp_path / "graph").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
 def test_a_graph_gives_the_models_vectors_by_its_cards_own_lines(form: str, home: Path, champion: Path, tmp_path: Path) -> None:
@@ -140,6 +141,7 @@ MLFLOW = (  # what MLflow's server needs that is not here already
 )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_champion_becomes_a_version_in_mlflow_with_its_alias(home: Path, champion: Path, tmp_path: Path) -> None:
     packages = install(tmp_path / "packages", MLFLOW.split())

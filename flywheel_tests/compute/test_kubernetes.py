@@ -113,6 +113,7 @@ def test_the_jobs_own_failure_is_final_and_the_ended_job_makes_way_for_the_next(
         assert len(lab.pods) == started
 
 
+@pytest.mark.long
 def test_a_training_whose_pod_was_lost_goes_on_from_its_checkpoint_in_another(
     starter: World, lab: Cluster, tmp_path: Path
 ) -> None:

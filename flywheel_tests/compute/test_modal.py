@@ -92,6 +92,7 @@ def test_a_launcher_that_was_killed_finds_its_call_again(world: World, cloud: Cl
     assert heard.steps[-1] == 3_000
 
 
+@pytest.mark.long
 def test_a_training_whose_container_was_lost_goes_on_from_its_checkpoint_in_another(
     starter: World, cloud: Cloud, tmp_path: Path
 ) -> None:

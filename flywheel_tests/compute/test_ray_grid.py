@@ -35,6 +35,7 @@ def listening(session: Session, heard: Heard) -> Session:
     return replace(session, workspace=session.workspace.with_listener(heard))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_cell_finishes_once_and_as_at_home_though_a_node_is_lost(
     demo: tuple[Path, object], own_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

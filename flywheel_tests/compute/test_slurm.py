@@ -113,6 +113,7 @@ def test_a_launcher_that_was_killed_finds_its_job_again(world: World, tmp_path: 
     assert [name for name in states() if job.job_id in name] == [f"flywheel-{job.job_id}-0"]
 
 
+@pytest.mark.long
 def test_a_preempted_training_goes_on_from_its_checkpoint_on_another_disk(
     slurm: Path,
     starter: World,

@@ -119,6 +119,7 @@ def test_the_simulated_models_have_left_out_both_folds(world: ModuleType) -> Non
     np.testing.assert_allclose(added[folds == 1][:, 3], products[folds == 1] @ rest)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "tail"), [("nothing to learn", "even"), ("much to learn", "pareto")])
 def test_verdicts_of_the_whole_procedure_hold(study: ModuleType, name: str, tail: str) -> None:
@@ -133,6 +134,7 @@ def test_verdicts_of_the_whole_procedure_hold(study: ModuleType, name: str, tail
     assert np.mean(found.naive <= alpha_for(1)) > alpha_for(1), "the best by its own decisions is no honest choice"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_verdicts_between_two_trained_procedures_hold(study: ModuleType) -> None:
     simulations = 100

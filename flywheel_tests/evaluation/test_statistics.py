@@ -79,6 +79,7 @@ def test_interval_holds_the_error_of_the_procedure_about_95_times_in_100(case: t
     assert within(share, 0.93, 0.97, simulations)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_intervals_of_all_populations_together_are_neither_too_narrow_nor_too_wide() -> None:
     # Enough simulations to tell an interval 0.8 as wide (89 %) or 1.25 as wide (99 %) from an honest one.
@@ -323,6 +324,7 @@ def test_paired_test_holds_its_level_when_errors_cluster() -> None:
     assert np.mean(by_pair) > 0.1, "the errors must cluster enough to fool a test by pair"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_at_most_5_null_years_in_100_see_a_false_promotion() -> None:
     # Up to a twentieth of all pairs in one component; a model errs in few components, and there often.

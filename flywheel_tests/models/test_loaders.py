@@ -11,7 +11,7 @@ from flywheel.models.features import PARTS, pooled
 from flywheel_tests.helpers.foreign import install, run_there
 from flywheel_tests.models.test_foreign import MINILM, TEXTS, head, written
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 _OLD = ["transformers==4.53.3", "tokenizers==0.21.1", "huggingface-hub==0.36.0"]
 ENVIRONMENTS = {

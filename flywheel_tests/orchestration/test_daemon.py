@@ -137,6 +137,7 @@ def test_a_file_in_the_inbox_is_ingested_retrains_and_is_evaluated(server: Serve
         assert noise not in log
 
 
+@pytest.mark.long
 def test_a_turn_is_told_once_also_by_a_daemon_that_was_killed(demo: tuple[Path, object], tmp_path: Path) -> None:
     home, log = copy_home(demo[0], tmp_path / "home"), tmp_path / "up.log"
     workspace = make_workspace(home)

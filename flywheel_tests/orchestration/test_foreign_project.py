@@ -20,7 +20,7 @@ from flywheel_tests.conftest import copy_home
 from flywheel_tests.helpers.homes import make_workspace, write_a_pair
 from flywheel_tests.helpers.postgres import DATABASE, USER, Postgres
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 INSTANCE = """
 storage:

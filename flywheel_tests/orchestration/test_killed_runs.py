@@ -20,7 +20,7 @@ from flywheel_tests.helpers.clumps import World, take_world
 from flywheel_tests.helpers.homes import make_workspace, with_options
 from flywheel_tests.orchestration.test_daemon import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 LAUNCH = """mutation ($tags: [ExecutionTag!]!) { launchRun(executionParams: {
     selector: {repositoryLocationName: "flywheel.definitions", repositoryName: "__repository__", jobName: "__ASSET_JOB",

@@ -12,7 +12,7 @@ from flywheel_tests.conftest import copy_home
 from flywheel_tests.helpers.homes import make_workspace
 from flywheel_tests.orchestration.test_daemon import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 DECISIONS = """{ assetOrError(assetKey: {path: ["champion"]}) { ... on Asset { assetMaterializations { runId metadataEntries {
     label ... on TextMetadataEntry { text } } } } } }"""

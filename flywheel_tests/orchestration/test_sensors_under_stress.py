@@ -34,7 +34,7 @@ from flywheel_tests.helpers.clumps import take_world
 from flywheel_tests.helpers.daemons import Nursery, Past
 from flywheel_tests.helpers.homes import make_workspace, with_options
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 LOOKS, SEED, AFTER = 100, 20261129, 60
 BETWEEN_LOOKS = 35.0  # seconds of the home's clock: no sensor looks less often

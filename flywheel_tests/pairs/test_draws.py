@@ -69,6 +69,7 @@ def test_whatever_is_frozen_or_folded_carries_a_verdict(name: str, frozen_from: 
         assert re.search(r"Ingest about .*, then run `flywheel snapshot`", snapshot.lack)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_a_large_graph_is_drawn_so_that_it_carries_a_verdict(name: str, tmp_path: Path) -> None:

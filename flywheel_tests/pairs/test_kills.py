@@ -29,7 +29,7 @@ from flywheel_tests.helpers.kills import (
     _settle_in,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 # The tests.
 

@@ -79,6 +79,7 @@ def test_a_cluster_that_is_too_small_is_refused_where_ray_data_would_wait(name: 
         on_ray._sized([{"Alive": True, "Resources": each} for each in resources], asked)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_actors_killed_go_on_and_give_what_plain_encode_gives(shop: Shop, tmp_path: Path) -> None:
     texts = some_texts(400)
