@@ -99,7 +99,7 @@ def _thing(number: int) -> str:
 
 def empty(place: Place) -> None:
     place.home.mkdir(parents=True, exist_ok=True)
-    grid = {"grid.variants": [VARIANT], "grid.sizes": ["100", "200", "all"]}
+    grid = {"grid.variants": [VARIANT], "grid.sizes": ["100", "200", "400", "all"]}
     options = {"pairs.seed_pairs": "none", "splits.frozen_from": 0, **grid}
     (place.home / "flywheel.toml").write_text("".join(f"{name} = {to_toml(value)}\n" for name, value in options.items()))
 
