@@ -287,7 +287,7 @@ def steps(events: list[Event]) -> list[int]:
 def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_one(
     world: World, recipe: str, tmp_path: Path
 ) -> None:
-    job = job_of(world, recipe, min_steps=15, batch_size=4)
+    job = job_of(world, recipe, min_steps=15)
     undisturbed, killed = Command(world, tmp_path / "undisturbed"), Command(world, tmp_path / "killed")
     assert steps(undisturbed.run(job)) == list(range(1, 16))
     killed.kill_after_a_checkpoint(job, killed.models / ".tuned" / job.tuning_id / "checkpoints")
@@ -297,7 +297,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_weights_of_an_undisturbed_o
 
 @pytest.mark.slow
 def test_another_machine_goes_on_from_the_last_checkpoint_at_the_root(world: World, tmp_path: Path) -> None:
-    job, root = job_of(world, "full", min_steps=15, batch_size=4), tmp_path / "root"
+    job, root = job_of(world, "full", min_steps=15), tmp_path / "root"
     there = root / ".tuned" / job.tuning_id
     alone = Command(world, tmp_path / "alone")
     alone.run(job)
