@@ -58,6 +58,7 @@ def test_what_a_library_sets_for_one_training_is_gone_after_it() -> None:
     assert dict(os.environ) == before
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_recipe_top_trains_beside_the_leftovers_of_launchers(
     demo: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
