@@ -123,7 +123,7 @@ def test_the_simulated_models_have_left_out_both_folds(world: ModuleType) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "tail"), [("nothing to learn", "even"), ("much to learn", "pareto")])
 def test_verdicts_of_the_whole_procedure_hold(study: ModuleType, name: str, tail: str) -> None:
-    simulations = 100
+    simulations = 300
     found = study.simulate(name, tail, 200, 10, simulations)
     flywheel = study.METHODS.index("flywheel")
     slack = np.sqrt(0.05 * 0.95 / simulations)
@@ -137,7 +137,7 @@ def test_verdicts_of_the_whole_procedure_hold(study: ModuleType, name: str, tail
 @pytest.mark.long
 @pytest.mark.slow
 def test_verdicts_between_two_trained_procedures_hold(study: ModuleType) -> None:
-    simulations = 100
+    simulations = 300
     found = study.simulate_trained("much to learn", "even", 200, 10, simulations)
     flywheel = study.METHODS.index("flywheel")
     slack = np.sqrt(0.05 * 0.95 / simulations)

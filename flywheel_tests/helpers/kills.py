@@ -40,7 +40,7 @@ from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pipeline.workspace import Workspace
 from flywheel_tests.helpers.homes import make_workspace
 
-KILLS = 40
+KILLS = 100
 SEED = 20260714
 CHUNK, SLICE = 100, 300  # lines; the largest file below makes several slices of several chunks
 PATIENCE = 120.0  # seconds after which a process counts as hung

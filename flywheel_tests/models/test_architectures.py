@@ -19,7 +19,12 @@ from flywheel.models.features import tokenise
 from flywheel.models.vectors import Vectors
 from flywheel_tests.helpers.tiny_models import ARCHITECTURES, LAYERS, WIDTH, unit, write_tiny
 
-_LIKE_BERT = ("roberta", "xlm-roberta", "distilbert")  # the same graph with other names
+
+def _marks(architecture: str) -> list[pytest.MarkDecorator]:
+    """Blocks much like BERT's have their turn with the long tests."""
+    return [pytest.mark.long] if architecture in ("roberta", "xlm-roberta", "distilbert") else []
+
+
 TEXTS = ["how do i learn", "", "what is the best way to learn ?", "clump3 intenta wording1", "way to " * 30]
 
 
@@ -148,7 +153,7 @@ def test_layers_that_share_more_than_their_states_are_refused(tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "openvino"])
-@pytest.mark.parametrize("architecture", [each for each in ARCHITECTURES if each not in _LIKE_BERT])
+@pytest.mark.parametrize("architecture", [pytest.param(each, marks=_marks(each)) for each in ARCHITECTURES])
 def test_a_graph_gives_what_torch_gives_or_is_refused(tmp_path: Path, architecture: str, form: str) -> None:
     """OpenVINO converts no Gemma 3, and what it makes of Qwen3 is no number, which an export refuses by comparing."""
     from sentence_transformers import SentenceTransformer

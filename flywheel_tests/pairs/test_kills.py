@@ -78,7 +78,7 @@ def names(home: Path) -> list[str]:
     return sorted(re.sub(r"^inbox/rejected/[0-9a-f]+", "inbox/rejected/claim", name) for name in found)
 
 
-def test_kills_at_random_moments_hit_living_processes_and_every_stage_is_hit(tally: Tally) -> None:
+def test_a_hundred_kills_at_random_moments_hit_living_processes_and_every_stage_is_hit(tally: Tally) -> None:
     assert tally.random.total() >= KILLS, str(tally)
     assert tally.missed() == [], str(tally)
 

@@ -83,7 +83,10 @@ def check_served(world: World, model: TrainedModel) -> None:
 
 STOPPED = [
     *((architecture, "top") for architecture in ARCHITECTURES if architecture != "t5"),
-    *((architecture, "full") for architecture in ("bert", "qwen3", "t5")),
+    *(
+        pytest.param(architecture, "full", marks=[] if architecture in ("bert", "qwen3", "t5") else pytest.mark.long)
+        for architecture in ARCHITECTURES
+    ),
     ("t5", "full+lora"),
 ]
 CASES = [
