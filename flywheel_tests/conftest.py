@@ -93,19 +93,23 @@ def _no_home_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _children_can_be_stopped(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A process inherits which signals are blocked or ignored: what one test leaves so would make children of the next deaf."""
+    """A process inherits which signals are blocked or ignored: what one test leaves so would make children of the next deaf.
+
+    So does a shell that starts all of them in the background, where SIGINT is ignored; Dagster then ignores SIGTERM too.
+    """
     _let_stop("before", request.node.nodeid)
     yield
     _let_stop("after", request.node.nodeid)
 
 
 def _let_stop(when: str, test: str) -> None:
-    blocked = signal.SIGTERM in signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    ignored = signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-    if ignored:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if blocked or ignored:
-        warnings.warn(f"SIGTERM was {'blocked' if blocked else 'ignored'} {when} {test}", stacklevel=1)
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, usual) & usual.keys()
+    ignored = {number for number in usual if signal.getsignal(number) == signal.SIG_IGN}
+    for number in ignored:
+        signal.signal(number, usual[number])
+    for number in blocked | ignored:
+        warnings.warn(f"{number.name} was {'blocked' if number in blocked else 'ignored'} {when} {test}", stacklevel=1)
 
 
 def flywheel(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -130,7 +130,7 @@ def test_a_process_gets_what_it_needs_and_no_secret(world: World, monkeypatch: p
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (signal.SIGKILL, r"killed, most likely because memory ran out: choose a smaller batch"),
+        (signal.SIGKILL, r"killed, most likely because memory ran out: choose a recipe that trains less"),
         (signal.SIGSEGV, r"crashed \(SIGSEGV\)"),
     ],
 )

@@ -145,7 +145,7 @@ def test_a_training_that_memory_ended_is_not_tried_again(world: World, lab: Clus
             lab.run_out_of_memory(lab.pods[0])
 
     with pytest.raises(
-        FlywheelError, match=r"ended: memory ran out: choose a smaller batch_size .*compute\.kubernetes\.memory"
+        FlywheelError, match=r"ended: memory ran out: choose a recipe that trains less .*compute\.kubernetes\.memory"
     ):
         train(world, Heard(kill), long(world))
     assert len(lab.pods) == 1

@@ -144,7 +144,9 @@ def test_memory_that_ran_out_is_the_likely_reason_of_a_kill(world: World) -> Non
                 if each.name() != "timeout":
                     each.kill()
 
-    with pytest.raises(FlywheelError, match=r"ended: it was killed, most likely since memory ran out: choose a smaller"):
+    with pytest.raises(
+        FlywheelError, match=r"ended: it was killed, most likely since memory ran out: choose a recipe that trains less"
+    ):
         train(world, Heard(kill), long(world))
 
 

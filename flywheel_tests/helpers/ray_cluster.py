@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 DASHBOARD = "http://127.0.0.1:8265"
@@ -67,6 +68,16 @@ class RayCluster:
             os.killpg(node.pid, signal.SIGKILL)
         node.wait()
 
+    def node_of_newest_training(self) -> "subprocess.Popen[bytes]":
+        """The node on which the training that started last runs; waits until there is one."""
+        deadline = time.monotonic() + 60
+        while True:
+            begun = [(since, place) for place, node in enumerate(self.nodes) for since in _trainings(node.pid)]
+            if begun:
+                return self.nodes[max(begun)[1]]
+            assert time.monotonic() < deadline, "no training runs"
+            time.sleep(0.05)
+
     def end(self) -> None:
         """Kill every node, and what is left of those that are dead."""
         for node in self.nodes:
@@ -99,3 +110,14 @@ class RayCluster:
                 return False
             assert time.monotonic() < deadline, f"{asked.stdout} {asked.stderr[-2000:]}"
             time.sleep(1)
+
+
+def _trainings(node: int) -> list[float]:
+    """When the trainings below a process have started."""
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for each in psutil.Process(node).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "flywheel.training" in each.cmdline():
+                    found.append(each.create_time())
+    return found

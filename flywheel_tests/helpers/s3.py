@@ -24,7 +24,7 @@ def free_port() -> int:
 def served(**environment: str) -> Iterator[str]:
     """The address of a server."""
     url = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "moto.server", "-p", url.rpartition(":")[2]]
+    command = [sys.executable, "-m", "flywheel_tests.helpers.s3_server", url.rpartition(":")[2]]
     nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, env={**os.environ, **environment}, **nowhere) as server:
         try:
