@@ -4,7 +4,7 @@
 
 Same pairs, same number of epochs, same batch size, logistic loss of a learned scale and offset of the cosine. All else is the
 library's default there (float32, learning rate 5e-5 falling linearly), with a head of the untuned model's principal
-directions; and the recipe's here: the head trained first on cached features, the scale fitted first, a ranking loss beside.
+directions; and the recipe's here: the scale fitted first, a ranking loss beside.
 `pairs/s` is taken between the first and the last progress report of the training, `seconds` is all of it with loading and
 saving; ours includes scoring calibration pairs to choose the weights that ship. Errors at thresholds that the same rule takes
 from `calibration`, of folders loaded with `SentenceTransformer(path)`.

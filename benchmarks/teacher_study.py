@@ -1,7 +1,7 @@
 """What a teacher is worth: it reads both texts of a pair together, and its scores teach heads and layers.
 
     python benchmarks/teacher_study.py --quora PATH --home HOME [--base B] [--size 12800] [--seeds 1] [--teacher FIELDS] \\
-        [--extra 2] [--hard 0.5] [--from-start] [--test] head 'top {"epochs": 1}' ...
+        [--extra 2] [--hard 0.5] [--test] head 'top {"epochs": 1}' ...
 
 The teacher (`teacher.py`) is trained on the training pairs; the first table has its loss and error on calibration pairs, which
 bound what it can teach. Each row is a recipe and the fields that it changes, as in `tuning_study.py`, trained on the training
@@ -81,7 +81,6 @@ def main() -> None:
     parser.add_argument("--teacher", type=json.loads, default={}, help="fields of the teacher's recipe, as JSON")
     parser.add_argument("--extra", type=float, default=2.0, help="pairs that only the teacher labels, to one labelled pair")
     parser.add_argument("--hard", type=float, default=0.5, help="the own label's part in a training pair's")
-    parser.add_argument("--from-start", action="store_true", help="layers train from the untrained head")
     parser.add_argument("--test", action="store_true", help="evaluate on test pairs too")
     arguments = parser.parse_args()
     recipe, variant = TeacherRecipe(**arguments.teacher), Variant(arguments.base, arguments.dim)
@@ -150,8 +149,7 @@ def student(
     workspace: Workspace, snapshot: Snapshot, job: TrainingJob, taught: Taught, arguments: argparse.Namespace
 ) -> Figures:
     """The figures of layers trained on the teacher's labels, as `train` would train them on the pairs' own."""
-    begin = "start-" if arguments.from_start else ""
-    folder = workspace.home.root / "study" / f"student-{begin}{taught.name}-{job.tuning_id if job.tuning else job.job_id}"
+    folder = workspace.home.root / "study" / f"student-{taught.name}-{job.tuning_id if job.tuning else job.job_id}"
     folder.mkdir(parents=True, exist_ok=True)
     vectors, calibration, kept = workspace.vectors_of(job), snapshot.pairs("calibration"), folder / "figures.json"
     stopping, judging = stopping_pairs(calibration)
@@ -160,7 +158,7 @@ def student(
     if job.tuning is None:
         (head, choice), placed = taught_head(job, start, taught, judging, vectors), vectors
     else:
-        layers = taught_layers(job, start, taught, stopping, folder, vectors, arguments.from_start)
+        layers = taught_layers(job, start, taught, stopping, folder, vectors)
         choice = layers.choose(judging, job.dims, said)
         head, placed = layers.at(choice.place)
     if not kept.exists():
@@ -199,17 +197,12 @@ def taught_head(job: TrainingJob, start: Start, taught: Taught, judging: pd.Data
 
 
 def taught_layers(
-    job: TrainingJob, start: Start, taught: Taught, stopping: pd.DataFrame, folder: Path, vectors: Vectors, from_start: bool
+    job: TrainingJob, start: Start, taught: Taught, stopping: pd.DataFrame, folder: Path, vectors: Vectors
 ) -> Layers:
-    """Layers, and the head with them, trained on the teacher's labels; the head starts as the pairs' own labels make it, or
-    `from_start`, untrained.
-    """
-    kept, head = KeptLayers(folder, None, said), start.head
-    if not from_start and not kept.are_trained():
-        own = pair_features(taught.labelled, vectors, start.scale)
-        head = train_head(head, own, job.head, job.random_seed, said, job.dims)
-    task = TuningTask(job, head, start.scale, taught.all, soft_features(taught, start, vectors), stopping, vectors)
-    return Layers(vectors, folder, start.raw, tune(task, kept, said))
+    """Layers, and the head with them, trained on the teacher's labels."""
+    training = soft_features(taught, start, vectors)
+    task = TuningTask(job, start.head, start.scale, taught.all, training, stopping, vectors)
+    return Layers(vectors, folder, start.raw, tune(task, KeptLayers(folder, None, said), said))
 
 
 def on_test(

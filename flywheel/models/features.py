@@ -24,6 +24,8 @@ OnProgress = Callable[[int, int], None]
 # Tokens in a batch, padding included: enough for the processor, little enough for its caches.
 _BATCH_TOKENS = 4096
 _MAX_BATCH = 256
+# A tokenizer keeps much beside the ids until it returns: 5 KB a short text.
+_TOKENISED_AT_ONCE = 4096
 
 
 def working_dtype(device: str) -> Literal["bfloat16", "float32"]:
@@ -132,10 +134,12 @@ def prompt_tokens(encoder: "SentenceTransformer") -> int:
 
 def tokenise(encoder: "SentenceTransformer", texts: Sequence[str]) -> list[list[int]]:
     """The token ids of texts after the prompt, cut at the model's longest."""
-    prompt = prompt_of(encoder)
-    told = [prompt + text for text in texts]
-    limit = encoder.max_seq_length
-    return encoder.tokenizer(told, truncation=limit is not None, max_length=limit)["input_ids"] if told else []
+    prompt, limit = prompt_of(encoder), encoder.max_seq_length
+    ids: list[list[int]] = []
+    for start in range(0, len(texts), _TOKENISED_AT_ONCE):
+        some = [prompt + text for text in texts[start : start + _TOKENISED_AT_ONCE]]
+        ids += encoder.tokenizer(some, truncation=limit is not None, max_length=limit)["input_ids"]
+    return ids
 
 
 def encoder_inputs(encoder: "SentenceTransformer", texts: Sequence[str]) -> dict[str, "torch.Tensor"]:

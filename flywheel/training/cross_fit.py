@@ -6,6 +6,8 @@ scores of the other folds' pairs, those of fold j by the head without j and k: n
 same way the heads without one fold choose for the one that ships.
 """
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import time
@@ -13,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
@@ -30,6 +32,9 @@ from flywheel.training.progress import Encoded, Listener, recording
 from flywheel.training.readable import check_readable, shares_cut
 from flywheel.training.shrink import Choice, choose_place
 from flywheel.training.starts import LeftOut, direction_pairs, on_features, pair_features, start_from_pooling, untuned_start
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 

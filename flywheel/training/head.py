@@ -1,13 +1,15 @@
 """The `head` recipe: the encoder stays as it is, a linear head is trained on its cached features."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.models.head import Head, between, unit
@@ -16,6 +18,9 @@ from flywheel.training.job import HeadRecipe, count_epochs
 from flywheel.training.progress import Listener, Trained, ignore_progress
 from flywheel.training.readable import check_vectors, is_one_point, lower_rate
 from flywheel.training.shrink import PLACES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FOLDS = 5
 _EVENTS = 100
@@ -34,7 +39,7 @@ class PairFeatures:
     weights: np.ndarray
     components: np.ndarray
 
-    def take(self, rows: np.ndarray) -> "PairFeatures":
+    def take(self, rows: np.ndarray) -> PairFeatures:
         """The pairs of some rows."""
         names = ("left", "right", "labels", "weights", "components")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
@@ -56,6 +61,8 @@ class PairFeatures:
 
 def pair_arrays(pairs: pd.DataFrame, features: Callable[[list[str]], np.ndarray]) -> PairFeatures:
     """The pairs of a frame as arrays; `features` gives (q, width) for texts."""
+    import pandas as pd
+
     texts = unique_texts(pairs)
     place = pd.Series(np.arange(len(texts)), index=texts)
     return PairFeatures(
@@ -68,14 +75,12 @@ def pair_arrays(pairs: pd.DataFrame, features: Callable[[list[str]], np.ndarray]
     )
 
 
-def train_head(
-    start: Head, pairs: PairFeatures, recipe: HeadRecipe, random_seed: int, listener: Listener, dims: tuple[int, ...] = ()
-) -> Head:
-    """Train from `start` on labelled pairs, by `PairLoss`, at all of `dims` together or else at the start's own.
+def train_head(start: Head, pairs: PairFeatures, recipe: HeadRecipe, random_seed: int, listener: Listener) -> Head:
+    """Train from `start` on labelled pairs, by `PairLoss` at its dimension.
 
     Raises FlywheelError when the loss is no longer a number, the vectors collapse to one point, or they were one before.
     """
-    return train_heads([start], pairs, [np.arange(len(pairs.labels))], recipe, random_seed, listener, dims)[0]
+    return train_heads([start], pairs, [np.arange(len(pairs.labels))], recipe, random_seed, listener)[0]
 
 
 def train_with_folds(
@@ -100,7 +105,6 @@ def train_heads(
     recipe: HeadRecipe,
     random_seed: int,
     listener: Listener,
-    dims: tuple[int, ...] = (),
 ) -> list[Head]:
     """Train one head on each of `rows`, arrays of row numbers of `pairs`, from the start at its place in `starts`, all of one
     shape; the listener hears of the first.
@@ -111,7 +115,7 @@ def train_heads(
         shares = np.array_split(np.arange(len(rows)), min(threads, len(rows)))
 
         def train_share(share: np.ndarray, heard: Listener) -> list[Head]:
-            return _train([starts[i] for i in share], pairs, [rows[i] for i in share], recipe, random_seed, heard, dims)
+            return _train([starts[i] for i in share], pairs, [rows[i] for i in share], recipe, random_seed, heard)
 
         others = [pool.submit(train_share, share, ignore_progress) for share in shares[1:]]
         heads = train_share(shares[0], listener)
@@ -125,7 +129,6 @@ def _train(
     recipe: HeadRecipe,
     random_seed: int,
     listener: Listener,
-    dims: tuple[int, ...],
 ) -> list[Head]:
     import torch
     from torch.optim.adam import adam  # the class Adam would import torch's compiler, which takes longer than many a head
@@ -141,13 +144,12 @@ def _train(
     left, right = (torch.tensor(np.append(side, 0)) for side in (pairs.left, pairs.right))
     label, importance = (torch.tensor(np.append(v, 0), dtype=torch.float32) for v in (pairs.labels, pairs.weights))
     component = torch.tensor(np.append(pairs.components, -1))
-    dims = dims or (len(starts[0].bias),)
-    scores = {name: [pairs.scores(start.truncated(dim)) for dim in dims] for name, start in distinct.items()}
+    scores = {name: pairs.scores(start) for name, start in distinct.items()}
     fits = [
-        [logistic_fit(score[some], pairs.labels[some], pairs.weights[some]) for score in scores[id(start)]]
+        [logistic_fit(scores[id(start)][some], pairs.labels[some], pairs.weights[some])]
         for start, some in zip(starts, rows, strict=True)
     ]
-    objective = PairLoss(fits, dims, recipe.ranking_weight, recipe.ranking_scale)
+    objective = PairLoss(fits, (len(starts[0].bias),), recipe.ranking_weight, recipe.ranking_scale)
     weight = torch.tensor(np.stack([start.weight[:, used].T for start in starts])).requires_grad_()
     bias = torch.tensor(np.stack([start.bias[None] for start in starts])).requires_grad_()
     steps = count_epochs(recipe, count) * -(-count // recipe.batch_size)

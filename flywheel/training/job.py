@@ -18,7 +18,7 @@ RECIPES = get_args(RecipeName)
 # The experiment's sizes.
 SIZES = (*(str(100 * 2**k) for k in range(11)), ALL)
 # Raised when code changes what equal specs give.
-VERSION = 5
+VERSION = 7
 _AS_DECLARED = ConfigDict(extra="forbid", strict=True)
 
 
@@ -45,7 +45,7 @@ class HeadRecipe:
 
 @dataclass(frozen=True)
 class TuningRecipe:
-    """How layers of the encoder are trained, together with the head, which starts where the recipe `head` ends.
+    """How layers of the encoder are trained, together with the head, which starts where one on frozen features does.
 
     `layers` is how many of the uppermost layers move, None all of them and the embeddings too. Learning rates fall
     linearly to 0 after a tenth of warm-up. Training goes over the pairs `epochs` times, and as often as it takes to
@@ -56,11 +56,11 @@ class TuningRecipe:
     __pydantic_config__ = _AS_DECLARED
 
     layers: Annotated[int, Field(gt=0)] | None
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 4e-5
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
     head_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     epochs: Annotated[int, Field(gt=0)] = 1
     min_steps: Annotated[int, Field(gt=0)] = 100
-    batch_size: Annotated[int, Field(gt=0)] = 32
+    batch_size: Annotated[int, Field(gt=0)] = 64
     ranking_weight: Annotated[float, Field(ge=0)] = 0.03
     ranking_scale: Annotated[float, Field(gt=0)] = 20.0
     lora_rank: Annotated[int, Field(ge=0)] = 0
@@ -112,11 +112,11 @@ class Cell:
 
 
 HEAD = HeadRecipe()
-# The fields of `top` are from `benchmarks/tuning_study.py`.
+# The fields are from `benchmarks/tuning_study.py`.
 TUNING: dict[RecipeName, TuningRecipe | None] = {
     "head": None,
-    "top": TuningRecipe(layers=3, learning_rate=1e-4, epochs=2, batch_size=64),
-    "full": TuningRecipe(layers=None),
+    "top": TuningRecipe(layers=3, learning_rate=1e-4, epochs=2),
+    "full": TuningRecipe(layers=None, ranking_weight=0.5),
 }
 
 

@@ -1,12 +1,14 @@
 """Places on the line between a base model and what a training of its layers made of it: encoder and head together."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.files import publish, scratch_folder, write_json
 from flywheel.models.encoder import save_encoder
@@ -17,6 +19,9 @@ from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.training.progress import Encoded, Listener
 from flywheel.training.shrink import PLACES, Choice, choose_place
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 JUDGING_PAIRS = 1_000  # each place encodes their texts once more
 
@@ -52,6 +57,8 @@ class Layers:
 
     def _scores(self, pairs: pd.DataFrame, dims: Sequence[int], listener: Listener) -> np.ndarray:
         """The cosine of each pair at each place and dimension, (places, dims, n)."""
+        import pandas as pd
+
         texts = unique_texts(pairs)
         row = pd.Series(np.arange(len(texts)), index=texts)
         left, right = (row[pairs[side]].to_numpy() for side in ("text_a", "text_b"))

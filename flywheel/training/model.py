@@ -1,15 +1,16 @@
 """A finished model folder. The only file that writes or reads `flywheel.json`, the model's own scores and its card."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -25,6 +26,9 @@ from flywheel.scoring.thresholds import ScoreFit
 from flywheel.training.job import TrainingJob
 from flywheel.training.readable import cut_in_words
 from flywheel.training.starts import UNTUNED, start_in_words
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RECORD = "flywheel.json"
 _OWN_SCORES = "own_scores.parquet"
@@ -84,7 +88,7 @@ class TrainedModel:
     reused: bool = False
 
     @classmethod
-    def load(cls, folder: Path) -> "TrainedModel":
+    def load(cls, folder: Path) -> TrainedModel:
         """Read a model folder's `flywheel.json`. Raises FlywheelError when there is none or it is damaged."""
         try:
             return cls.from_json(folder, (folder / RECORD).read_bytes())
@@ -94,7 +98,7 @@ class TrainedModel:
             ) from error
 
     @classmethod
-    def from_json(cls, folder: Path, content: bytes) -> "TrainedModel":
+    def from_json(cls, folder: Path, content: bytes) -> TrainedModel:
         """The model of a folder whose `flywheel.json` has this content. Raises FlywheelError when it is damaged."""
         try:
             record: dict[str, Any] = json.loads(content)
@@ -140,6 +144,8 @@ class TrainedModel:
 
     def out_of_fold(self) -> OutOfFold | None:
         """The scores out of fold, or None where there are none. Raises FlywheelError when their file is damaged."""
+        import pandas as pd
+
         if self.out_of_fold_fit is None:
             return None
         file = self.folder / _OWN_SCORES
@@ -161,7 +167,7 @@ class TrainedModel:
                 f"{file} is damaged ({error}). Delete its folder and train the model again with `flywheel train`."
             ) from error
 
-    def as_reused(self) -> "TrainedModel":
+    def as_reused(self) -> TrainedModel:
         """The same model, marked as found instead of made."""
         return replace(self, reused=True)
 

@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass
 
 from flywheel.errors import FlywheelError
 
-LESS_MEMORY = (
-    "choose a smaller batch_size for the recipe ([training.recipes.NAME]), a smaller size, or a machine with more memory"
-)
+LESS_MEMORY = "choose a recipe that trains less (top, or head), a smaller base model or size, or a machine with more memory"
 
 
 @dataclass(frozen=True)

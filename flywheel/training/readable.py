@@ -1,11 +1,13 @@
 """Whether there is anything to learn: texts that are one and the same to the base model, and vectors that are one point."""
 
+from __future__ import annotations
+
 import json
 import logging
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.models.head import Head
@@ -13,6 +15,9 @@ from flywheel.models.reading import Reader, share_text
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.training.job import HEAD, TUNING, HeadRecipe, RecipeName, TuningRecipe
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,12 @@
 """Where a head starts: the untuned model, or the principal directions of all pooled features."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.models.head import Head, untuned_head
 from flywheel.models.vectors import Vectors
@@ -12,6 +14,9 @@ from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.scoring.thresholds import MIN_LABELS, log_losses
 from flywheel.training.head import PairFeatures, pair_arrays
 from flywheel.training.shrink import mean_fall
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LeftOut = tuple[int, ...]
 UNTUNED = "untuned"

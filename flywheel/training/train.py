@@ -4,6 +4,8 @@ Three phases, each with its result: prepare the pairs and the start; fit the hea
 from the start; write the folder.
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib
 import logging
@@ -11,12 +13,12 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.errors import FlywheelError, explain_disk_errors, needs_extra
-from flywheel.files import locked
+from flywheel.files import digest, locked
 from flywheel.models.catalogue import Variant
 from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
@@ -35,6 +37,9 @@ from flywheel.training.progress import Encoded, Listener, recording
 from flywheel.training.readable import check_readable, shares_cut
 from flywheel.training.shrink import Choice, choose_place, too_few
 from flywheel.training.starts import Start, choose_start, direction_pairs, pair_features, pair_scores
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +68,8 @@ def train(
 def _train(
     job: TrainingJob, snapshot: Snapshot, vectors: Vectors, models: Path, listener: Listener, shared: str | None
 ) -> TrainedModel:
+    import pandas as pd
+
     calibration = _calibration_pairs(snapshot)
     pairs = snapshot.training_pairs(job.size, job.random_seed, job.interaction_share)
     texts = unique_texts(pairs, calibration, direction_pairs(snapshot))
@@ -132,18 +139,15 @@ def _fit(job: TrainingJob, prepared: _Prepared, models: Path, listener: Listener
 
 
 def _fit_layers(job: TrainingJob, prepared: _Prepared, kept: KeptLayers, listener: Listener) -> _Fitted:
-    """Train the head, then from there the layers with it. The line goes from the start of the head, and the base model, to what
-    came of both trainings.
-    """
+    """Train the layers with the head. The line goes from the base model and the start of the head to what came of both."""
     with needs_extra("tune", f"The recipe {job.recipe}"):
         importlib.import_module("accelerate")
         from flywheel.training.tune import TuningTask, tune
 
-    start, training, vectors = prepared.start, prepared.training, prepared.vectors
-    head = train_head(start.head, training, job.head, job.random_seed, listener, job.dims)
+    start, vectors = prepared.start, prepared.vectors
     losses, on_event = recording(listener)
     stopping, judging = stopping_pairs(prepared.calibration)
-    task = TuningTask(job, head, start.scale, prepared.pairs, training, stopping, vectors)
+    task = TuningTask(job, start.head, start.scale, prepared.pairs, prepared.training, stopping, vectors)
     layers = Layers(vectors, kept.target, start.raw, tune(task, kept, on_event))
     choice = layers.choose(judging, job.dims, listener)
     placed, placed_vectors = layers.at(choice.place)
@@ -179,6 +183,8 @@ def _write(
     job: TrainingJob, prepared: _Prepared, fitted: _Fitted, cut: dict[str, float], models: Path, seconds: float
 ) -> TrainedModel:
     """Choose the decision rule on calibration pairs and write the model folder."""
+    import pandas as pd
+
     calibration, training, choice = prepared.calibration, prepared.training, fitted.choice
     if choice.reason:
         log.warning("%s at size %s is its start, %s: %s", job.variant, job.size, prepared.start.name, choice.reason)
@@ -218,9 +224,10 @@ def _own_fit(scores: np.ndarray, labels: np.ndarray) -> ScoreFit | None:
 def stopping_pairs(calibration: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Calibration pairs that choose among the weights of a training, and those that judge what was chosen.
 
-    Whole components go to one side: up to half of the pairs, and 1,000 at most, choose.
+    Whole components go to one side: up to half of the pairs, and 1,000 at most, choose. Their order is that of a hash of the
+    component's id. The id itself is the least of its questions' ids, and would put the large components first.
     """
-    sizes = calibration.groupby("component").size().cumsum()  # by id, which is a hash
+    sizes = calibration.groupby("component").size().sort_index(key=lambda ids: ids.map(digest)).cumsum()
     chosen = sizes.index[sizes <= min(_STOPPING_PAIRS, len(calibration) // 2)]
     choosing = calibration["component"].isin(chosen)
     return calibration[choosing], calibration[~choosing]

@@ -3,8 +3,10 @@
 Imports torch: load it only where something is trained.
 """
 
+import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.util import batch_to_device
+from torch.utils.checkpoint import checkpoint
 from transformers import TrainerCallback
 
 from flywheel.errors import FlywheelError
@@ -30,6 +33,9 @@ from flywheel.training.progress import Listener, Trained
 METRIC = "calibration_log_loss"
 _CHECKPOINT = "state.safetensors"
 _BUCKET = 16
+# So many tokens, padding included, go through the trained layers at once: memory is that of one such part.
+_TOKENS_AT_ONCE = 4096
+_STEPS_BETWEEN_TRIMS = 25
 # Spread of the scores below which the vectors have collapsed to one point.
 _COLLAPSED = 1e-3
 
@@ -56,7 +62,7 @@ class BatchLoss(torch.nn.Module):
     def forward(self, features: list[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
         """The loss of a batch as the collator makes it. Raises FlywheelError when it is no number."""
         batch = features[0]
-        left, right = self.project(batch["inputs"]).chunk(2)
+        left, right = self._project_parts(batch["parts"])[batch["order"].argsort()].chunk(2)
         loss = self.objective(left, right, labels, batch["weight"], batch["component"])
         if not torch.isfinite(loss):
             raise FlywheelError(
@@ -64,13 +70,26 @@ class BatchLoss(torch.nn.Module):
             )
         return loss
 
+    def _project_parts(self, parts: list[dict[str, Any]]) -> torch.Tensor:
+        """Projections of the texts of all parts. Where there are several, a part keeps nothing of what lies between its inputs
+        and its projections: the backward pass computes that again, part after part (Gao et al., 2021, "Scaling Deep
+        Contrastive Learning Batch Size under Memory Limited Setup").
+        """
+        if len(parts) == 1:
+            return self.project(parts[0])
+        return torch.cat([checkpoint(self.project, part, use_reentrant=False) for part in parts])
+
     def project(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Projections (b, largest dimension), not normalised."""
         return self.model(dict(inputs))["sentence_embedding"].float()
 
 
 class Collator:
-    """Both sides of a batch of pairs as one batch of texts, left ones first."""
+    """Both sides of a batch of pairs as one batch of texts: the longest first, in parts of at most 4,096 tokens, or of one
+    longer text.
+
+    `order` says where each text of the parts stands among all left texts, followed by all right ones.
+    """
 
     valid_label_columns = ("label",)
 
@@ -79,8 +98,11 @@ class Collator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """One batch of pairs."""
+        texts = np.array([row[side] for side in ("left", "right") for row in rows])
+        parts = longest_first(self._inputs.lengths[texts], _TOKENS_AT_ONCE, len(texts))
         return {
-            "inputs": self._inputs.batch([row[side] for side in ("left", "right") for row in rows]),
+            "parts": [self._inputs.batch(texts[part]) for part in parts],
+            "order": torch.from_numpy(np.concatenate(parts)),
             "component": torch.tensor([row["component"] for row in rows]),
             "label": torch.tensor([row["label"] for row in rows], dtype=torch.float32),
             "weight": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),
@@ -146,7 +168,7 @@ class CalibrationLossEvaluator(BaseEvaluator):
         was_training = self._loss.training
         self._loss.eval()
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
-            for some in longest_first(self._inputs.lengths[wanted], 4096, 256):
+            for some in longest_first(self._inputs.lengths[wanted], _TOKENS_AT_ONCE, 256):
                 found[wanted[some]] = self._loss.project(batch_to_device(self._inputs.batch(wanted[some]), device)).cpu()
         self._loss.train(was_training)
         return found
@@ -184,6 +206,18 @@ class Trainer(SentenceTransformerTrainer):
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is not None:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class MemoryCallback(TrainerCallback):
+    """Hands freed memory back to the system. Each batch has another shape, and the holes that they leave in the heap add up to
+    some times what a step needs.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """A step is over."""
+        if state.global_step % _STEPS_BETWEEN_TRIMS == 0:
+            with suppress(OSError, AttributeError):  # of glibc alone
+                ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 class KeepCallback(TrainerCallback):

@@ -20,7 +20,7 @@ from datasets.utils.logging import disable_progress_bar
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling
-from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
+from transformers import PrinterCallback, set_seed
 
 from flywheel.errors import FlywheelError, needs_extra
 from flywheel.models.blocks import cut, find_blocks
@@ -44,12 +44,12 @@ from flywheel.training.trainer import (
     EncoderInputs,
     KeepCallback,
     LengthGroupedSampler,
+    MemoryCallback,
     ProgressCallback,
     Trainer,
 )
 
 _EVALUATIONS = 5
-_PATIENCE = 2
 _SAME = 1e-3
 
 
@@ -88,10 +88,7 @@ def tune(task: TuningTask, kept: KeptLayers, listener: Listener) -> Head:
             with quiet_transformers(), torch.random.fork_rng(devices=[]):
                 _train(task, kept, listener)
         except (MemoryError, torch.OutOfMemoryError) as error:
-            raise FlywheelError(
-                f"Memory ran out while training {task.job.variant} with {task.recipe.batch_size} pairs a step: {LESS_MEMORY}, "
-                "or choose recipe top or head."
-            ) from error
+            raise FlywheelError(f"Memory ran out while training {task.job.variant}: {LESS_MEMORY}.") from error
     kept.finish()
     saved = load_file(target / HEAD_FILE)
     return Head(saved["weight"].numpy(), saved["bias"].numpy())
@@ -162,7 +159,7 @@ def _train(task: TuningTask, kept: KeptLayers, listener: Listener) -> None:
         loss=loss,
         data_collator=Collator(inputs),  # type: ignore[arg-type]
         evaluator=stopper,
-        callbacks=[ProgressCallback(listener), KeepCallback(kept), EarlyStoppingCallback(_PATIENCE)],
+        callbacks=[ProgressCallback(listener), KeepCallback(kept), MemoryCallback()],
     )
     trainer.remove_callback(PrinterCallback)
     last = kept.last_checkpoint()

@@ -12,7 +12,8 @@ import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.models.api import exchange
-from flywheel.models.api.exchange import Imported, VectorSource, export_vectors, import_vectors
+from flywheel.models.api.exchange import Imported, export_vectors, import_vectors
+from flywheel.models.api.vectors import VectorSource
 from flywheel.models.cache import EmbeddingCache
 
 WIDTH = 4

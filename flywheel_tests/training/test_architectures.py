@@ -28,7 +28,7 @@ from flywheel_tests.helpers.tiny_models import ARCHITECTURES, write_tiny
 pytestmark = pytest.mark.slow
 
 PROMPTED = {"prompts": {"query": "query : "}, "default_prompt_name": "query"}
-SMALL = {"epochs": 1, "min_steps": 6, "batch_size": 16, "learning_rate": 1e-3}
+SMALL = {"epochs": 1, "min_steps": 6, "batch_size": 16, "learning_rate": 1e-4}
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,9 @@ def test_jobs_that_differ_in_their_dimension_or_decision_rule_alone_share_their_
 
 
 def test_settings_change_fields_of_a_recipe_and_nothing_else() -> None:
-    changed = tuning_recipe("full", {"lora_rank": 8, "learning_rate": 2e-5})
-    assert changed is not None
-    assert TUNING["full"] == replace(changed, lora_rank=0, learning_rate=4e-5)
+    usual = TUNING["full"]
+    assert usual is not None
+    assert tuning_recipe("full", {"lora_rank": 8, "learning_rate": 2e-5}) == replace(usual, lora_rank=8, learning_rate=2e-5)
     assert tuning_recipe("head", {}) is None
     assert head_recipe({"epochs": 3}) == HeadRecipe(epochs=3)
 

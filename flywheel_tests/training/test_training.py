@@ -13,22 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from flywheel.errors import FlywheelError
+from flywheel.files import digest
+from flywheel.models.catalogue import Variant
 from flywheel.models.folder import ALLOWED_DIFFERENCE, read_head, served_difference
 from flywheel.models.head import Head
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.events.seeds import STARTER
 from flywheel.pairs.events.starter import starter_lines
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.pipeline.training import training_job
 from flywheel.scoring.decision_rule import DecisionRule
-from flywheel.training.job import HeadRecipe, TrainingJob
+from flywheel.training.job import Cell, HeadRecipe, TrainingJob
 from flywheel.training.model import TrainedModel
 from flywheel.training.progress import Encoded, Progress, Trained, ignore_progress
 from flywheel.training.starts import pair_scores
-from flywheel.training.train import train
+from flywheel.training.train import stopping_pairs, train
 from flywheel_tests.helpers.clumps import MINILM, World, clump_world, take_world
 from flywheel_tests.helpers.homes import make_workspace
 
@@ -185,6 +189,27 @@ def test_a_size_beyond_the_data_is_refused_with_both_numbers(world: World, tmp_p
 def test_a_few_pairs_train_without_a_threshold_of_their_own(world: World, tmp_path: Path) -> None:
     small = train(world.job(size="3"), world.snapshot, world.vectors, tmp_path, ignore_progress)
     assert (small.train_pairs, small.out_of_fold_fit, small.out_of_fold()) == (3, None, None)
+
+
+@pytest.mark.parametrize(("recipe", "jobs"), [("head", 2), ("top", 1), ("full", 1)])
+def test_fields_of_the_head_count_for_heads_alone(world: World, recipe: str, jobs: int) -> None:
+    changed = world.workspace.with_options("training", recipes={"head": {"epochs": 9}})
+    cell = Cell(Variant(MINILM.name, 32), "48")
+    assert len({training_job(each, world.snapshot, cell, recipe).job_id for each in (world.workspace, changed)}) == jobs
+
+
+def test_pairs_that_choose_among_weights_are_like_those_that_judge() -> None:
+    """A component's id is the least of its questions' ids, so that by their ids large components would come first."""
+    random = np.random.default_rng(0)
+    sizes = random.choice([1, 2, 30], 4_000, p=[0.8, 0.15, 0.05])
+    component = np.repeat([min(digest(str(random.random())) for _ in range(size + 1)) for size in sizes], sizes)
+    pairs = pd.DataFrame({"component": component, "size": np.repeat(sizes, sizes)})
+    choosing, judging = stopping_pairs(pairs)
+    assert 900 <= len(choosing) <= 1_000
+    assert not set(choosing["component"]) & set(judging["component"])
+    large = [float((part["size"] == 30).mean()) for part in (choosing, judging)]
+    assert large[1] > 0.5
+    assert abs(large[0] - large[1]) < 0.12
 
 
 def test_no_calibration_split_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
