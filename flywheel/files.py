@@ -135,9 +135,14 @@ def digest(text: str) -> str:
 def locked(models: Path, name: str, timeout: float = -1) -> Iterator[None]:
     """One process at a time for a job, or for all jobs that share trained layers: the next finds them finished.
 
-    Raises filelock's Timeout when another one holds it for longer than `timeout` seconds; without it, waits.
+    Its file is gone afterwards. Raises filelock's Timeout when another one holds it for longer than `timeout` seconds; without
+    it, waits.
     """
-    locks = models / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / name, timeout=timeout):
-        yield
+    lock = models / ".locks" / name
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, timeout=timeout):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps a file that is open
+                lock.unlink()  # who waits sees that its file has no name any more, and takes a new one

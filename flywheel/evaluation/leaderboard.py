@@ -106,11 +106,14 @@ def build_leaderboard(
     champion_id: str | None = None,
 ) -> Leaderboard:
     """Gather every record on the snapshot's `test_id` and on these terms; of a cell trained on several snapshots, the current
-    one's, else the newest, and the champion in any case.
+    one's, else the newest, and the champion in any case. Of a baseline or an untuned model that was measured again, by a later
+    version or in other numbers, the newest.
     """
     everything = list_evaluations(evaluations, snapshot.test_id)
     records = [record for record in everything if terms in (None, record.terms)]
     current = [r for r in records if r.snapshot_id == snapshot.snapshot_id or _is_api(r)]
+    newest = {_cell(record): record for record in current}
+    current = [r for r in current if r.kind == "tuned" or r is newest[_cell(r)]]
     cells = {_cell(record) for record in current}
     older = {_cell(record): record for record in records if record.kind == "tuned" and _cell(record) not in cells}
     stale = {record.record_id: record for record in older.values()}

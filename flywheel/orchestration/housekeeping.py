@@ -7,7 +7,7 @@ import dagster as dg
 
 from flywheel.errors import FlywheelError
 from flywheel.orchestration.flywheel import Flywheel
-from flywheel.orchestration.instance import ENDED, remove_run
+from flywheel.orchestration.instance import ENDED, remove_runs
 from flywheel.orchestration.launching import in_flight
 from flywheel.pipeline.housekeeping import tidy
 
@@ -50,8 +50,7 @@ def _job(flywheel: Flywheel, assets: Sequence[dg.AssetKey]) -> dg.JobDefinition:
             ours = Path(context.instance.root_directory).is_relative_to(workspace.home.dagster)
             jobs = None if ours else {flywheel.name(name) for name in _JOBS}
             old = old_runs(context.instance, jobs, assets, workspace.settings.housekeeping.runs)
-            for run_id in old:
-                remove_run(context.instance, run_id)
+            remove_runs(context.instance, old)
             context.log.info(f"{len(old):,} old runs are removed")
 
     @dg.job(name=flywheel.name("housekeeping"), description="Delete what nothing needs any more.")

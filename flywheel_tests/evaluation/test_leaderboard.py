@@ -93,6 +93,17 @@ def test_the_apis_baseline_comes_first_and_holds_for_every_snapshot_of_a_test(wo
     assert not board.stale
 
 
+def test_an_untuned_model_that_was_measured_again_is_one_row(world: World, tmp_path: Path) -> None:
+    untuned, tuned = (next(row for row in board_of(world).rows if row.kind == kind) for kind in ("untuned", "tuned"))
+    again = replace(untuned, record_id="a later version's")
+    settings_changed = replace(tuned, record_id="with other settings")
+    for age, record in enumerate((again, untuned, tuned, settings_changed)):
+        file = evaluation_folder(tmp_path, record.test_id, record.record_id) / "evaluation.json"
+        write_json(file, record.to_json())
+        os.utime(file, (1e9 - age, 1e9 - age))
+    assert build_leaderboard(world.snapshot, tmp_path).rows == (again, settings_changed, tuned)
+
+
 def test_a_record_that_is_being_written_is_not_there_yet(world: World, tmp_path: Path) -> None:
     record = board_of(world).tuned[0]
     for name in (".aside-1-a", record.record_id):

@@ -8,9 +8,10 @@ import pytest
 from flywheel.errors import FlywheelError
 from flywheel.orchestration.build import build_defs
 from flywheel.orchestration.housekeeping import old_runs
-from flywheel.orchestration.instance import open_session
+from flywheel.orchestration.instance import open_session, remove_runs
 from flywheel.pipeline.workspace import Workspace
 from flywheel_tests.helpers.homes import with_options
+from flywheel_tests.helpers.postgres import DATABASE, USER
 
 PARTS = dg.StaticPartitionsDefinition(["a", "b"])
 
@@ -47,6 +48,38 @@ def test_runs_beyond_the_newest_go_with_their_files_and_those_that_made_what_is_
         assert len(left) <= 4
         assert files_of_runs(workspace.home.root) <= left
         assert not list(workspace.home.dagster.rglob(f"*{runs[0]}*"))
+
+
+@dg.asset_check(asset=plain)
+def is_plain() -> dg.AssetCheckResult:
+    """A check that runs with its asset."""
+    return dg.AssetCheckResult(passed=True)
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_what_checks_found_in_removed_runs_goes_too_but_for_the_last_of_each_check(
+    store: str, request: pytest.FixtureRequest
+) -> None:
+    storage = {}
+    if store == "postgres":
+        at = request.getfixturevalue("postgres")
+        url = f"postgresql+psycopg2://{USER}@{at.host}:{at.port}/{DATABASE}"
+        storage = {"storage": {"postgres": {"postgres_url": url}}}
+
+    with dg.instance_for_test(overrides=storage) as instance:
+
+        def checked() -> list[str]:
+            history = instance.event_log_storage.get_asset_check_execution_history(next(iter(is_plain.check_keys)), limit=100)
+            return [each.run_id for each in history]
+
+        runs = [dg.materialize([plain, is_plain], instance=instance).run_id for _ in range(5)]
+        assert checked() == runs[::-1]
+        remove_runs(instance, runs[:3])
+        assert checked() == [runs[4], runs[3]]
+        unchecked = dg.materialize([plain], instance=instance).run_id
+        remove_runs(instance, [*runs[3:], unchecked])
+        assert checked() == [runs[4]], "the page shows what the check found last"
+        assert not instance.get_runs()
 
 
 def test_housekeeping_waits_for_a_turn_to_end_and_a_wrong_cron_is_one_sentence(workspace: Workspace) -> None:
