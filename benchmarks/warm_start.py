@@ -29,8 +29,8 @@ ROWS = {
     "champion, on half of the pairs": (False, 1, ""),
     "from the base": (False, 2, ""),
     "from the champion": (True, 2, ""),
-    "from the base, one epoch": (False, 2, '{"epochs": 1}'),
-    "from the champion, one epoch": (True, 2, '{"epochs": 1}'),
+    "from the base, one epoch": (False, 2, '{"epochs": 1, "min_steps": 1}'),
+    "from the champion, one epoch": (True, 2, '{"epochs": 1, "min_steps": 1}'),
 }
 
 

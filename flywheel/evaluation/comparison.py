@@ -1,9 +1,10 @@
 """Two evaluations side by side on the same test pairs: by how much, how sure, on which kinds of pairs, and which pairs flip."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.cross_fitted import paired
@@ -14,6 +15,9 @@ from flywheel.evaluation.slices import slices_of
 from flywheel.evaluation.statistics import reason_no_verdict
 from flywheel.models.api.ledger import Paid
 from flywheel.pairs.snapshots.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """A subject decides the pairs that judge: those set aside as `test`, or, cross-fitted, every labelled pair in its fold."""
 
+from __future__ import annotations
+
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.failures import as_errors, holds_any
@@ -13,6 +15,9 @@ from flywheel.evaluation.subjects import Embed, Subject
 from flywheel.pairs.snapshots.snapshot import DRAW_AGAIN, Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
 from flywheel.scoring.thresholds import check_both_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +71,8 @@ def _by_splits(
 
 
 def _by_folds(subject: Subject, folds: int, pairs: pd.DataFrame, lost: Collection[str], target_prior: float | None) -> Decided:
+    import pandas as pd
+
     held, errors = [], []
     for fold in range(folds):
         out, own = (pairs["fold"] == fold).to_numpy(), subject.in_fold(fold)
@@ -107,6 +114,8 @@ def _without(vectors: np.ndarray, missing: np.ndarray) -> np.ndarray:
 
 
 def _held_out(embed: Embed, pairs: pd.DataFrame, lost: Collection[str], rule: DecisionRule) -> pd.DataFrame:
+    import pandas as pd
+
     failed = holds_any(pairs, lost)
     return pd.concat([_decided(_score(embed, pairs[~failed]), rule), as_errors(pairs[failed])]).loc[pairs.index]
 

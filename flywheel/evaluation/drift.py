@@ -6,15 +6,20 @@ Distances of distributions are Kolmogorov and Smirnov's (scipy.stats.ks_2samp): 
 value, 0 for alike and 1 for apart.
 """
 
+from __future__ import annotations
+
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.pairs.snapshots.snapshot import SPLITS, Snapshot, unique_texts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FEWEST = 100  # pairs on either side, for any figure
 _MOST = 2_000  # new questions, and
@@ -60,6 +65,8 @@ def new_against(now: Snapshot, then: Snapshot, split: str) -> Sides:
     """The interaction pairs that `now` has and `then` had not, and a split of `then`: its interaction pairs, if there are
     enough.
     """
+    import pandas as pd
+
     known = {pair_id for name in SPLITS for pair_id in then.pairs(name)["pair_id"]}
     present = pd.concat([now.pairs(name) for name in SPLITS], ignore_index=True)
     new = present[(present["source"] == "interaction") & ~present["pair_id"].isin(known)]

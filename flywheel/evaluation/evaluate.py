@@ -1,11 +1,13 @@
 """Scoring a model on a snapshot's `test` pairs, with a threshold that `test` has not seen."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from flywheel.errors import explain_disk_errors
@@ -37,6 +39,9 @@ from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.scoring.thresholds import INTERACTION, SEED
 from flywheel.training.model import OutOfFold
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def evaluate(
     subject: Subject, snapshot: Snapshot, evaluations: Path, terms: Terms, domains: Sequence[Domain] = ()
@@ -57,6 +62,8 @@ def evaluate(
 
 
 def _evaluate(subject: Subject, snapshot: Snapshot, target: Path, terms: Terms, domains: Sequence[Domain]) -> Evaluation:
+    import pandas as pd
+
     decided = decide(subject, snapshot, terms.target_prior)
     judging, calibration, lost = decided.judging, decided.calibration, decided.lost
     searched = search_judging(subject, snapshot, judging, lost)
@@ -211,6 +218,8 @@ def _retrieval_without(searched: Search, test: pd.DataFrame, others: pd.DataFram
 
 def _findings(subject: Subject, decided: Decided, searched: Search, judges: bool) -> tuple[Finding, ...]:
     """What is odd about the subject, by the pairs that it has vectors for."""
+    import pandas as pd
+
     questions = unique_texts(decided.judging)
     test = decided.judging[~holds_any(decided.judging, decided.lost)]
     both = pd.concat([decided.calibration.assign(split="calibration"), test.assign(split="test")], ignore_index=True)

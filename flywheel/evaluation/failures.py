@@ -4,14 +4,19 @@ They count as errors in its error rate, whatever the threshold, and in calibrati
 at the other pairs alone. Above a hundredth of the pairs there is no verdict.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from flywheel.evaluation.retrieval import Retrieval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_FAILED_SHARE = 0.01
 EMBED_AGAIN = "flywheel baseline embed --retry"
@@ -62,7 +67,7 @@ def as_errors(pairs: pd.DataFrame) -> pd.DataFrame:
     return pairs.assign(score=far, margin=far, probability=0.5, same=wrong.to_numpy())
 
 
-def is_failure(scores: pd.Series) -> "pd.Series[bool]":
+def is_failure(scores: pd.Series) -> pd.Series[bool]:
     """Which of stored scores (n,) are of pairs that a model has no vector for."""
     return scores.abs() >= _FAR
 

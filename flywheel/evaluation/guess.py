@@ -1,10 +1,12 @@
 """Always giving the commoner label: what an error rate has to be read beside."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.intervals import Interval
@@ -12,6 +14,9 @@ from flywheel.evaluation.records import Terms
 from flywheel.evaluation.statistics import rate_interval
 from flywheel.pairs.snapshots.snapshot import Snapshot
 from flywheel.scoring.decision_rule import DecisionRule
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)

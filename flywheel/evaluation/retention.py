@@ -4,15 +4,17 @@
 sentences of the topic. They were written for this project and have its licence.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from flywheel.errors import FlywheelError, UnreadableFileError
@@ -21,6 +23,9 @@ from flywheel.evaluation.statistics import component_weights, reason_no_verdict
 from flywheel.pairs.labelled import labelled_id, read_labelled
 from flywheel.pairs.options import PairOptions
 from flywheel.scoring.thresholds import check_both_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GENERAL = "general pairs"
 _REPLICATES = 1_000

@@ -4,18 +4,22 @@ No verdict rests on a side with an alarm. What is told by chance is a test by co
 taken for sane where it is provably better than chance.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from flywheel.evaluation.intervals import Clusters
 from flywheel.evaluation.retrieval import Search
 from flywheel.models.reading import Reader, share_text, without_marks
 from flywheel.scoring.logistic import Floats
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Origin = Literal["api", "untuned", "tuned"]
 
@@ -81,6 +85,8 @@ def find_faults(side: Side, judges: bool) -> tuple[Finding, ...]:
 
 def _vectors_fault(side: Side) -> Finding | None:
     """What the vectors alone show."""
+    import pandas as pd
+
     spread = float(side.pairs["score"].std(ddof=0))
     group = _same_vector(side.vectors)
     sizes = np.bincount(group)
@@ -194,6 +200,7 @@ def _area(pairs: pd.DataFrame, level: float) -> Area:
     """Over calibration and test pairs, within each source. Its variance by component is that of its influence function
     (Obuchowski, "Nonparametric Analysis of Clustered ROC Curve Data", 1997).
     """
+    import pandas as pd
     from scipy.stats import rankdata
 
     parts, by_source = [], [rows for _, rows in pairs.groupby("source")]
@@ -253,6 +260,8 @@ def _directions(vectors: NDArray[np.float32]) -> float:
 
 def _common_beginning(texts: list[str], group: NDArray[np.intp]) -> int:
     """How many characters texts of one vector have in common at their beginning, in all but a twentieth of the groups."""
+    import pandas as pd
+
     members = pd.Series(texts).str.casefold().groupby(group).agg(list)
     return int(np.quantile([_alike(min(each), max(each)) for each in members if len(each) > 1], _FEW))
 

@@ -1,10 +1,15 @@
 """Kinds of test pairs that the page shows separately, by simple rules: where they came from and what their texts hold."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHORT_WORDS, _LONG_WORDS = 8, 16
 _NUMBER = re.compile(r"\d")

@@ -3,7 +3,8 @@
 The file that uses what Dagster does not promise to keep, for want of a public way:
 
 - `InstanceRef.from_dir(..., overrides=...)` opens an instance without the files for what its runs print;
-- `event_log_storage` sets how many slots a pool has, takes them from dead runs, and says where SQLite keeps a run's events.
+- `event_log_storage` sets how many slots a pool has, takes them from dead runs, and says where SQLite keeps a run's events;
+- its table `asset_check_executions` keeps what checks found in runs that were deleted.
 
 `server.py` also starts `dagster._daemon`, the daemon as a module, so that it runs in this very environment.
 """
@@ -15,10 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import psutil
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 
 from flywheel.errors import explain_disk_errors
 from flywheel.home import Home
@@ -35,6 +38,7 @@ POOL = "gpu"  # of the home's own Dagster
 ENDED = frozenset({dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED})
 _AT_WORK = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _CLOCK_STEP_SECONDS = 60.0
+_IDS_AT_ONCE = 500  # a statement takes so many ids on any database
 _set_here: dict[str, str] = {}  # the variables that this process has set itself
 _OUTPUT_STAYS_HERE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
@@ -140,14 +144,38 @@ def reap_dead_runs(instance: dg.DagsterInstance, pools: Sequence[str]) -> list[s
     return dead
 
 
-def remove_run(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Delete a run with its events and what it printed; SQLite keeps the events of each run in a file, which goes too."""
-    instance.delete_run(run_id)
-    instance.compute_log_manager.delete_logs(prefix=[run_id])
-    storage = instance.event_log_storage
-    if hasattr(storage, "path_for_shard"):
-        for ending in ("", "-wal", "-shm"):
-            Path(f"{storage.path_for_shard(run_id)}{ending}").unlink(missing_ok=True)
+def remove_runs(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
+    """Delete runs with their events, what they printed and what their checks found, but for the last result of each check.
+
+    SQLite keeps the events of each run in a file, which goes too.
+    """
+    storage: Any = instance.event_log_storage
+    if hasattr(storage, "index_connection"):
+        for start in range(0, len(run_ids), _IDS_AT_ONCE):
+            with storage.index_connection() as connection:
+                _remove_check_results(connection, run_ids[start : start + _IDS_AT_ONCE])
+    for run_id in run_ids:
+        instance.delete_run(run_id)
+        instance.compute_log_manager.delete_logs(prefix=[run_id])
+        if hasattr(storage, "path_for_shard"):
+            for ending in ("", "-wal", "-shm"):
+                Path(f"{storage.path_for_shard(run_id)}{ending}").unlink(missing_ok=True)
+
+
+def _remove_check_results(connection: Any, run_ids: Sequence[str]) -> None:
+    """Delete what checks found in these runs, where they have found something later."""
+    result, later = AssetCheckExecutionsTable.c, AssetCheckExecutionsTable.alias()
+    same_check = [
+        later.c.asset_key == result.asset_key,
+        later.c.check_name == result.check_name,
+        later.c.partition.is_not_distinct_from(result.partition),
+    ]
+    is_outdated = later.select().where(*same_check, later.c.id > result.id).exists()
+    found = AssetCheckExecutionsTable.select().where(result.run_id.in_(run_ids), is_outdated).with_only_columns(result.id)
+    outdated = [row.id for row in connection.execute(found).fetchall()]
+    for start in range(0, len(outdated), _IDS_AT_ONCE):
+        some = outdated[start : start + _IDS_AT_ONCE]
+        connection.execute(AssetCheckExecutionsTable.delete().where(result.id.in_(some)))
 
 
 def last_skip(instance: dg.DagsterInstance, schedule: str, location: str | None) -> tuple[float, str] | None:

@@ -1,20 +1,24 @@
 """The inbox: a folder that producers drop files into, and that is emptied without losing or mixing up any."""
 
+from __future__ import annotations
+
 import logging
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from flywheel.errors import UnreadableFileError, explain_disk_errors
 from flywheel.files import is_being_written
-from flywheel.pairs.deliveries import ingest_each
-from flywheel.pairs.ingest import IngestReport
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.duckdb_file import Store
+
+if TYPE_CHECKING:
+    from flywheel.pairs.ingest import IngestReport
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +78,8 @@ def take_inbox(
     Beside a rejected one lies a file that says why. `progress` hears how many deliveries of how many are put away. Returns the
     reports, and for each rejected delivery the sentence that says why.
     """
+    from flywheel.pairs.deliveries import ingest_each
+
     reports, rejected = [], []
     with explain_disk_errors(inbox):
         inbox.mkdir(parents=True, exist_ok=True)

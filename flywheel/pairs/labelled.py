@@ -1,21 +1,23 @@
 """Labelled pairs read from a file without a store: what models are measured on and never trained on."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.errors import UnreadableFileError
 from flywheel.files import digest
-from flywheel.pairs.deliveries import files_of
 from flywheel.pairs.events.load import check
-from flywheel.pairs.events.readers import batch_id, read_delivery
 from flywheel.pairs.events.redaction import Redactor
-from flywheel.pairs.events.staging import stage
 from flywheel.pairs.options import PairOptions
 from flywheel.pairs.store.labels import sum_up
 from flywheel.pairs.store.sql import connect, quoted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _EXPLICIT = """
 WITH texts AS (
@@ -34,6 +36,9 @@ def labelled_id(path: Path, options: PairOptions) -> str:
 
     Raises UnreadableFileError when it is not there.
     """
+    from flywheel.pairs.deliveries import files_of
+    from flywheel.pairs.events.readers import batch_id
+
     paths, names = files_of(path, path.name, options)
     return digest("|".join(batch_id(part, each, options) for part, each in zip(paths, names, strict=True)))
 
@@ -44,6 +49,10 @@ def read_labelled(path: Path, options: PairOptions, memory: str) -> pd.DataFrame
     One row a pair, ordered by `pair_id`: `question_a`, `question_b`, `text_a`, `text_b`, `label`, and the `component` of its
     questions. Raises UnreadableFileError when it cannot be read or holds no explicit pair.
     """
+    from flywheel.pairs.deliveries import files_of
+    from flywheel.pairs.events.readers import read_delivery
+    from flywheel.pairs.events.staging import stage
+
     redactor = Redactor.of(options)
     try:
         batches = read_delivery(*files_of(path, path.name, options), options)
@@ -67,6 +76,7 @@ def read_labelled(path: Path, options: PairOptions, memory: str) -> pd.DataFrame
 
 def _components(pairs: pd.DataFrame) -> np.ndarray:
     """The number of each pair's component (n,)."""
+    import pandas as pd
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

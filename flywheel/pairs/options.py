@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 # What explicit labels give at most where no share is set; calibration gets five pairs for six of test.
 TEST_SHARE = 0.3
+QUORA = "quora"
 _CODINGS = frozenset({"labels", "cut", "cut_below"})
 
 

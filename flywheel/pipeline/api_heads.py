@@ -1,11 +1,13 @@
 """Our head on the API's vectors: what training buys without a model of one's own."""
 
+from __future__ import annotations
+
 import logging
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.evaluate import is_current
@@ -27,6 +29,9 @@ from flywheel.training.model import OutOfFold
 from flywheel.training.progress import Listener
 from flywheel.training.starts import UNTUNED, direction_pairs
 from flywheel.training.train import fit_head
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +106,8 @@ def _train(
 
 
 def _out_of_fold(scores: np.ndarray | None, pairs: PairFeatures) -> OutOfFold | None:
+    import pandas as pd
+
     if scores is None:
         return None
     try:

@@ -1,9 +1,11 @@
 """What users left since the champion was trained, against what it was trained on."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation import drift
@@ -13,6 +15,9 @@ from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.pipeline.workspace import Workspace
 from flywheel.registry.champions import Champion
 from flywheel.training.model import TrainedModel
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def find_label_drift(workspace: Workspace, now: Snapshot) -> Drift:

@@ -1,9 +1,10 @@
 """Training cells: the job of a cell, training it, and encoding ahead what many cells need."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import Variant
@@ -21,6 +22,9 @@ from flywheel.training.job import (
 from flywheel.training.model import TrainedModel
 from flywheel.training.starts import direction_pairs
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def training_job(workspace: Workspace, snapshot: Snapshot, cell: Cell, recipe: str) -> TrainingJob:
     """The spec of a cell on a snapshot. Raises FlywheelError for an unknown recipe, an invalid size, or missing weights."""
@@ -36,7 +40,7 @@ def training_job(workspace: Workspace, snapshot: Snapshot, cell: Cell, recipe: s
         snapshot_id=snapshot.snapshot_id,
         base=replace(vectors.model, path=None),
         weights=vectors.weights_id,
-        head=head_recipe(options.recipes.get("head", {})),
+        head=head_recipe(options.recipes.get("head", {}) if name == "head" else {}),
         poolings=vectors.holds,
         tuning=tuning_recipe(name, options.recipes.get(name, {})),
         dims=() if name == "head" else tuple(sorted({*workspace.settings.grid.dims(variant.base), variant.dim})),

@@ -22,6 +22,7 @@ from flywheel.orchestration.instance import (
 )
 from flywheel.orchestration.materialise import materialise
 from flywheel.orchestration.partitions import Grid, parse_cell
+from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events.seeds import STARTER
 from flywheel.pairs.inbox import finished_files, rejected_deliveries, waiting_files
 from flywheel.pairs.store.labels import count_pairs
@@ -31,13 +32,38 @@ from flywheel.training.job import SIZES, Cell
 from flywheel_tests.helpers.homes import make_workspace, with_options
 from flywheel_tests.pairs.test_ingest import line, write
 
-HEAVY = "torch, transformers, sentence_transformers, datasets, sklearn, scipy, matplotlib, networkx, openai"
+HEAVY = "torch, pandas, pyarrow, transformers, sentence_transformers, datasets, sklearn, scipy, matplotlib, networkx, openai"
 
 
 def test_the_code_location_loads_without_heavy_imports(tmp_path: Path) -> None:
     script = f"import sys, flywheel.definitions; print(sorted(set('{HEAVY}'.split(', ')) & set(sys.modules)))"
     environment = {**os.environ, "FLYWHEEL_HOME": str(tmp_path), "DAGSTER_HOME": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_ticks_of_an_idle_home_import_nothing_heavy(tmp_path: Path) -> None:
+    script = f"""
+import sys
+import dagster as dg
+from flywheel.definitions import defs
+
+repository = defs.get_repository_def()
+for name in ("inbox_sensor", "retrain_sensor"):
+    with dg.build_sensor_context(
+        dg.DagsterInstance.ephemeral(), repository_def=repository, resources={{"workspace": defs.resources["workspace"]}}
+    ) as context:
+        print(defs.get_sensor_def(name).evaluate_tick(context).skip_message, file=sys.stderr)
+print(sorted(set('{HEAVY}'.split(', ')) & set(sys.modules)))
+"""
+    workspace = make_workspace(tmp_path)
+    workspace.home.inbox.mkdir()
+    (tmp_path / "flywheel.toml").write_text("retraining.first = true\n")
+    ingest_files(workspace.store, [write(tmp_path, [line("one question", "another question")])])
+    environment = {**os.environ, "FLYWHEEL_HOME": str(tmp_path), "DAGSTER_HOME": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert "no finished files" in run.stderr
+    assert "1 of 2,000 new interaction pairs" in run.stderr
     assert run.stdout.strip() == "[]"
 
 

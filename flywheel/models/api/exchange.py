@@ -16,28 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flywheel.errors import FlywheelError, explain_disk_errors, one_line
+from flywheel.models.api.vectors import VectorSource
 from flywheel.models.cache import EmbeddingCache
 from flywheel.models.shards import KEY
 
 _GROUP = 8192
 _OFF_UNIT = 1e-3
 _SET_ASIDE = b"flywheel.set_aside"
-
-
-@dataclass(frozen=True)
-class VectorSource:
-    """Whose vectors a file holds: endpoint family, model and dimensions. Stands in the file's metadata."""
-
-    family: str
-    model: str
-    dimensions: int
-
-    def metadata(self) -> dict[bytes, bytes]:
-        """As Parquet has it."""
-        return {f"flywheel.{name}".encode(): str(value).encode() for name, value in vars(self).items()}
-
-    def __str__(self) -> str:
-        return f"{self.model} at {self.dimensions} dimensions from {self.family}"
 
 
 def export_vectors(

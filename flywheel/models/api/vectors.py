@@ -19,7 +19,6 @@ from pydantic import AnyHttpUrl, TypeAdapter, ValidationError
 
 from flywheel.errors import FlywheelError, TryAgainError, needs_extra
 from flywheel.models.api.asking import Asking, Wanted
-from flywheel.models.api.exchange import VectorSource
 from flywheel.models.api.explain import explain
 from flywheel.models.api.ledger import Paid, add_to_ledger, read_ledger
 from flywheel.models.api.refusals import Refusal
@@ -36,6 +35,22 @@ _TEXT_TOKENS = 8192
 # Of the texts asked for, how many may be set aside at once: more, and it is the endpoint that fails.
 _MOST_SET_ASIDE, _MOST_SET_ASIDE_SHARE = 10, 0.01
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VectorSource:
+    """Whose vectors a file holds: endpoint family, model and dimensions. Stands in the file's metadata."""
+
+    family: str
+    model: str
+    dimensions: int
+
+    def metadata(self) -> dict[bytes, bytes]:
+        """As Parquet has it."""
+        return {f"flywheel.{name}".encode(): str(value).encode() for name, value in vars(self).items()}
+
+    def __str__(self) -> str:
+        return f"{self.model} at {self.dimensions} dimensions from {self.family}"
 
 
 @dataclass(frozen=True)

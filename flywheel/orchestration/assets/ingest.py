@@ -18,7 +18,6 @@ from flywheel.pairs.store.content import observations_id, pairs_id
 from flywheel.pairs.store.contradictions import Contradiction, find_contradictions
 from flywheel.pairs.store.labels import count_pairs
 from flywheel.pairs.store.overview import newest_quarantine, overview
-from flywheel.pipeline.ingest import ingest_inbox, ingest_seed, take_snapshot, unaccounted_lines
 
 _STORE, _PAIRS, _SNAPSHOT = "1", "1", "1"
 _TOLD = 20  # times at most
@@ -38,6 +37,8 @@ def _seed_pairs(flywheel: Flywheel) -> dg.AssetsDefinition:
     )  # fmt: skip
     def seed_pairs(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """Seed pairs (the starter set or Quora duplicate questions), ingested into DuckDB once."""
+        from flywheel.pipeline.ingest import ingest_seed
+
         with flywheel.at_work(context) as workspace:
             report = ingest_seed(workspace)
             version = dg.DataVersion(observations_id(workspace.store, "seed"))
@@ -60,6 +61,8 @@ def _interaction_pairs(flywheel: Flywheel, fresh_days: float | None) -> dg.Asset
     )  # fmt: skip
     def interaction_pairs(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         """What users left behind: the finished files of the inbox, ingested into DuckDB."""
+        from flywheel.pipeline.ingest import ingest_inbox, unaccounted_lines
+
         with flywheel.at_work(context) as workspace:
             summary = ingest_inbox(workspace, _progress(context))
             wrong = unaccounted_lines(workspace, summary)
@@ -140,6 +143,8 @@ def _snapshot(flywheel: Flywheel) -> dg.AssetsDefinition:
     )  # fmt: skip
     def snapshot(context: dg.AssetExecutionContext, config: SnapshotConfig) -> dg.MaterializeResult:
         """An immutable export of train, calibration and test; what training and evaluation read."""
+        from flywheel.pipeline.ingest import take_snapshot
+
         with flywheel.at_work(context) as workspace:
             taken = take_snapshot(workspace, config.new_test)
         return dg.MaterializeResult(

@@ -13,9 +13,8 @@ from flywheel.errors import FlywheelError, one_line
 from flywheel.pairs.events.json_rows import json_batch
 from flywheel.pairs.events.lines import Batch, Line
 from flywheel.pairs.events.starter import starter_lines
-from flywheel.pairs.options import PairOptions
+from flywheel.pairs.options import QUORA, PairOptions
 
-QUORA = "quora"
 STARTER = Path(str(files("flywheel.pairs.events"))) / "starter_set"
 QUORA_REPOSITORY = "sentence-transformers/quora-duplicates"
 QUORA_FILE = "pair-class/train-00000-of-00001.parquet"

@@ -5,8 +5,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-
 from flywheel import storage
 from flywheel.errors import FlywheelError
 from flywheel.files import write_json
@@ -64,6 +62,8 @@ class Snapshots:
 
     def holding(self, pair_ids: frozenset[str]) -> dict[str, Snapshot]:
         """The snapshots that hold one of these pairs, by id; those that only the root has are fetched."""
+        import pyarrow as pa
+
         found = {}
         self._fetch_all()
         for manifest in sorted(self.folder.glob(f"*/{MANIFEST}")):

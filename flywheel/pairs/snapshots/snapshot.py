@@ -1,22 +1,25 @@
 """A snapshot: an immutable, content-addressed export of all splits. Training and evaluation read these, never the store."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 
 from flywheel.errors import FlywheelError
 from flywheel.files import digest
-from flywheel.pairs.events.seeds import QUORA
+from flywheel.pairs.options import QUORA
 from flywheel.pairs.snapshots.enough import Missing
 from flywheel.pairs.store.components import FROZEN
 from flywheel.pairs.store.sql import connect, quoted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ALL = "all"
 MANIFEST = "manifest.json"
@@ -83,7 +86,7 @@ class Snapshot:
         return QUORA in self.seeds
 
     @classmethod
-    def load(cls, folder: Path) -> "Snapshot":
+    def load(cls, folder: Path) -> Snapshot:
         """Read a snapshot's manifest. Raises FlywheelError when the folder holds none."""
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
@@ -138,6 +141,9 @@ class Snapshot:
 
     def pairs(self, split: str) -> pd.DataFrame:
         """The pairs of `train`, `calibration` or `test`, ordered by pair id. Raises FlywheelError for a damaged file."""
+        import pandas as pd
+        import pyarrow as pa
+
         file = self.folder / f"{split}.parquet"
         try:
             return pd.read_parquet(file)
@@ -204,7 +210,7 @@ def damaged(where: Path, error: Exception) -> FlywheelError:
     return FlywheelError(f"{where} is damaged ({error}). Remove the snapshot's folder and run `flywheel snapshot`.")
 
 
-def _interleaved(source: "pd.Series[str]", size: int, interaction_share: float) -> np.ndarray:
+def _interleaved(source: pd.Series[str], size: int, interaction_share: float) -> np.ndarray:
     """Row numbers of the first `size` pairs, seed and interaction in the set proportion."""
     wanted = {"interaction": int(size * interaction_share + 1e-9)}
     wanted["seed"] = size - wanted["interaction"]

@@ -13,7 +13,6 @@ through new ones, and stops at a question that trains already.
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
 FROZEN = ("calibration", "test")
 _REASSIGNED_AT_ONCE = 500_000
@@ -70,6 +69,8 @@ def assign(db: duckdb.DuckDBPyConnection) -> None:
 
 def _group(db: duckdb.DuckDBPyConnection) -> None:
     """Decide what becomes of the components that the new pairs connect, and place the new questions."""
+    import pyarrow as pa
+
     edges = db.execute(
         """SELECT a.n AS a, b.n AS b, a.tie AS tie_a, b.tie AS tie_b, seed FROM edges
            JOIN numbered a ON a.question = question_a JOIN numbered b ON b.question = question_b"""
