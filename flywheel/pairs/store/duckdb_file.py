@@ -17,6 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from flywheel.errors import FlywheelError, StoreBusyError, explain_disk_errors
 from flywheel.files import scratch_folder
+from flywheel.pairs.store import checkpoint
 from flywheel.pairs.store.holder import holder_of
 from flywheel.pairs.store.sql import connect, quoted
 
@@ -98,8 +99,10 @@ class Store:
                 self._prepare(connection)
                 yield connection
                 connection.execute("COMMIT")
-            finally:
+            except BaseException:
                 connection.close()  # an open transaction is rolled back
+                raise
+            checkpoint.close(connection, self.path)
 
     def _prepare(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Make the tables in an empty store; refuse one with other tables than ours."""
@@ -146,14 +149,16 @@ class Store:
             aside.unlink(missing_ok=True)
             connection = self._connect()
             try:
-                connection.execute("CHECKPOINT")
-                (name,) = connection.execute("SELECT current_database()").fetchall()[0]
-                connection.execute(f"ATTACH '{quoted(aside)}' AS rewritten")
-                connection.execute(f'COPY FROM DATABASE "{name}" TO rewritten')
-                connection.execute("DETACH rewritten")
-                aside.replace(self.path)
+                with checkpoint.checkpointed(connection, self.path) as failure:
+                    if failure:
+                        raise failure
+                    (name,) = connection.execute("SELECT current_database()").fetchall()[0]
+                    connection.execute(f"ATTACH '{quoted(aside)}' AS rewritten")
+                    connection.execute(f'COPY FROM DATABASE "{name}" TO rewritten')
+                    connection.execute("CHECKPOINT rewritten")
+                    connection.execute("DETACH rewritten")
+                    aside.replace(self.path)
             finally:
-                connection.close()
                 aside.unlink(missing_ok=True)
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
@@ -181,14 +186,23 @@ class Store:
     def _open(self) -> duckdb.DuckDBPyConnection:
         if not self.path.exists():
             self._create()
+        checkpoint.take_back(self.path)
         before = self._inode()
-        connection = connect(str(self.path), self.memory_limit)
-        if before not in (None, self._inode()):  # rewritten by another process between the two
+        try:
+            connection = connect(str(self.path), self.memory_limit)
+        except duckdb.Error as error:
+            if checkpoint.is_cut_short(self.path) and not _is_locked(error):  # its process was killed between the two
+                return self._open()
+            raise
+        connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+        connection.execute("SET checkpoint_threshold = '1TB'")  # `checkpoint.close` makes them all
+        if before not in (None, self._inode()) or checkpoint.is_cut_short(self.path):  # written by another process meanwhile
             connection.close()
             return self._open()
         shutil.rmtree(f"{self.path}.tmp", ignore_errors=True)  # what a killed process had no memory for,
         for left in self.path.parent.glob(f"{self.path.name}.rewritten*"):  # or had not rewritten to its end
             left.unlink(missing_ok=True)
+        checkpoint.unfinished(self.path).unlink(missing_ok=True)
         return connection
 
     def _create(self) -> None:
