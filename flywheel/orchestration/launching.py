@@ -14,7 +14,9 @@ from flywheel.orchestration.instance import ENDED
 
 LAUNCHED_FOR_TAG = "flywheel/launched_for"
 MAX_ATTEMPTS = 3
-_ASKING_SECONDS = 60.0  # from a tick to the run that it asks for it takes a moment
+# From a tick to the run that it asks for it takes a moment. Where its daemon is killed in between, the next daemon launches
+# that run, maybe while another one looks.
+_ASKING_SECONDS = 300.0
 _PAUSES = (timedelta(minutes=1), timedelta(minutes=10))  # after the first failure, and after the second
 
 
@@ -67,7 +69,7 @@ def decide_from_runs(instance: dg.DagsterInstance, job: str, state: str) -> Laun
 
 
 def asked_once(file: Path, job: str, launch: Launch, now: datetime) -> Launch | Wait:
-    """The launch, unless another daemon on the same home has asked for it within the last minute: its run may not be there yet.
+    """The launch, unless another daemon on the same home has asked for it within five minutes: its run may not be there yet.
 
     `file` holds what was asked for last, by job. A daemon that dies between asking and launching holds nobody up for longer.
     """

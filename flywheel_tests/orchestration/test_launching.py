@@ -65,7 +65,9 @@ def test_two_daemons_that_look_at_once_ask_for_a_run_once(tmp_path: Path) -> Non
     assert asked_once(file, "retrain", launch, NOW) == launch, "another job"
     other = Launch("state__attempt2")
     assert asked_once(file, "ingest", other, NOW + timedelta(seconds=5)) == other
-    again = asked_once(file, "ingest", other, NOW + timedelta(minutes=2))
+    resumed = asked_once(file, "ingest", other, NOW + timedelta(minutes=2))
+    assert isinstance(resumed, Wait), "a daemon takes up what another one asked for, and a third one looks meanwhile"
+    again = asked_once(file, "ingest", other, NOW + timedelta(minutes=6))
     assert again == other, "the daemon that asked has died"
     assert asked_once(file, "ingest", other, NOW - timedelta(days=1)) == other, "the clock was set back"
 
