@@ -18,10 +18,10 @@ import torch
 from quora import add_arguments, machine, quora_home, row
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
-from flywheel.evaluation.retrieval import retrieval
 from flywheel.models.catalogue import Variant
 from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.scoring.retrieval import retrieval
 from flywheel.scoring.thresholds import fit_scores
 from flywheel.training.head import PairFeatures, train_head
 from flywheel.training.job import HeadRecipe, count_epochs

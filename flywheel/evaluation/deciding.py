@@ -10,10 +10,10 @@ import numpy as np
 
 from flywheel.errors import FlywheelError
 from flywheel.evaluation.failures import as_errors, holds_any
-from flywheel.evaluation.retrieval import Search, search
 from flywheel.evaluation.subjects import Embed, Subject
 from flywheel.pairs.snapshots.snapshot import DRAW_AGAIN, Snapshot, unique_texts
 from flywheel.scoring.decision_rule import DecisionRule
+from flywheel.scoring.retrieval import Search, search
 from flywheel.scoring.thresholds import check_both_labels
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import pair_metrics
 from flywheel.evaluation.records import RECORD, Evaluation, OwnLabels, Slice, Terms, evaluation_folder, load_evaluation
 from flywheel.evaluation.retention import Domain, Retention, retention
-from flywheel.evaluation.retrieval import Retrieval, Search
 from flywheel.evaluation.sanity import Finding, Origin, Side, find_faults
 from flywheel.evaluation.scores import SCORES, STORED
 from flywheel.evaluation.slices import slices_of
@@ -36,6 +35,7 @@ from flywheel.evaluation.statistics import (
 from flywheel.evaluation.subjects import Embed, Subject
 from flywheel.files import locked, replace_folder, scratch_folder, write_json
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
+from flywheel.scoring.retrieval import Retrieval, Search
 from flywheel.scoring.thresholds import INTERACTION, SEED
 from flywheel.training.model import OutOfFold
 

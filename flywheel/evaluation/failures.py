@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from flywheel.evaluation.retrieval import Retrieval
+from flywheel.scoring.retrieval import Retrieval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,10 +12,10 @@ from flywheel.evaluation.failures import Failures
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import PairMetrics
 from flywheel.evaluation.retention import Retention
-from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.sanity import Finding
 from flywheel.evaluation.statistics import ErrorParts
 from flywheel.scoring.decision_rule import DecisionRule
+from flywheel.scoring.retrieval import Retrieval
 
 # Raised when a record holds more than before: an older one counts as missing and is made again from what is cached.
 FORMAT = 6

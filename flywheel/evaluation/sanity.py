@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.evaluation.intervals import Clusters
-from flywheel.evaluation.retrieval import Search
 from flywheel.models.reading import Reader, share_text, without_marks
 from flywheel.scoring.logistic import Floats
+from flywheel.scoring.retrieval import Search
 
 if TYPE_CHECKING:
     import pandas as pd

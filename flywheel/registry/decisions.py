@@ -12,11 +12,11 @@ from flywheel.evaluation.cross_fitted import paired
 from flywheel.evaluation.failures import both_decided, way_on
 from flywheel.evaluation.paired import FALSE_PROMOTIONS, alpha_for, detectable_difference
 from flywheel.evaluation.records import Evaluation
-from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.scores import chosen_in_folds, decisions, tested_pairs
 from flywheel.pairs.snapshots.snapshot import DRAW_AGAIN, DRAW_ANEW, SET_ASIDE
 from flywheel.registry.champions import Champion, Entry, Registry, Verdict
 from flywheel.registry.options import PromotionOptions
+from flywheel.scoring.retrieval import Retrieval
 
 # Below this level for the next decision, the test set's error budget is nearly spent.
 SPENT_BELOW = 0.002

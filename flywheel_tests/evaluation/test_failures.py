@@ -14,13 +14,13 @@ from flywheel.evaluation.evaluate import _failed_too_often, evaluate
 from flywheel.evaluation.failures import MAX_FAILED_SHARE, Failures, reason_no_verdict, way_on
 from flywheel.evaluation.leaderboard import build_leaderboard
 from flywheel.evaluation.records import Evaluation, evaluation_folder, load_evaluation
-from flywheel.evaluation.retrieval import retrieval
 from flywheel.evaluation.scores import decisions
 from flywheel.evaluation.subjects import Subject
 from flywheel.evidence.sections import board_section
 from flywheel.pairs.snapshots.snapshot import unique_texts
 from flywheel.registry.decisions import judge
 from flywheel.registry.options import PromotionOptions
+from flywheel.scoring.retrieval import retrieval
 from flywheel_tests.helpers.clumps import World, clump_world, embed
 
 MINIMUM = 20

@@ -20,7 +20,6 @@ from flywheel.evaluation.comparison import compare, unsound_text
 from flywheel.evaluation.deciding import decide, search_judging
 from flywheel.evaluation.evaluate import evaluate
 from flywheel.evaluation.records import Evaluation, Terms, list_evaluations
-from flywheel.evaluation.retrieval import search
 from flywheel.evaluation.sanity import Finding, Side, find_faults
 from flywheel.evaluation.subjects import Embed, Subject, guess_subject
 from flywheel.models.reading import Reader
@@ -28,6 +27,7 @@ from flywheel.models.vectors import Vectors
 from flywheel.pairs.snapshots.snapshot import Snapshot, unique_texts
 from flywheel.pipeline.workspace import Workspace
 from flywheel.scoring.decision_rule import DecisionRule
+from flywheel.scoring.retrieval import search
 from flywheel.settings import load_settings
 from flywheel_tests.conftest import examples
 from flywheel_tests.helpers.clumps import MINILM, World, clump_world, embed, take_world

@@ -21,11 +21,11 @@ from flywheel.evaluation.curve import LearningCurve, fit_curve
 from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import PairMetrics
 from flywheel.evaluation.records import Evaluation, OwnLabels, Terms
-from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.statistics import ErrorParts
 from flywheel.evidence.figures.images import learning_curve, learning_curve_svg, reliability_svg
 from flywheel.evidence.figures.learning_curve import draw_learning_curve
 from flywheel.scoring.decision_rule import DecisionRule
+from flywheel.scoring.retrieval import Retrieval
 from flywheel.scoring.thresholds import ScoreFit
 
 SIZES = [100 * 2**step for step in range(11)]

@@ -20,7 +20,6 @@ from flywheel.evaluation.intervals import Interval
 from flywheel.evaluation.metrics import pair_metrics
 from flywheel.evaluation.paired import alpha_for
 from flywheel.evaluation.records import Evaluation, Terms, evaluation_folder
-from flywheel.evaluation.retrieval import Retrieval
 from flywheel.evaluation.sanity import Finding
 from flywheel.evaluation.scores import SCORES
 from flywheel.evaluation.statistics import ErrorParts, reason_no_verdict
@@ -30,6 +29,7 @@ from flywheel.registry.champions import Champion, Entry, Registry, Verdict
 from flywheel.registry.decisions import alpha_left, choose_challenger, count_decisions, judge, spending, was_decided
 from flywheel.registry.options import PromotionOptions
 from flywheel.scoring.decision_rule import DecisionRule
+from flywheel.scoring.retrieval import Retrieval
 from flywheel.scoring.thresholds import ScoreFit
 
 SPAWN = multiprocessing.get_context("spawn")

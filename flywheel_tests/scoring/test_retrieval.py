@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flywheel.errors import FlywheelError
-from flywheel.evaluation import retrieval as module
-from flywheel.evaluation.retrieval import retrieval
+from flywheel.scoring import retrieval as module
+from flywheel.scoring.retrieval import retrieval
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
