@@ -159,7 +159,7 @@ def student(
         (head, choice), placed = taught_head(job, start, taught, judging, vectors), vectors
     else:
         layers = taught_layers(job, start, taught, stopping, folder, vectors)
-        choice = layers.choose(judging, job.dims, said)
+        choice = layers.choose(judging, calibration, job.dims, said)
         head, placed = layers.at(choice.place)
     if not kept.exists():
         scores, labels = pair_scores(head, placed, calibration), calibration["label"].to_numpy()

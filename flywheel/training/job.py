@@ -18,7 +18,7 @@ RECIPES = get_args(RecipeName)
 # The experiment's sizes.
 SIZES = (*(str(100 * 2**k) for k in range(11)), ALL)
 # Raised when code changes what equal specs give.
-VERSION = 7
+VERSION = 8
 _AS_DECLARED = ConfigDict(extra="forbid", strict=True)
 
 
@@ -49,8 +49,9 @@ class TuningRecipe:
 
     `layers` is how many of the uppermost layers move, None all of them and the embeddings too. Learning rates fall
     linearly to 0 after a tenth of warm-up. Training goes over the pairs `epochs` times, and as often as it takes to
-    make `min_steps` steps; the weights that ship are those with the lowest log loss on calibration pairs. With
-    `lora_rank` above 0 the layers get adapters of that rank (Hu et al., 2021), which are added to them in the end.
+    make `min_steps` steps; the weights that ship are those with the lowest log loss on calibration pairs. The model's own
+    dropout is on where pairs are seen more than once (`benchmarks/RESULTS.md`). With `lora_rank` above 0 the layers get
+    adapters of that rank (Hu et al., 2021), which are added to them in the end.
     """
 
     __pydantic_config__ = _AS_DECLARED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,13 +18,18 @@ from flywheel.models.head import Head, between
 from flywheel.models.vectors import Vectors
 from flywheel.models.weights import WEIGHTS_FILE
 from flywheel.pairs.snapshots.snapshot import unique_texts
+from flywheel.scoring.retrieval import search
 from flywheel.training.progress import Encoded, Listener
-from flywheel.training.shrink import PLACES, Choice, choose_place
+from flywheel.training.shrink import PLACES, Choice, choose_place, mean_fall
 
 if TYPE_CHECKING:
     import pandas as pd
 
 JUDGING_PAIRS = 1_000  # each place encodes their texts once more
+# A place may take as much from MRR@10 as a promotion allows by default. A fall beyond that counts where it is proven, one-sided
+# at 5 %.
+_SEARCH_LIMIT, _PROVEN = 0.005, 1.645
+_SEARCHED_PAIRS = 10_000
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,16 @@ class Layers:
     start: Head
     trained: Head
 
-    def choose(self, judging: pd.DataFrame, dims: Sequence[int], listener: Listener) -> Choice:
-        """The place for all of `dims` together, by the first of the `judging` pairs; kept in `target` once it is chosen."""
+    def choose(self, judging: pd.DataFrame, calibration: pd.DataFrame, dims: Sequence[int], listener: Listener) -> Choice:
+        """The place for all of `dims` together, by the first of the `judging` pairs, or nearer to the start where search among
+        the questions of `calibration` falls there; kept in `target` once it is chosen.
+        """
         record = self.target / "place.json"
         if not record.exists():
             few = judging.head(JUDGING_PAIRS)
             scores = self._scores(few, dims, listener)
-            write_json(record, asdict(choose_place(scores, few["label"].to_numpy(), few["component"].to_numpy())))
+            choice = choose_place(scores, few["label"].to_numpy(), few["component"].to_numpy())
+            write_json(record, asdict(self._keep_search(choice, calibration.head(_SEARCHED_PAIRS), dims, listener)))
         return Choice(**json.loads(record.read_text()))
 
     def at(self, place: float) -> tuple[Head, Vectors]:
@@ -54,6 +63,35 @@ class Layers:
                 self._write_encoder(scratch, place)
                 publish(scratch, folder)
         return self.start.towards(self.trained, place), replace(self.base, tuned=folder) if place else self.base
+
+    def _keep_search(self, choice: Choice, pairs: pd.DataFrame, dims: Sequence[int], listener: Listener) -> Choice:
+        """The place, or the next one towards the start where MRR@10 does not provably fall by more than the limit."""
+        for place in reversed(PLACES[1 : choice.row + 1]):
+            shutil.rmtree(self.target / "encoder", ignore_errors=True)  # that of the place before
+            fall, deviation = self._search_fall(place, pairs, dims, listener)
+            if fall - _PROVEN * deviation <= _SEARCH_LIMIT:
+                return Choice(place)
+        return (
+            choice if choice.place == 0 else Choice(0.0, f"search falls by {fall:.3f} of MRR@10 a quarter of the way from it")
+        )
+
+    def _search_fall(self, place: float, pairs: pd.DataFrame, dims: Sequence[int], listener: Listener) -> tuple[float, float]:
+        """By how much MRR@10 among the questions of the pairs falls from the start to a place, and the standard error."""
+        import pandas as pd
+
+        texts = unique_texts(pairs)
+        number = pd.Series(np.arange(len(texts)), index=texts)
+        same = pairs[pairs["label"] == 1]
+        duplicates = list(zip(number[same["text_a"]], number[same["text_b"]], strict=True))
+        component = pd.concat([pairs.set_index(side)["component"] for side in ("text_a", "text_b")])
+        component = component[~component.index.duplicated()][texts].to_numpy()
+        found = []
+        for at in (0.0, place):
+            head, vectors = self.at(at)
+            features = vectors.features(texts, lambda done, of: listener(Encoded(done, of)))
+            found.append([search(head.truncated(dim).apply(features), duplicates) for dim in dims])
+        before, after = (np.mean([each.reciprocal for each in side], axis=0) for side in found)
+        return mean_fall(before, after, component[found[0][0].queries])
 
     def _scores(self, pairs: pd.DataFrame, dims: Sequence[int], listener: Listener) -> np.ndarray:
         """The cosine of each pair at each place and dimension, (places, dims, n)."""

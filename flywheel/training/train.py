@@ -149,7 +149,7 @@ def _fit_layers(job: TrainingJob, prepared: _Prepared, kept: KeptLayers, listene
     stopping, judging = stopping_pairs(prepared.calibration)
     task = TuningTask(job, start.head, start.scale, prepared.pairs, prepared.training, stopping, vectors)
     layers = Layers(vectors, kept.target, start.raw, tune(task, kept, on_event))
-    choice = layers.choose(judging, job.dims, listener)
+    choice = layers.choose(judging, prepared.calibration, job.dims, listener)
     placed, placed_vectors = layers.at(choice.place)
     return _Fitted(placed.truncated(Variant.parse(job.variant).dim), placed_vectors, choice, None, losses)
 

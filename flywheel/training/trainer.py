@@ -54,13 +54,15 @@ class EncoderInputs:
 class BatchLoss(torch.nn.Module):
     """The pair loss of a batch of rows, with the model inside, so that one state holds all that is trained."""
 
-    def __init__(self, model: SentenceTransformer, objective: PairLoss, remedy: str) -> None:
-        """`remedy` is what a person does about a training that diverges."""
+    def __init__(self, model: SentenceTransformer, objective: PairLoss, remedy: str, dropout: bool) -> None:
+        """`remedy` is what a person does about a training that diverges; without `dropout` the model's own stays off."""
         super().__init__()
-        self.model, self.objective, self.remedy = model, objective, remedy
+        self.model, self.objective, self.remedy, self.dropout = model, objective, remedy, dropout
 
     def forward(self, features: list[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
         """The loss of a batch as the collator makes it. Raises FlywheelError when it is no number."""
+        if not self.dropout:
+            self.model.eval()  # the trainer switches it on before every step
         batch = features[0]
         left, right = self._project_parts(batch["parts"])[batch["order"].argsort()].chunk(2)
         loss = self.objective(left, right, labels, batch["weight"], batch["component"])

@@ -115,8 +115,8 @@ def _train(task: TuningTask, kept: KeptLayers, listener: Listener) -> None:
         for dim in job.dims
     ]
     objective = PairLoss(fits, job.dims, recipe.ranking_weight, recipe.ranking_scale)
-    loss = BatchLoss(model, objective, lower_rate(recipe))
     epochs = count_epochs(recipe, len(pairs))
+    loss = BatchLoss(model, objective, lower_rate(recipe), dropout=epochs > 1)
     steps = epochs * -(-len(pairs) // recipe.batch_size)
     every = max(1, -(-steps // _EVALUATIONS))
     bf16 = vectors.dtype == "bfloat16"

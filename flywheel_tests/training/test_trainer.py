@@ -39,7 +39,7 @@ def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(
     rows = [
         {"left": i, "right": PAIRS + i, "label": float(i % 2), "weight": 1.0, "component": i} for i in random.permutation(PAIRS)
     ]
-    loss = BatchLoss(model, PairLoss([[10.0, -5.0]], [WIDTH], 0.5, 20.0), "").eval()  # no dropout
+    loss = BatchLoss(model, PairLoss([[10.0, -5.0]], [WIDTH], 0.5, 20.0), "", dropout=False).train()
     passed: list[int] = []
     model[0].register_forward_pre_hook(lambda module, inputs: passed.append(inputs[0]["input_ids"].numel()))
 
@@ -50,6 +50,9 @@ def test_a_batch_in_parts_has_the_loss_and_gradient_of_the_whole(
         value.backward()
         return value.item(), {name: each.grad.clone() for name, each in loss.named_parameters() if each.grad is not None}
 
+    value, gradients = once()
+    assert once()[0] == value, "no dropout"
+    passed.clear()
     value, gradients = once()
     assert len(passed) == 1
     passed.clear()

@@ -127,6 +127,24 @@ def test_full_moves_every_layer_that_is_read(world: World, tmp_path: Path) -> No
     assert not [name for name in moved if name.startswith("pooler.")]
 
 
+@pytest.mark.parametrize(("steps", "dropout"), [(3, False), (4, True)])
+def test_dropout_is_on_where_pairs_are_seen_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, dropout: bool
+) -> None:
+    from flywheel.training.trainer import BatchLoss
+
+    modes: list[bool] = []
+
+    class Watched(BatchLoss):
+        def project(self, inputs: dict[str, Any]) -> Any:
+            modes.extend(each.training for each in self.model.modules() if self.training)
+            return super().project(inputs)
+
+    monkeypatch.setattr("flywheel.training.tune.BatchLoss", Watched)
+    tuned(world, job_of(world, "top", min_steps=steps), tmp_path)  # 48 pairs, 16 a step
+    assert set(modes) == {dropout}
+
+
 def test_adapters_are_added_to_the_weights(world: World, tmp_path: Path) -> None:
     tuned(world, job_of(world, "full", lora_rank=4, learning_rate=1e-3), tmp_path)
     moved = changed(world, tmp_path)
