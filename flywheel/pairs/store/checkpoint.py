@@ -20,7 +20,7 @@ from flywheel.errors import one_line
 
 log = logging.getLogger(__name__)
 _PAGE = 4096  # of the file's beginning, and of each of the two headers that take turns
-_ITERATION = slice(8, 16)  # bytes of a header: it counts checkpoints
+_ITERATION, _BLOCK_SIZE = slice(8, 16), slice(40, 48)  # bytes of a header: how many checkpoints there were, and of a block
 
 
 def close(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
@@ -45,7 +45,7 @@ def checkpointed(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[
         try:
             _keep(connection, file, path)
             connection.execute("CHECKPOINT")
-            _journal(path).unlink()
+            _journal(path).unlink(missing_ok=True)
         except (duckdb.Error, OSError) as error:
             failure = error
         yield failure
@@ -81,7 +81,10 @@ def _keep(connection: duckdb.DuckDBPyConnection, file: BinaryIO, path: Path) -> 
     """Write the journal: the header that is valid, and the blocks of metadata that a checkpoint may write over."""
     blocks = [block for (block,) in connection.execute("SELECT block_id FROM pragma_metadata_info()").fetchall()]
     (size,) = connection.execute("SELECT block_size FROM pragma_database_size()").fetchall()[0]
-    description = {"header": _header(file).hex(), "block_size": size, "blocks": blocks}
+    header = _header(file)
+    if _number(header[_BLOCK_SIZE]) != size:
+        return  # a later DuckDB lays its file out in another way
+    description = {"header": header.hex(), "block_size": size, "blocks": blocks}
     with unfinished(path).open("wb") as journal:
         journal.write(json.dumps(description).encode() + b"\n")
         for block in blocks:
@@ -100,7 +103,11 @@ def unfinished(path: Path) -> Path:
 def _header(file: BinaryIO) -> bytes:
     file.seek(_PAGE)
     headers = file.read(_PAGE), file.read(_PAGE)
-    return max(headers, key=lambda header: int.from_bytes(header[_ITERATION], "little"))
+    return max(headers, key=lambda header: _number(header[_ITERATION]))
+
+
+def _number(content: bytes) -> int:
+    return int.from_bytes(content, "little")
 
 
 def _lock(file: BinaryIO) -> None:
