@@ -115,10 +115,9 @@ def test_a_launcher_that_was_killed_finds_its_job_again(world: World, tmp_path: 
 
 @pytest.mark.long
 def test_a_preempted_training_goes_on_from_its_checkpoint_on_another_disk(
-    slurm: Path,
-    starter: World,
-    tmp_path: Path,
+    slurm: Path, starter: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as cluster_options sets it for jobs
     job, alone = job_of(starter, "top", layers=1, batch_size=2, min_steps=60), Command(starter, tmp_path / "alone")
     alone.run(job)
     options = cluster_options(tmp_path / "disk", engine="slurm", slurm={"folder": str(tmp_path / "logs")})
