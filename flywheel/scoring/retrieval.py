@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flywheel.errors import FlywheelError
+from flywheel.scoring.logistic import Floats
 
 DEPTH = 10
 # Above the rounding of a float32 dot product: similarities this close are a tie.
 _TIE = 1e-6
 _BLOCK_ELEMENTS = 8_000_000
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -66,17 +66,24 @@ class Layers:
 
     def _keep_search(self, choice: Choice, pairs: pd.DataFrame, dims: Sequence[int], listener: Listener) -> Choice:
         """The place, or the next one towards the start where MRR@10 does not provably fall by more than the limit."""
+        if choice.place == 0:
+            return choice
+        start, components = self._search(0.0, pairs, dims, listener)
+        fall = 0.0
         for place in reversed(PLACES[1 : choice.row + 1]):
             shutil.rmtree(self.target / "encoder", ignore_errors=True)  # that of the place before
-            fall, deviation = self._search_fall(place, pairs, dims, listener)
+            found, _ = self._search(place, pairs, dims, listener)
+            fall, deviation = mean_fall(start, found, components)
             if fall - _PROVEN * deviation <= _SEARCH_LIMIT:
                 return Choice(place)
-        return (
-            choice if choice.place == 0 else Choice(0.0, f"search falls by {fall:.3f} of MRR@10 a quarter of the way from it")
-        )
+        return Choice(0.0, f"search falls by {fall:.3f} of MRR@10 a quarter of the way from it")
 
-    def _search_fall(self, place: float, pairs: pd.DataFrame, dims: Sequence[int], listener: Listener) -> tuple[float, float]:
-        """By how much MRR@10 among the questions of the pairs falls from the start to a place, and the standard error."""
+    def _search(
+        self, place: float, pairs: pd.DataFrame, dims: Sequence[int], listener: Listener
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Search at a place among the questions of the pairs: 1 / rank of the first duplicate of each query (k,), the mean over
+        `dims`, and the queries' components (k,).
+        """
         import pandas as pd
 
         texts = unique_texts(pairs)
@@ -85,13 +92,10 @@ class Layers:
         duplicates = list(zip(number[same["text_a"]], number[same["text_b"]], strict=True))
         component = pd.concat([pairs.set_index(side)["component"] for side in ("text_a", "text_b")])
         component = component[~component.index.duplicated()][texts].to_numpy()
-        found = []
-        for at in (0.0, place):
-            head, vectors = self.at(at)
-            features = vectors.features(texts, lambda done, of: listener(Encoded(done, of)))
-            found.append([search(head.truncated(dim).apply(features), duplicates) for dim in dims])
-        before, after = (np.mean([each.reciprocal for each in side], axis=0) for side in found)
-        return mean_fall(before, after, component[found[0][0].queries])
+        head, vectors = self.at(place)
+        features = vectors.features(texts, lambda done, of: listener(Encoded(done, of)))
+        found = [search(head.truncated(dim).apply(features), duplicates) for dim in dims]
+        return np.mean([each.reciprocal for each in found], axis=0), component[found[0].queries]
 
     def _scores(self, pairs: pd.DataFrame, dims: Sequence[int], listener: Listener) -> np.ndarray:
         """The cosine of each pair at each place and dimension, (places, dims, n)."""

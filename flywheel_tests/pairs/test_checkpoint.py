@@ -150,8 +150,9 @@ def test_a_writer_that_is_killed_again_and_again_leaves_a_store_that_opens(tmp_p
     for _ in range(KILLS):
         with subprocess.Popen([sys.executable, "-c", WRITE, str(store.path)], stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
-            writer.stdout.readline()
-            time.sleep(chance.uniform(0.01, 0.1))
+            assert writer.stdout.readline() == "ready\n"
+            least += int(writer.stdout.readline())
+            time.sleep(chance.uniform(0, 0.15))
             writer.send_signal(signal.SIGKILL)
             least += sum(map(int, writer.stdout.read().split()))
         cuts += checkpoint.is_cut_short(store.path)
