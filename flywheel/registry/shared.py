@@ -28,14 +28,16 @@ class SharedHistory:
         Raises FlywheelError when the two are different histories.
         """
         there = storage.files(self.uri)
-        theirs, ours = _numbers(there, HISTORY), {int(file.stem) for file in (self.folder / HISTORY).glob("*.json")}
+        theirs, champions = _numbers(there, HISTORY), _numbers(there, _CHAMPIONS)
+        ours = {int(file.stem) for file in (self.folder / HISTORY).glob("*.json")}
         self._check_same(ours & theirs)
-        for number in sorted(theirs - ours):
+        # An entry is written before its pointer, so it is there even where the listing was too early to have it.
+        for number in sorted((theirs | champions) - ours):
             if content := storage.read(self._place(HISTORY, number)):
                 write_bytes(self._file(number), content)
         for number in sorted(ours - theirs):
             self.create(number)
-        newest, pointed = max(_numbers(there, _CHAMPIONS), default=0), self._pointer()
+        newest, pointed = max(champions, default=0), self._pointer()
         if newest > pointed:
             write_json(self.folder / POINTER, {"entry": newest})
         elif pointed > newest:

@@ -81,6 +81,20 @@ def test_many_machines_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
     assert len({reigning(Registry(tmp_path / str(number), uri)) for number in range(6)}) == 1
 
 
+def test_a_listing_that_caught_half_of_a_decision_is_completed(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = (Registry(tmp_path / name, uri) for name in ("here", "there"))
+    append(here, "first")
+    append(here, "second")
+    listed = storage.files(uri)
+    del listed["history/000002.json"]  # folders are listed one after another, and another machine wrote in between
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "files", lambda _: dict(listed))
+        assert [reigning(each) for each in (here, there)] == ["second", "second"]
+    assert there.history() == here.history()
+
+
 def test_a_kill_between_entry_and_pointer_leaves_the_old_champion_everywhere_until_the_promotion_is_ended(
     tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
