@@ -8,6 +8,7 @@ machine deletes them once. A shard that is lost without one is sent again. All o
 
 import json
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,6 +22,7 @@ from flywheel.models.shards import KEY, KEYS, LENGTHS, VECTORS, Keep, remove_sha
 
 SENT = "root.json"  # the list
 _GONE = ".gone"
+_KEYS_LAST = (VECTORS, LENGTHS, KEYS)  # where the keys are, the others are too
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,12 @@ class SharedShards:
         """Fetch the shards that are new at the root, and delete what went there for good."""
         (there, gone), known = self._there(), self._known()
         self._follow(gone - known.gone, known)
-        for name in gone:
-            there.pop(name, None)  # its deletion was cut off
-        if lost := known.seen - there.keys() - gone:
+        there -= gone  # a deletion may have been cut off
+        if lost := known.seen - there - gone:
             known.seen.difference_update(lost)
             known.sent.clear()
-        for name in sorted(there.keys() - known.seen):
-            if _fetch(self.uri, name, there[name], self.folder):
+        for name in sorted(there - known.seen):
+            if _fetch(self.uri, name, self.folder):
                 known.seen.add(name)
                 known.sent.add(name)
         self._note(known)
@@ -78,19 +79,19 @@ class SharedShards:
         A kill leaves a shard that the same again replaces.
         """
         (there, _), known = self._there(), self._known()
-        for name, suffixes in there.items():
+        for name in sorted(there):
             keys = self._keys(name)
             kept = keep(keys)
             if kept.all():
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                if not _fetch(self.uri, name, suffixes, Path(folder)):
+                if not _fetch(self.uri, name, Path(folder)):
                     continue
                 left, _ = thin_out(Path(folder), name, keep)
                 if left is not None:
                     self._send(Path(folder), left)
             storage.write(f"{self.uri}/{name}{_GONE}", keys[~kept].tobytes())
-            for suffix in suffixes:
+            for suffix in _KEYS_LAST[::-1]:
                 storage.delete_file(f"{self.uri}/{name}{suffix}")
             known.gone.add(name)
             if name in known.seen and left is not None:
@@ -123,12 +124,10 @@ class SharedShards:
         known.gone.update(gone)
         known.seen.difference_update(gone)
 
-    def _there(self) -> tuple[dict[str, list[str]], set[str]]:
-        """The whole shards at the root, each with its files' suffixes, keys first, and those that were deleted."""
-        files = set(storage.files(self.uri))
-        names = (path.removesuffix(KEYS) for path in files if path.endswith(KEYS))
-        whole = {name: [suffix for suffix in (KEYS, LENGTHS, VECTORS) if f"{name}{suffix}" in files] for name in sorted(names)}
-        return whole, {path.removesuffix(_GONE) for path in files if path.endswith(_GONE)}
+    def _there(self) -> tuple[set[str], set[str]]:
+        """The whole shards at the root, and those that were deleted."""
+        files = storage.files(self.uri)
+        return _named(files, KEYS), _named(files, _GONE)
 
     def _keys(self, name: str) -> np.ndarray:
         here = self.folder / f"{name}{KEYS}"
@@ -136,7 +135,7 @@ class SharedShards:
         return np.empty(0, KEY) if content is None else np.load(BytesIO(content), allow_pickle=False)
 
     def _send(self, folder: Path, name: str) -> None:
-        for suffix in (VECTORS, LENGTHS, KEYS):
+        for suffix in _KEYS_LAST:
             if (file := folder / f"{name}{suffix}").exists():
                 storage.put(file, f"{self.uri}/{name}{suffix}")
 
@@ -153,14 +152,19 @@ class SharedShards:
         write_json(self.folder / SENT, noted)
 
 
-def _fetch(uri: str, name: str, suffixes: list[str], folder: Path) -> bool:
-    """Copy a shard here, its keys last; False where it was deleted meanwhile."""
-    for suffix in reversed(suffixes):
+def _named(files: Iterable[str], suffix: str) -> set[str]:
+    return {path.removesuffix(suffix) for path in files if path.endswith(suffix)}
+
+
+def _fetch(uri: str, name: str, folder: Path) -> bool:
+    """Copy a shard here; False where it was deleted meanwhile. Not every shard has lengths."""
+    for suffix in _KEYS_LAST:
         content = storage.read(f"{uri}/{name}{suffix}")
-        if content is None:
+        if content is not None:
+            aside = folder / f"{name}{suffix}.tmp"
+            aside.write_bytes(content)
+            aside.replace(folder / f"{name}{suffix}")
+        elif suffix != LENGTHS:
             remove_shard(folder, name)
             return False
-        aside = folder / f"{name}{suffix}.tmp"
-        aside.write_bytes(content)
-        aside.replace(folder / f"{name}{suffix}")
     return True

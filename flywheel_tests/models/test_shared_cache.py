@@ -69,6 +69,17 @@ def test_states_of_several_rows_a_text_travel_too(uri: str, tmp_path: Path) -> N
     assert np.array_equal(np.concatenate([first, second]), rows)
 
 
+def test_a_listing_that_was_too_early_for_the_vectors_of_a_shard_still_brings_them(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.arange(12, dtype=np.float32).reshape(3, WIDTH)
+    cache(tmp_path / "here", uri).get_ragged(["a", "b"], lambda _: Ragged(rows, np.array([1, 2], np.int32)))
+    keys_alone = {name: version for name, version in storage.files(uri).items() if name.endswith(KEYS)}
+    monkeypatch.setattr(storage, "files", lambda _: dict(keys_alone))
+    first, second = cache(tmp_path / "there", uri).get_ragged(["a", "b"], refuse)  # type: ignore[arg-type]
+    assert np.array_equal(np.concatenate([first, second]), rows)
+
+
 def test_each_shard_goes_there_once_and_comes_once_also_after_they_were_joined(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
