@@ -1,11 +1,12 @@
 """Forgetting: what a user, a batch or a text left behind goes away for good."""
 
+from __future__ import annotations
+
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from flywheel.errors import FlywheelError
 from flywheel.pairs.store.components import reassign
@@ -13,6 +14,9 @@ from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import sum_up
 from flywheel.pairs.store.new_pairs import count_trainable
 from flywheel.pairs.store.sql import LINE_OF_CONTENT, SPELLINGS
+
+if TYPE_CHECKING:
+    import duckdb
 
 # An unknown field whose name speaks of a user, with the id as its value or within: "userId":"4711", "user":{"id":4711}.
 _NAMES = "user|customer|client|visitor|member|person|distinct|author|annotator|rater|email"

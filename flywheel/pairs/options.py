@@ -100,7 +100,11 @@ class PairOptions(FileOptions, frozen=True, extra="forbid"):
 class StorageOptions(BaseModel, frozen=True, extra="forbid"):
     """Where pairs are kept, and what other machines need."""
 
-    memory_limit: str = Field("512MB", description="What the database may keep in memory; the rest goes to disk.")
+    memory_limit: str = Field(
+        "512MB",
+        pattern=r"(?i)^\d+(\.\d+)? ?[kmgt]i?b$",
+        description="What the database may keep in memory, such as 4GB; the rest goes to disk.",
+    )
     database: str | None = Field(
         None, pattern="^ducklake:(sqlite|postgres):.+", description="A DuckLake catalogue instead of <home>/flywheel.duckdb."
     )

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from flywheel.pairs.store.new_pairs import NewPairs, new_pairs
+from flywheel.pairs.store.aside import new_pairs_aside
+from flywheel.pairs.store.new_pairs import NewPairs
 from flywheel.pipeline.workspace import Workspace
 from flywheel.pipeline.worth import Worth, expected_worth
 from flywheel.training.options import RetrainingOptions
@@ -65,7 +66,7 @@ def retraining_due(workspace: Workspace, ingesting: bool, scheduled: bool = Fals
 
     The key is another one when a tenth of `after` more has come in: what has failed for it is then worth another try.
     """
-    pairs = new_pairs(workspace.store)
+    pairs = new_pairs_aside(workspace.home, workspace.settings.storage)
     has_model = pairs.last is not None or workspace.registry.champion() is not None
     claimed = any((workspace.home.inbox / "work").glob("*"))
     options = workspace.settings.retraining

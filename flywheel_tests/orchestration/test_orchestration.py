@@ -32,7 +32,8 @@ from flywheel.training.job import SIZES, Cell
 from flywheel_tests.helpers.homes import make_workspace, with_options
 from flywheel_tests.pairs.test_ingest import line, write
 
-HEAVY = "torch, pandas, pyarrow, transformers, sentence_transformers, datasets, sklearn, scipy, matplotlib, networkx, openai"
+HEAVY = "torch, transformers, sentence_transformers, datasets, sklearn, scipy, matplotlib, networkx, openai"
+HEAVY += ", duckdb, pandas, pyarrow"
 
 
 def test_the_code_location_loads_without_heavy_imports(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from flywheel.errors import FlywheelError
 from flywheel.pairs.events.json_rows import json_batch
 from flywheel.pairs.ingest import ingest
+from flywheel.pairs.store.aside import new_pairs_aside
 from flywheel.pairs.store.new_pairs import NewPairs, new_pairs, record_training
 from flywheel.pipeline.ingest import take_snapshot
 from flywheel.pipeline.retraining import decide_retraining, retraining_due
@@ -78,6 +80,22 @@ def test_seed_pairs_are_no_news_and_what_was_trained_on_is_none_any_more(tmp_pat
     assert after.new == 0
     assert after.trained > 0
     assert after.last is not None
+
+
+def test_a_process_of_its_own_counts_the_same_and_says_the_same_where_it_cannot(tmp_path: Path) -> None:
+    workspace = clump_world(tmp_path, clumps=60).workspace
+    home, options = workspace.home, workspace.settings.storage
+    ingest(workspace.store, json_batch("news", "interaction", "test", clump_lines(range(60, 64))))
+    assert new_pairs_aside(home, options) == new_pairs(workspace.store) == NewPairs(60, 0, None, "none")
+    record_training(workspace.store, take_snapshot(workspace).snapshot_id)
+    assert new_pairs_aside(home, options) == new_pairs(workspace.store)
+    home.database.write_bytes(b"no database" * 1_000)
+    with pytest.raises(FlywheelError) as in_process:
+        new_pairs(workspace.store)
+    with pytest.raises(FlywheelError, match=re.escape(str(in_process.value))):
+        new_pairs_aside(home, options)
+    with pytest.raises(FlywheelError, match=r"^The process that counts new pairs ended with 1; its last words are in"):
+        new_pairs_aside(home, options.model_copy(update={"database": "nonsense"}))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 
 from flywheel.errors import FlywheelError
@@ -159,6 +158,8 @@ class Snapshot:
 
     def shared_questions(self) -> int:
         """How many questions are in more than one split or fold: 0, or the snapshot leaks."""
+        import duckdb
+
         places = {name: f"'{name}'" for name in SPLITS} | ({"train": "CAST(fold AS VARCHAR)"} if self.folds else {})
         files = [(str(self.folder / f"{name}.parquet"), place) for name, place in places.items()]
         try:

@@ -6,17 +6,20 @@ header, one page, makes them valid last. So the old metadata blocks are kept bes
 journal: who finds them under an unchanged header puts them back. DuckDB's log still holds what was committed since.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
-
-import duckdb
+from typing import TYPE_CHECKING, BinaryIO
 
 from flywheel.errors import one_line
+
+if TYPE_CHECKING:
+    import duckdb
 
 log = logging.getLogger(__name__)
 _PAGE = 4096  # of the file's beginning, and of each of the two headers that take turns
@@ -39,6 +42,8 @@ def close(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 @contextmanager
 def checkpointed(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[Exception | None]:
     """Move into the file what its log holds, give what went wrong, and close the connection at the end."""
+    import duckdb
+
     failure: Exception | None = None
     # The file is closed last: a process that closes a file gives up its lock on it.
     with path.open("rb") as file, closing(connection):

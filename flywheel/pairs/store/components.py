@@ -11,8 +11,14 @@ A pair between two questions that are fixed joins nothing. The embargo wins over
 through new ones, and stops at a question that trains already.
 """
 
-import duckdb
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    import duckdb
 
 FROZEN = ("calibration", "test")
 _REASSIGNED_AT_ONCE = 500_000

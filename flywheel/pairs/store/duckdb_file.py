@@ -4,6 +4,8 @@ DuckDB lets one process write and keeps every other process out meanwhile, so no
 the file, does one transaction and closes it, and waits its turn with jitter when another process is at it.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import shutil
@@ -11,8 +13,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from flywheel.errors import FlywheelError, StoreBusyError, explain_disk_errors
@@ -20,6 +22,9 @@ from flywheel.files import scratch_folder
 from flywheel.pairs.store import checkpoint
 from flywheel.pairs.store.holder import holder_of
 from flywheel.pairs.store.sql import connect, quoted
+
+if TYPE_CHECKING:
+    import duckdb
 
 log = logging.getLogger(__name__)
 # No keys or indexes: every writer has the store for itself, and an index in memory would grow with the history.
@@ -124,6 +129,8 @@ class Store:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
+        import duckdb
+
         with explain_disk_errors(self.path):
             try:
                 yield
@@ -162,6 +169,8 @@ class Store:
                 aside.unlink(missing_ok=True)
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
+        import duckdb
+
         attempts = Retrying(
             retry=retry_if_exception(_is_locked),
             wait=wait_random_exponential(multiplier=0.02, max=0.5),
@@ -184,6 +193,8 @@ class Store:
             ) from error
 
     def _open(self) -> duckdb.DuckDBPyConnection:
+        import duckdb
+
         if not self.path.exists():
             self._create()
         checkpoint.take_back(self.path)
@@ -228,6 +239,8 @@ class Store:
 
 def _is_locked(error: BaseException) -> bool:
     """The lock of another process, or a connection of this process in another mode (both pass by themselves)."""
+    import duckdb
+
     if isinstance(error, duckdb.IOException):
         return "Could not set lock" in str(error) or "being used by another process" in str(error)
     return isinstance(error, duckdb.ConnectionException) and "different configuration" in str(error)

@@ -4,15 +4,17 @@ DuckLake's extension and those it needs come from the Python package index (`pip
 downloaded at run time. Several machines may write to one PostgreSQL catalogue; SQLite is for the processes of one.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import duckdb
 from filelock import FileLock, Timeout
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_random_exponential
 
@@ -21,6 +23,9 @@ from flywheel.home import Home
 from flywheel.pairs.options import StorageOptions
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.sql import connect, quoted
+
+if TYPE_CHECKING:
+    import duckdb
 
 _EXTENSIONS = {"sqlite": "sqlite_scanner", "postgres": "postgres_scanner"}
 _TURN = 0x666C7977  # names our turn among PostgreSQL's advisory locks
@@ -110,6 +115,8 @@ class DuckLakeStore(Store):
 
 def _load(connection: duckdb.DuckDBPyConnection, extension: str) -> None:
     """Load an extension from its Python package. Raises FlywheelError when it is missing or of another DuckDB version."""
+    import duckdb
+
     found = importlib.util.find_spec(f"duckdb_extension_{extension}")
     places = (found.submodule_search_locations or ()) if found else ()
     files = [file for place in places for file in Path(place).rglob("*.duckdb_extension")]

@@ -4,12 +4,16 @@ The label of a pair: explicit beats implied, then the newest, then the event's h
 in changes nothing. How often each label was given is kept beside it.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import duckdb
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flywheel.pairs.store.components import assign, split_sql
 from flywheel.pairs.store.duckdb_file import Store
+
+if TYPE_CHECKING:
+    import duckdb
 
 # Whatever `slice` holds (columns as in `observations`), by pair. The greatest observation is the `deciding` one, compared
 # field by field.

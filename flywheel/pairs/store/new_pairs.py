@@ -1,11 +1,15 @@
 """How many interaction pairs have landed since a model was last trained on everything: what the retraining sensor asks."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from datetime import UTC, datetime
-
-import duckdb
+from typing import TYPE_CHECKING
 
 from flywheel.pairs.store.duckdb_file import Store
+
+if TYPE_CHECKING:
+    import duckdb
 
 # What users left that trains, and what would if it were drawn now: pairs that are waiting are new all the same. Seed pairs are
 # no news. (Grouping reads the columns as they are compressed; a condition on them would unpack every row.)

@@ -1,10 +1,15 @@
 """Connections to the database, and what makes two texts the same question, stated once, in SQL."""
 
+from __future__ import annotations
+
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import duckdb
+if TYPE_CHECKING:
+    import duckdb
+
 
 # The first characters of a batch's id are its content's, the others those of the settings it is read under.
 CONTENT_ID = 16
@@ -46,6 +51,8 @@ def connect(
     What does not fit into memory goes to `temp_directory`: by default beside the file, or to the system's folder for
     temporary files; it is removed when the connection closes.
     """
+    import duckdb
+
     config: dict[str, str | bool | int | float | list[str]] = {"memory_limit": memory_limit, "preserve_insertion_order": False}
     if temp_directory is None and path == ":memory:":
         temp_directory = Path(tempfile.gettempdir(), f"flywheel-{os.getpid()}.tmp")
