@@ -86,7 +86,7 @@ def is_rough(components: NDArray[np.generic]) -> bool:
     return len(np.unique(components)) < ROUGH_BELOW_COMPONENTS
 
 
-def component_weights(components: NDArray[np.generic], replicates: int, rng: np.random.Generator) -> NDArray[np.int32]:
+def component_weights(components: NDArray[np.generic], replicates: int, rng: "np.random.Generator") -> NDArray[np.int32]:
     """How often each pair (n,) occurs in each bootstrap replicate that draws whole components: (replicates, n).
 
     The cluster bootstrap of Davison and Hinkley, "Bootstrap Methods and their Application", 3.8.

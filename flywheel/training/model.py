@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from flywheel.errors import FlywheelError
 from flywheel.files import open_to_all, publish, scratch_folder, write_json
@@ -158,6 +156,9 @@ class TrainedModel:
 
     def fold_heads(self) -> list[Head]:
         """The head of each fold, on raw features. Raises FlywheelError when their file is damaged."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
         file = self.folder / _FOLD_HEADS
         try:
             saved = load_file(file)
@@ -204,6 +205,8 @@ def write_trained_model(
         if own is not None:
             own.to_parquet(folder / _OWN_SCORES)
         if fold_heads:
+            from safetensors.numpy import save_file
+
             stacked = {name: np.stack([getattr(each, name) for each in fold_heads]) for name in ("weight", "bias")}
             save_file(stacked, folder / _FOLD_HEADS)
         record = {

@@ -1,6 +1,7 @@
 """When a retraining starts by itself: for enough that users left, never for less, and never while something comes in."""
 
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -82,13 +83,18 @@ def test_seed_pairs_are_no_news_and_what_was_trained_on_is_none_any_more(tmp_pat
     assert after.last is not None
 
 
-def test_a_process_of_its_own_counts_the_same_and_says_the_same_where_it_cannot(tmp_path: Path) -> None:
+def test_a_process_of_its_own_counts_the_same_and_says_the_same_where_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace = clump_world(tmp_path, clumps=60).workspace
     home, options = workspace.home, workspace.settings.storage
     ingest(workspace.store, json_batch("news", "interaction", "test", clump_lines(range(60, 64))))
     assert new_pairs_aside(home, options) == new_pairs(workspace.store) == NewPairs(60, 0, None, "none")
     record_training(workspace.store, take_snapshot(workspace).snapshot_id)
     assert new_pairs_aside(home, options) == new_pairs(workspace.store)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "nothing")  # nobody needs to be asked: nothing was written since
+        assert new_pairs_aside(home, options).last is not None
     home.database.write_bytes(b"no database" * 1_000)
     with pytest.raises(FlywheelError) as in_process:
         new_pairs(workspace.store)

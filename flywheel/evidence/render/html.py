@@ -3,7 +3,6 @@
 from base64 import b64encode
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from flywheel.evidence.page import Block, Page, Table, sentence_columns, without_controls
@@ -11,6 +10,8 @@ from flywheel.evidence.page import Block, Page, Table, sentence_columns, without
 
 def render_html(page: Page) -> str:
     """The page as HTML without scripts and without a reference to anything outside; every text is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("flywheel.evidence.render", "."),
         autoescape=True,
