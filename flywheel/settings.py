@@ -273,6 +273,9 @@ def _listed(error: ValidationError, in_environment: Mapping[str, Any]) -> str:
             hint = f", since it is the name of a base model{_meant(str(loc[1]), 'models')}"
         elif loc[0] == "models" and kind == "extra_forbidden" and str(loc[-1])[:1].isdigit():
             hint = f'. A name with a dot stands in quotes: [models."{".".join(map(str, loc[1:]))}"]'
+        if kind == "string_pattern_mismatch" and len(loc) == 2:
+            meaning = groups()[str(loc[0])].model_fields[str(loc[1])].description or ""
+            message = f"not of the form that it takes ({meaning.rstrip('.')})"
         return f"{name}: {message.removeprefix('Value error, ')}{hint}"
 
     return "; ".join(line(each["loc"], each["msg"], each["type"]) for each in error.errors())

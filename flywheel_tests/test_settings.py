@@ -11,6 +11,7 @@ import pytest
 
 from flywheel.errors import FlywheelError
 from flywheel.models.catalogue import ReferenceVector
+from flywheel.pairs.store.sql import connect
 from flywheel.settings import Settings, groups, load_settings, origins, settings_template
 from flywheel.variables import Variables
 from flywheel_tests.conftest import flywheel, verb
@@ -326,6 +327,21 @@ def test_a_baseline_has_a_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("FLYWHEEL_BASELINE__MODEL", "")
     with pytest.raises(FlywheelError, match=r"FLYWHEEL_BASELINE__MODEL: .* at least 1 character"):
         load_settings(home)
+
+
+@pytest.mark.parametrize("value", ["80%", "much", ""])
+def test_a_text_of_another_form_is_answered_by_what_the_setting_means(home: Path, value: str) -> None:
+    write(home, f'storage.memory_limit = "{value}"\n')
+    said = "storage.memory_limit: not of the form that it takes (What the database may keep in memory, such as 4GB; the rest"
+    with pytest.raises(FlywheelError, match=re.escape(said)):
+        load_settings(home)
+
+
+@pytest.mark.parametrize("value", ["4GB", "512 mib", "0.5TiB"])
+def test_a_memory_limit_that_is_taken_is_one_to_the_database(home: Path, value: str) -> None:
+    write(home, f'storage.memory_limit = "{value}"\n')
+    with connect(memory_limit=load_settings(home).storage.memory_limit) as db:
+        assert db.execute("SELECT 1").fetchall() == [(1,)]
 
 
 @pytest.mark.parametrize("source", ["seed", "interaction"])
