@@ -16,7 +16,9 @@ LAUNCHED_FOR_TAG = "flywheel/launched_for"
 MAX_ATTEMPTS = 3
 # From a tick to the run that it asks for it takes a moment. Where its daemon is killed in between, the next daemon launches
 # that run, maybe while another one looks.
-_ASKING_SECONDS = 300.0
+_ASKING = timedelta(minutes=5)
+# Two machines never show the same time. What seems to be in a future further away is of a clock that was set back.
+_CLOCKS_DIFFER = timedelta(minutes=5)
 _PAUSES = (timedelta(minutes=1), timedelta(minutes=10))  # after the first failure, and after the second
 
 
@@ -56,7 +58,7 @@ def decide_launch(state: str, past: Sequence[Attempt], now: datetime) -> Launch 
             f"{len(past)} runs for this have failed; look at the last one, then launch it by hand, or wait for new data"
         )
     last = max((attempt.ended for attempt in past if attempt.ended), default=None)
-    if last and last <= now < (again := last + _PAUSES[len(past) - 1]):  # later than now: the clock was set back
+    if last and last - _CLOCKS_DIFFER <= now < (again := last + _PAUSES[len(past) - 1]):
         return Wait(
             f"the last run for this has failed; attempt {len(past) + 1} of {MAX_ATTEMPTS} comes at {again:%H:%M:%S} UTC"
         )
@@ -76,7 +78,7 @@ def asked_once(file: Path, job: str, launch: Launch, now: datetime) -> Launch | 
     with FileLock(file.with_suffix(".lock")):
         asked = json.loads(file.read_text()) if file.exists() else {}
         run_key, at = asked.get(job, ("", 0.0))
-        if run_key == launch.run_key and 0 <= now.timestamp() - at < _ASKING_SECONDS:
+        if run_key == launch.run_key and -_CLOCKS_DIFFER <= now - datetime.fromtimestamp(at, UTC) < _ASKING:
             return Wait("another look has just asked for this run")
         write_json(file, {**asked, job: [launch.run_key, now.timestamp()]})
     return launch

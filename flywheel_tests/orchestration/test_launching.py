@@ -56,6 +56,7 @@ def test_a_clock_that_was_set_back_holds_up_no_further_attempt() -> None:
     failed = [Attempt(dg.DagsterRunStatus.FAILURE, NOW)]
     assert isinstance(_after(failed, -3600), Launch)
     assert isinstance(_after(failed, 1), Wait)
+    assert isinstance(_after(failed, -1), Wait), "the clock of another machine is a second ahead"
 
 
 def test_two_daemons_that_look_at_once_ask_for_a_run_once(tmp_path: Path) -> None:
@@ -67,6 +68,8 @@ def test_two_daemons_that_look_at_once_ask_for_a_run_once(tmp_path: Path) -> Non
     assert asked_once(file, "ingest", other, NOW + timedelta(seconds=5)) == other
     resumed = asked_once(file, "ingest", other, NOW + timedelta(minutes=2))
     assert isinstance(resumed, Wait), "a daemon takes up what another one asked for, and a third one looks meanwhile"
+    behind = asked_once(file, "ingest", other, NOW + timedelta(seconds=4.99))
+    assert isinstance(behind, Wait), "its clock is a hundredth of a second behind"
     again = asked_once(file, "ingest", other, NOW + timedelta(minutes=6))
     assert again == other, "the daemon that asked has died"
     assert asked_once(file, "ingest", other, NOW - timedelta(days=1)) == other, "the clock was set back"

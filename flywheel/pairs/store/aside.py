@@ -5,6 +5,7 @@ with an exit code that is not 0, what went wrong.
 """
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import suppress
@@ -60,11 +61,16 @@ def main() -> int:
     """Answer, or say in a sentence why not; returns the exit code."""
     home, options = Home(Path(sys.argv[1])), StorageOptions.model_validate_json(sys.stdin.read())
     try:
-        print(json.dumps(asdict(new_pairs(open_store(home, options))), default=datetime.isoformat))
+        _say(json.dumps(asdict(new_pairs(open_store(home, options))), default=datetime.isoformat))
     except FlywheelError as error:
-        print(error)
+        _say(str(error))
         return 1
     return 0
+
+
+def _say(text: str) -> None:
+    with suppress(BrokenPipeError):  # who asked has been killed
+        os.write(sys.stdout.fileno(), text.encode())
 
 
 if __name__ == "__main__":
