@@ -1,7 +1,9 @@
 """When a retraining starts by itself: for enough that users left, never for less, and never while something comes in."""
 
+import os
 import re
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -91,6 +93,7 @@ def test_a_process_of_its_own_counts_the_same_and_says_the_same_where_it_cannot(
     ingest(workspace.store, json_batch("news", "interaction", "test", clump_lines(range(60, 64))))
     assert new_pairs_aside(home, options) == new_pairs(workspace.store) == NewPairs(60, 0, None, "none")
     record_training(workspace.store, take_snapshot(workspace).snapshot_id)
+    os.utime(home.database, (time.time() - 60,) * 2)
     assert new_pairs_aside(home, options) == new_pairs(workspace.store)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "nothing")  # nobody needs to be asked: nothing was written since

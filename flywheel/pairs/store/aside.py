@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -20,6 +21,8 @@ from flywheel.pairs.options import StorageOptions
 from flywheel.pairs.store.ducklake import open_store
 from flywheel.pairs.store.new_pairs import NewPairs, new_pairs
 
+_COARSE_SECONDS = 2.0  # between two times that FAT tells apart
+
 
 def new_pairs_aside(home: Home, options: StorageOptions) -> NewPairs:
     """`new_pairs` of a home, asked by a process of its own in a third of a second, unless nothing was written since.
@@ -31,10 +34,14 @@ def new_pairs_aside(home: Home, options: StorageOptions) -> NewPairs:
 
 
 def _written(home: Home) -> tuple[tuple[int, int, int], ...]:
-    """The state of the store's file and of those beside it, such as its log: another one after whatever is written to them."""
+    """The state of the store's file and of those beside it, such as its log: another one after whatever is written to them.
+
+    Empty where that cannot be said: some file systems write down whole seconds, so what comes next may look the same.
+    """
     with suppress(FileNotFoundError):  # one is gone meanwhile
         states = [file.stat() for file in sorted(home.root.glob(f"{home.database.name}*"))]
-        return tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
+        if all(state.st_mtime < time.time() - _COARSE_SECONDS for state in states):
+            return tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
     return ()
 
 
