@@ -137,7 +137,7 @@ def _stop_group() -> None:
 
 
 def _need_less_memory() -> None:
-    """Leave out some 8 MiB of what a server on Dagster never needs; what it starts is as it would be."""
+    """Leave out 2 to 7 MiB of what a server on Dagster never needs; what it starts is as it would be."""
     # Alembic brings a template engine that would colour its own errors.
     sys.modules["mako.ext.pygmentplugin"] = None  # type: ignore[assignment]
     # glibc gives each thread a pool of its own, up to eight for each core, and keeps what one has freed in its pool.

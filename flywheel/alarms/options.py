@@ -25,6 +25,6 @@ class AlarmOptions(BaseModel, frozen=True, extra="forbid"):
     ui_url: str = Field(
         "http://127.0.0.1:3000",
         pattern="^https?://",
-        description="Where Dagster's UI is reached, for the link in each message.",
+        description="Where Dagster's UI is reached, http://... or https://..., for the link in each message.",
     )
     no_data_days: int | None = Field(14, gt=0, description="After so many days without new interactions that is told, once.")

@@ -73,7 +73,8 @@ def decide_from_runs(instance: dg.DagsterInstance, job: str, state: str) -> Laun
 def asked_once(file: Path, job: str, launch: Launch, now: datetime) -> Launch | Wait:
     """The launch, unless another daemon on the same home has asked for it within five minutes: its run may not be there yet.
 
-    `file` holds what was asked for last, by job. A daemon that dies between asking and launching holds nobody up for longer.
+    `file` holds what was asked for last, by job. A daemon that dies between asking and launching holds nobody up for longer,
+    or, where the clock is then set back, for ten minutes.
     """
     with FileLock(file.with_suffix(".lock")):
         asked = json.loads(file.read_text()) if file.exists() else {}

@@ -106,7 +106,9 @@ class StorageOptions(BaseModel, frozen=True, extra="forbid"):
         description="What the database may keep in memory, such as 4GB; the rest goes to disk.",
     )
     database: str | None = Field(
-        None, pattern="^ducklake:(sqlite|postgres):.+", description="A DuckLake catalogue instead of <home>/flywheel.duckdb."
+        None,
+        pattern="^ducklake:(sqlite|postgres):.+",
+        description="A DuckLake catalogue, ducklake:sqlite:PATH or ducklake:postgres:..., instead of <home>/flywheel.duckdb.",
     )
     data_path: str | None = Field(None, description="Where that catalogue's Parquet files go: s3://bucket/path or a folder.")
     root: str | None = Field(

@@ -32,8 +32,10 @@ from flywheel.training.job import SIZES, Cell
 from flywheel_tests.helpers.homes import make_workspace, with_options
 from flywheel_tests.pairs.test_ingest import line, write
 
-HEAVY = "torch, transformers, sentence_transformers, datasets, sklearn, scipy, matplotlib, networkx, openai"
-HEAVY += ", duckdb, pandas, pyarrow"
+HEAVY = (
+    "torch, duckdb, pandas, pyarrow, transformers, sentence_transformers, datasets, sklearn, scipy, matplotlib, networkx, "
+    "openai, numpy.random, jinja2, safetensors"
+)
 
 
 def test_the_code_location_loads_without_heavy_imports(tmp_path: Path) -> None:

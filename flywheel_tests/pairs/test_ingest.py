@@ -17,10 +17,11 @@ from flywheel.errors import FlywheelError, StoreBusyError
 from flywheel.pairs.deliveries import ingest_files
 from flywheel.pairs.events.readers import read_batch
 from flywheel.pairs.ingest import IngestReport, ingest
-from flywheel.pairs.options import PairOptions
+from flywheel.pairs.options import PairOptions, StorageOptions
 from flywheel.pairs.store.accounts import quarantine_reasons, unaccounted
 from flywheel.pairs.store.duckdb_file import Store
 from flywheel.pairs.store.labels import count_pairs
+from flywheel.pairs.store.sql import connect
 from flywheel_tests.conftest import examples
 from flywheel_tests.helpers.homes import make_workspace
 
@@ -240,3 +241,9 @@ def test_a_database_that_lacks_memory_names_the_setting_that_gives_it_more(tmp_p
     with pytest.raises(FlywheelError, match=r"needs more than 20MB of memory\. Set storage\.memory_limit higher, then"):
         gather("20MB")
     assert gather("512MB") == [(32_000_000,)]
+
+
+@pytest.mark.parametrize("limit", ["4GB", "512 mib", "0.5TiB"])
+def test_a_memory_limit_that_the_settings_take_is_one_to_the_database(limit: str) -> None:
+    with connect(memory_limit=StorageOptions(memory_limit=limit).memory_limit) as db:
+        assert db.execute("SELECT 1").fetchall() == [(1,)]
