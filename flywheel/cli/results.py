@@ -106,7 +106,7 @@ def promote(home: Home = None, as_json: Json = False) -> None:
     workspace = session.workspace
     history = workspace.registry.history()
     entry = next(entry for entry in history if entry.number == decision["entry"])
-    if not decision["judged"] and not entry.turn and not as_json:
+    if decision["outcome"] == "no new decision" and not as_json:
         print(_reason_unjudged(workspace, entry, snapshot.test_id))
     if entry.verdict is None and entry.turn is None:  # a rollback: what is shown is the decision that once made this champion
         entry = next(former for former in reversed(history) if former.verdict and former.champion == entry.champion)

@@ -96,16 +96,19 @@ def decided_pairs(workspace: Workspace) -> Path:
 
 
 def _note(workspace: Workspace, board: Leaderboard, champion: Evaluation | None, reason: str) -> tuple[Entry, bool]:
-    """Say in the history why a snapshot brought no decision, once a snapshot; returns its entry, or the champion's where the
-    snapshot has one already or brought no model but the champion.
+    """Say in the history why a snapshot brought no decision, once a snapshot.
+
+    Returns the entry and whether it is new. Where the snapshot has one already, or brought no model but the champion, it is the
+    newest of the snapshot's entries and the champion's.
     """
     registry, snapshot_id = workspace.registry, board.snapshot.snapshot_id
     new_models = [row for row in board.tuned if champion is None or row.record_id != champion.record_id]
     with registry.locked():
         history = registry.history()
-        known = any(entry.snapshot_id == snapshot_id for entry in history)
+        known = [entry for entry in history if entry.snapshot_id == snapshot_id]
         if known or not new_models:
-            return registry.current() or history[-1], False
+            present = registry.current() or history[-1]
+            return max([present, *known], key=lambda entry: entry.number), False
         best = choose_challenger(new_models)
         turn = Turn(
             candidate=best.record_id,

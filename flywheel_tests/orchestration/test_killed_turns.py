@@ -62,8 +62,9 @@ def test_a_turn_comes_to_its_decision_though_the_daemon_is_killed_twice(demo: tu
         assert set(third.runs("retrain")) <= {"SUCCESS", "FAILURE"}, "nothing is launched twice"
         history = workspace.registry.history()
         assert len(history) == entries + 1
-        assert len(decisions(third)) == said + 1
-        assert decisions(third)[0] == in_words(history[-1])
+        told = decisions(third)
+        # A run that was killed may have come as far as its sentence; the one that repeats it says the same.
+        assert set(told[: len(told) - said]) == {in_words(history[-1])}
     finally:
         if third.process.poll() is None:
             third.stop()

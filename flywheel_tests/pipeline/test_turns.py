@@ -91,7 +91,7 @@ def test_a_turn_whose_model_is_not_to_be_judged_leaves_an_entry_and_spends_nothi
     )
     assert workspace.registry.current() == before
     assert count_decisions(workspace.registry, snapshot.test_id, workspace.home.evaluations) == spent
-    assert decide_champion(workspace, snapshot) == (before, False)
+    assert decide_champion(workspace, snapshot) == (entry, False)
     assert len(workspace.registry.history()) == 2
     page, _ = save_page(workspace, snapshot)
     said = [text.text for section in page.sections if section.title == "The decision" for text in section.blocks]
@@ -181,3 +181,18 @@ def test_an_operators_jobs_judge_restore_a_champion_and_draw_a_new_test_set(work
     assert drawn.success, [said for event in drawn.all_events if (said := sentence_of(event))]
     assert workspace.current_snapshot().test_id != test_id
     assert leaderboard(workspace, workspace.current_snapshot()).rows
+
+
+def test_a_decision_that_is_asked_for_again_is_said_again_and_called_no_new_one(workspace: Workspace) -> None:
+    entries = len(workspace.registry.history())
+    measure(workspace, bring(workspace, range(240, 420)), *SIZES)
+    promote = build_defs(workspace.settings, workspace=workspace, executor=dg.in_process_executor).resolve_job_def("promote")
+    with dg.DagsterInstance.ephemeral() as instance:
+        runs = [promote.execute_in_process(instance=instance) for _ in range(2)]
+    said = [run.asset_materializations_for_node("champion")[0].metadata for run in runs]
+    first, again = ({key: each.value for key, each in metadata.items()} for metadata in said)
+    history = workspace.registry.history()
+    assert len(history) == entries + 1
+    assert first["what_became_of_it"] == again["what_became_of_it"] == in_words(history[-1])
+    assert (first["outcome"], again["outcome"]) == (history[-1].action, "no new decision")
+    assert (first["judged"], again["judged"]) == (history[-1].verdict is not None, False)
