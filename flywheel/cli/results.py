@@ -97,6 +97,7 @@ def history(home: Home = None, as_json: Json = False) -> None:
 def promote(home: Home = None, as_json: Json = False) -> None:
     """Judge the best challenger now; it is promoted only if it is provably better."""
     from flywheel.orchestration import grid
+    from flywheel.orchestration.assets.promote import NO_NEW_DECISION
     from flywheel.orchestration.materialise import materialise
 
     with open_home(home) as session:
@@ -106,7 +107,7 @@ def promote(home: Home = None, as_json: Json = False) -> None:
     workspace = session.workspace
     history = workspace.registry.history()
     entry = next(entry for entry in history if entry.number == decision["entry"])
-    if decision["outcome"] == "no new decision" and not as_json:
+    if decision["outcome"] == NO_NEW_DECISION and not as_json:
         print(_reason_unjudged(workspace, entry, snapshot.test_id))
     if entry.verdict is None and entry.turn is None:  # a rollback: what is shown is the decision that once made this champion
         entry = next(former for former in reversed(history) if former.verdict and former.champion == entry.champion)

@@ -17,6 +17,7 @@ from flywheel.pipeline.publish import save_figure, save_page
 from flywheel.registry.decisions import in_words
 
 _DECISION, _PAGE = "1", "1"
+NO_NEW_DECISION = "no new decision"  # the outcome where the entry that is said was there before
 
 
 class ChampionConfig(dg.Config):
@@ -53,7 +54,7 @@ def champion(flywheel: Flywheel) -> dg.AssetsDefinition:
                 "what_became_of_it": in_words(entry),
                 **section_metadata("decision", decision_section(entry, present, snapshot.on_quora, now)),
                 "error_versus_size": dg.MetadataValue.path(str(figure)),
-                "outcome": entry.action if new else "no new decision",
+                "outcome": entry.action if new else NO_NEW_DECISION,
                 "entry": entry.number,
                 "judged": new and entry.verdict is not None,
                 **ours,
